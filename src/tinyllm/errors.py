@@ -1,0 +1,8 @@
+"""The one exception that stands for a user's mistake."""
+
+
+class UserError(Exception):
+    """What the user gave can't be used: one line saying what was expected, what was found and what to do.
+
+    Every stage prints it as a single line and exits with code 2; no traceback is shown.
+    """

@@ -1,0 +1,127 @@
+"""The records that the stages exchange: frozen dataclasses, joined by question id, never by position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One multiple-choice question (paper, section 3.1).
+
+    Raises:
+        ValueError: with fewer than two choices, an empty field, or an answer that is none of the choices.
+    """
+
+    id: str
+    """Unique within its dataset, over all splits."""
+    question: str
+    choices: tuple[str, ...]
+    answer: str
+    """The text of the right option. Two options may be equal; both are right then."""
+    context: str = ""
+    """Passage that the question is about; the only part of a source that may be truncated."""
+    subset: str = ""
+    """Named part of the split that is also scored apart (minilab: `visible`, `hidden`); empty for none."""
+
+    def __post_init__(self) -> None:
+        if not self.id or not self.question.strip():
+            raise ValueError(f"question {self.id!r}: expected a non-empty id and question text")
+        if len(self.choices) < 2 or not all(choice.strip() for choice in self.choices):
+            raise ValueError(f"question {self.id!r}: expected two or more non-empty choices, found {self.choices!r}")
+        if self.answer not in self.choices:
+            raise ValueError(f"question {self.id!r}: answer {self.answer!r} is none of its choices {self.choices!r}")
+
+    @property
+    def answer_index(self) -> int:
+        """Position of the (first) right option in `choices`."""
+        return self.choices.index(self.answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Rationale:
+    """One text that a teacher wrote for one question: a line of the rationale store (paper, equation 1)."""
+
+    dataset: str
+    split: Split
+    question_id: str
+    teacher: str
+    sample: int
+    """0 for the first text of this teacher under this prompt, 1 for a second one, ..."""
+    prompt_key: str
+    """Hash of everything that shapes the text: template, teacher forcing, examples, decoding, model and revision."""
+    text: str
+    """The rationale as the teacher wrote it, before any cleaning."""
+    answer: str | None
+    """Option that the teacher chose itself; None where the answer was given (teacher forcing) or can't be parsed."""
+    finish_reason: str
+    """`stop`, `length` (cut at the token limit), `recorded` or `error`."""
+    tokens: int
+    """Completion tokens; 0 where unknown."""
+    created: str
+    """UTC, ISO 8601."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model made of one question: a line of `predictions.jsonl`."""
+
+    id: str
+    question: str
+    choices: tuple[str, ...]
+    answer: str
+    generated: str
+    """Greedy generation, as it came."""
+    predicted: str | None
+    """Option that `generated` names; None where it names none."""
+    ranked: str
+    """Option with the highest mean token log-likelihood."""
+    scores: tuple[float, ...]
+    """Mean token log-likelihood of each option, in nats, in the order of `choices`."""
+    subset: str = ""
+    rationales: dict[str, str] = field(default_factory=dict)
+    """The student's own rationale in each teacher's voice; empty unless asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run comes to: `result.json`. Accuracies are shares of 1, intervals are 95% Wilson intervals."""
+
+    dataset: str
+    student: str
+    method: str
+    ablation: str
+    teachers: tuple[str, ...]
+    alpha: dict[str, float]
+    seed: int
+    split: Split
+    n: int
+    """Questions scored."""
+    accuracy: float
+    """Share whose greedy generation names the right option (the paper's metric)."""
+    accuracy_low: float
+    accuracy_high: float
+    accuracy_ranked: float
+    """Share whose right option has the highest mean token log-likelihood."""
+    accuracy_ranked_low: float
+    accuracy_ranked_high: float
+    unparsed: int
+    """Questions whose generation names no option; they count as wrong."""
+    valid_accuracy: float | None
+    """Best validation accuracy, by which the checkpoint was chosen; None where nothing was trained."""
+    train_examples: int
+    wall_seconds: float
+    config_hash: str
+    version: str
+    subsets: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The same scores on each named subset: `n`, `accuracy`, `accuracy_low`, ... by subset."""
+    context_truncated: int = 0
+    """Scored questions whose context was shortened to fit `student.max_source_length`."""
+    steps: int = 0
+    """Optimizer steps taken."""
+    train_loss: dict[str, float] = field(default_factory=dict)
+    """Last logged training loss of each stream, in nats."""
