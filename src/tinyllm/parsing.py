@@ -1,12 +1,36 @@
-"""Text -> answer: which option a generated text names. Pure functions; what can't be parsed is None, never a guess."""
+"""Text -> answer, rationale or example. Pure functions; what can't be parsed is None, never a guess."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
+from tinyllm.prompts import Example
+from tinyllm.records import Question
+
 _LEADING_LETTER = re.compile(r"^\(([a-z])\)\s*")
 _SPACES = re.compile(r"\s+")
+_LEAD_IN = re.compile(
+    r"^\s*(?:(?:rationale|explanation|reasoning)\s*:|(?:sure[,!.]?\s+)?let(?:'|\u2019)?s think(?: about (?:it|this))?"
+    r"(?: step[ -]by[ -]step)?\s*[.:!]+|let us think step[ -]by[ -]step\s*[.:!]+)\s*",
+    re.IGNORECASE,
+)
+_PROMPT_REPEATS = re.compile(r"^[ \t]*(?:question|answer choices|context)\s*:", re.IGNORECASE | re.MULTILINE)
+_CONCLUSION = re.compile(
+    r"\b(?:answer|choice|option)(?:\s+(?:to\s+(?:the|this)\s+question|choice|option))?"
+    r"\s*(?:is|would be|must be|:)\s*:?\s*",
+    re.IGNORECASE,
+)
+# (b) or B) or B. or a letter that stands alone; a bare lower-case `a` before a word is an article.
+_LETTER = re.compile(
+    r"(?:option\s+|choice\s+)?(?:\(([A-Za-z])\)|([A-Za-z])\)|([A-Za-z])(?=\s*(?:[.,:;]|$))|([B-Z])\b)\s*[:.\-]?\s*"
+)
+_EXAMPLE = re.compile(
+    r"question\s*:\s*(?P<question>.+?)\s*answer choices\s*:\s*(?P<options>.+?)\s*^\s*(?:right |correct )?answer\s*:\s*"
+    r"(?P<answer>.+?)\s*^\s*(?:rationale|explanation)\s*:\s*(?P<rationale>.+)",
+    re.IGNORECASE | re.DOTALL | re.MULTILINE,
+)
+_OPTION_LINE = re.compile(r"^\s*\(?([a-z])[).:]\s*(.+?)\s*$", re.IGNORECASE)
 
 
 def normalise(text: str) -> str:
@@ -26,3 +50,88 @@ def match_choice(generated: str, choices: Sequence[str]) -> str | None:
         return choices[index] if index < len(choices) else None
     wanted = normalise(generated)
     return next((choice for choice in choices if wanted and normalise(choice) == wanted), None)
+
+
+def parse_answer(text: str, choices: Sequence[str]) -> str | None:
+    """The option that a teacher's free text concludes on, or None.
+
+    The last `the answer is ...` (or `Answer: ...`) that names an option counts, by letter, by text or by both; both
+    must agree. Without one, the last line counts where it is nothing but an option. Anything else is None: a text that
+    only mentions options concludes on none.
+    """
+    text = text.replace("*", "").strip()
+    for conclusion in reversed(list(_CONCLUSION.finditer(text))):
+        named = _named_at_start(text[conclusion.end() :], choices)
+        if named is not None:
+            return named
+        if _LETTER.match(text[conclusion.end() :]):
+            return None  # a letter that no option has, or a letter and a text that disagree
+    lines = text.splitlines()
+    return match_choice(lines[-1], choices) if lines else None
+
+
+def clean_rationale(text: str) -> str:
+    """What of a teacher's text is its rationale; may be empty.
+
+    Two things go: what leads in (`Rationale:`, `Let's think step by step.`), and everything from the line where the
+    prompt repeats (a line that begins with `Question:`, `Answer Choices:` or `Context:`). `Q:` inside a sentence is
+    text as any other.
+    """
+    repeats = _PROMPT_REPEATS.search(text)
+    if repeats:
+        text = text[: repeats.start()]
+    while lead_in := _LEAD_IN.match(text):
+        text = text[lead_in.end() :]
+    return text.strip()
+
+
+def parse_example(text: str, name: str, n_choices: int, choices: Sequence[str] = ()) -> Example | None:
+    """The example in an answer to `prompts.example_request`, or None where it is malformed.
+
+    Well formed is: a question, `n_choices` different options (or just `choices`, where these are given), an answer that
+    is one of them, and a rationale that is left after cleaning and doesn't conclude on another option. `...` fills
+    nothing.
+    """
+    found = _EXAMPLE.search(text.replace("*", ""))
+    if found is None:
+        return None
+    lines = [_OPTION_LINE.match(line) for line in found["options"].splitlines() if line.strip()]
+    written = [line[2] for line in lines if line]
+    if len(written) != len(lines) or len({normalise(option) for option in written}) != len(written):
+        return None
+    if choices and [normalise(option) for option in written] != [normalise(choice) for choice in choices]:
+        return None
+    answer = _named_at_start(found["answer"], written)
+    rationale = clean_rationale(found["rationale"].split("\n\n")[0])
+    question = _SPACES.sub(" ", found["question"])
+    parts = [question, rationale, *written]
+    if len(written) != n_choices or answer is None or not all(part.strip(" .") for part in parts):
+        return None
+    if parse_answer(rationale, written) not in (None, answer):
+        return None
+    return Example(Question(name, question, tuple(written), answer), rationale)
+
+
+def _named_at_start(text: str, choices: Sequence[str]) -> str | None:
+    """The option that `text` begins with: its letter, its text or both; None where there is none or they disagree."""
+    by_letter: str | None = None
+    found = _LETTER.match(text)
+    if found:
+        index = ord((found[1] or found[2] or found[3] or found[4]).lower()) - ord("a")
+        by_letter = choices[index] if index < len(choices) else None
+    rest = _bare(text[found.end() :] if found else text)
+    named = [choice for choice in choices if _begins_with(rest, _bare(choice))]
+    by_text = max(named, key=len, default=None)
+    if found is None:
+        return by_text
+    if by_letter is None or (by_text is not None and normalise(by_text) != normalise(by_letter)):
+        return None
+    return by_letter
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"^(?:the|a|an)\s+", "", normalise(text).lstrip("\"'\u201c\u2018"))
+
+
+def _begins_with(text: str, option: str) -> bool:
+    return bool(option) and re.match(rf"{re.escape(option)}(?!\w)", text) is not None

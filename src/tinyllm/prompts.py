@@ -3,8 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
 
 from tinyllm.records import Question
+
+THINK = "Let's think step by step."
+"""What stands before every rationale (Kojima et al., 2022; paper, section 3.2)."""
+
+EXPLAIN = "Explain step by step why the answer given to the question is right."
+SOLVE = "Answer the question. Think step by step, and end with: The answer is (letter) option."
+
+
+class Message(TypedDict):
+    """One turn of a chat, as chat templates and OpenAI-compatible servers take it."""
+
+    role: str
+    """`user` or `assistant`; never `system`, which not every chat template knows."""
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An in-context example: a question with its answer and a rationale (P of the paper's equation 1)."""
+
+    question: Question
+    rationale: str
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """What a teacher is told of a dataset when it invents examples, never having seen one."""
+
+    about: str
+    n_choices: int
+    choices: tuple[str, ...] = ()
+    """The options, where every question has the same ones."""
+
+
+DOMAINS = {
+    "obqa": "elementary science facts combined with common knowledge",
+    "arc": "natural science, as asked in a grade-school exam",
+    "piqa": "how to reach a practical goal with everyday objects",
+    "riddle": "everyday things, put as riddles that describe them in an unexpected way",
+    "pubmedqa": "the conclusion of a biomedical research abstract",
+    "bioasq": "biomedical research",
+    "minilab": "which everyday object suits a situation, and where a situation happens",
+}
+"""What each known dataset asks about; the user's own dataset gets `DEFAULT_DOMAIN`."""
+DEFAULT_DOMAIN = "general knowledge and reasoning"
 
 
 def letter(index: int) -> str:
@@ -25,3 +72,75 @@ def student_source(question: Question, prefix: str) -> tuple[str, str, str]:
     """
     context = f"{question.context}\n" if question.context else ""
     return prefix, context, f"{question.question}\n{options(question.choices)}"
+
+
+def teacher_prompt(question: Question, examples: Sequence[Example], *, teacher_forcing: bool) -> str:
+    """What a teacher without a chat template reads: instruction, examples and question, all in one form.
+
+    The teacher goes on after `Let's think step by step.` With teacher forcing the right answer stands above it
+    (paper, section 3.2); without, the examples end in `Therefore, the answer is (b) ...`, and so should the teacher.
+    """
+    shown = [f"{_asked(e.question, teacher_forcing)} {_written(e, teacher_forcing)}" for e in examples]
+    return "\n\n".join([EXPLAIN if teacher_forcing else SOLVE, *shown, _asked(question, teacher_forcing)])
+
+
+def teacher_messages(question: Question, examples: Sequence[Example], *, teacher_forcing: bool) -> list[Message]:
+    """The same as a chat: each example is a turn of the user and one of the assistant; the user speaks last."""
+    messages: list[Message] = []
+    for example in examples:
+        messages.append({"role": "user", "content": _asked(example.question, teacher_forcing)})
+        messages.append({"role": "assistant", "content": _written(example, teacher_forcing)})
+    messages.append({"role": "user", "content": _asked(question, teacher_forcing)})
+    messages[0]["content"] = f"{EXPLAIN if teacher_forcing else SOLVE}\n\n{messages[0]['content']}"
+    return messages
+
+
+def example_request(domain: Domain) -> str:
+    """Asks a teacher to invent one example of the domain, with no example shown (paper, in-context example generator).
+
+    `parsing.parse_example` reads the answer.
+    """
+    if domain.choices:
+        listed = options(domain.choices)
+    else:
+        listed = "\n".join(["Answer Choices:", *(f"{letter(i)} ..." for i in range(domain.n_choices))])
+    return (
+        f"Write one new multiple-choice question about {domain.about}, with its answer choices, the right answer and "
+        "a short rationale that explains why it is right. Write nothing else, and use exactly this form:\n\n"
+        f"Question: ...\n{listed}\nAnswer: (letter) ...\nRationale: ..."
+    )
+
+
+def invented_question_request(domain: Domain) -> str:
+    """First step for a teacher that can't keep to the form of `example_request`: the question alone."""
+    kind = f"question, to be answered with {' or '.join(domain.choices)}," if domain.choices else "short question"
+    return f"Write a {kind} about {domain.about}.\nQuestion:"
+
+
+def invented_answer_request(question: str, choices: Sequence[str], wrong: Sequence[str] | None = None) -> str:
+    """Next steps: the right answer (`wrong` is None), or one wrong answer beside the right one and those in `wrong`.
+
+    choices: the options to choose from, empty for a free answer; with `wrong`, the right answer alone.
+    """
+    if wrong is None:
+        listed = f"\n{options(choices)}" if choices else ""
+        return f"Answer the question in a few words.\nQuestion: {question}{listed}\nAnswer:"
+    taken = ", ".join([*choices, *wrong])
+    return f"Write a wrong answer to the question in a few words, other than: {taken}.\nQuestion: {question}\nAnswer:"
+
+
+def _asked(question: Question, teacher_forcing: bool) -> str:
+    """One question in the form that all teachers read, up to where the rationale begins."""
+    lines = [f"Context: {question.context}"] if question.context else []
+    lines += [f"Question: {question.question}", options(question.choices)]
+    if teacher_forcing:
+        lines.append(f"Answer: {letter(question.answer_index)} {question.answer}")
+    return "\n".join([*lines, f"Rationale: {THINK}"])
+
+
+def _written(example: Example, teacher_forcing: bool) -> str:
+    """What the teacher should have written about an example."""
+    if teacher_forcing:
+        return example.rationale
+    question = example.question
+    return f"{example.rationale} Therefore, the answer is {letter(question.answer_index)} {question.answer}."

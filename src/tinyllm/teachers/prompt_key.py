@@ -17,9 +17,9 @@ def prompt_key(teacher: TeacherConfig, prompt: PromptConfig, dataset: str, *, re
     """16 hex digits that name one way of asking: texts under the same key may be trained on together.
 
     In it: the prompt's template, teacher forcing, in-context examples and their source, the decoding, the model with
-    its revision and file, chat or plain, the dataset (whose domain the generated examples are about). Not in it: what only
-    says how, where and at what price the model runs (engine, server, batch size, precision, prefix of the stream,
-    sample). Options without effect don't count: the seed of a greedy teacher, the source of no examples.
+    its revision and file, chat or plain, the dataset (whose domain the generated examples are about). Not in it: what
+    only says how, where and at what price the model runs (engine, server, batch size, precision, prefix of the
+    stream, sample). Options without effect don't count: the seed of a greedy teacher, the source of no examples.
 
     recorded: the texts were published, whatever the prompt settings of this run say.
     """

@@ -1,0 +1,162 @@
+"""Texts are parsed as a careful reader would: what names nothing, or two things, is None."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyllm.parsing import clean_rationale, match_choice, normalise, parse_answer, parse_example
+from tinyllm.prompts import Domain, Example, example_request, teacher_prompt
+from tinyllm.records import Question
+
+CHOICES = ("a rope", "thermometer", "hot water", "water")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("Thermometer.", "thermometer"),
+        (" (b) Thermometer", "thermometer"),
+        ("(b)", "thermometer"),
+        ("(B).", "thermometer"),
+        ("(e)", None),
+        ("water", "water"),
+        ("cold water", None),
+        ("", None),
+        ("(a) thermometer", "thermometer"),
+    ],
+)
+def test_match_choice(text: str, named: str | None) -> None:
+    assert match_choice(text, CHOICES) == named
+
+
+def test_normalise() -> None:
+    assert normalise("  (c) Hot \n Water. ") == "hot water"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("Heat is measured. Therefore, the answer is (b) thermometer.", "thermometer"),
+        ("So the answer is (b).", "thermometer"),
+        ("The correct answer is B.", "thermometer"),
+        ("The correct answer is B", "thermometer"),
+        ("The answer is: **(B) Thermometer**", "thermometer"),
+        ("The answer is option (c) hot water, as it boils.", "hot water"),
+        ("The answer is a thermometer.", "thermometer"),
+        ("the answer is the hot water", "hot water"),
+        ("The answer is a rope.", "a rope"),
+        ("Answer: d) water\n", "water"),
+        ("The answer is (a)? No. The answer is (c) hot water.", "hot water"),
+        ("The correct answer choice is (d).", "water"),
+        ("The best option is to use the water", None),
+        ("It tells how warm it is.\n(b) thermometer", "thermometer"),
+        ("It tells how warm it is.\nthermometer", "thermometer"),
+        # Nothing is concluded on.
+        ("A thermometer tells how warm it is.", None),
+        ("The answer is not (b).", None),
+        ("The answer is (e).", None),
+        ("The answer is (x) thermometer.", None),
+        ("The answer is a matter of taste.", None),
+        ("The answer is waterproof.", None),
+        ("", None),
+        # Letter and text disagree.
+        ("The answer is (a) thermometer.", None),
+        ("The answer is (b). In the end the answer is (a) thermometer.", None),
+    ],
+)
+def test_parse_answer(text: str, named: str | None) -> None:
+    assert parse_answer(text, CHOICES) == named
+
+
+def test_two_equal_options_do_not_disagree() -> None:
+    assert parse_answer("The answer is (b) no.", ("no", "no", "yes")) == "no"
+
+
+@given(st.text(max_size=200))
+def test_parsing_takes_any_text(text: str) -> None:
+    assert parse_answer(text, CHOICES) in (None, *CHOICES)
+    cleaned = clean_rationale(text)
+    assert clean_rationale(cleaned) == cleaned
+    parse_example(text, "x", 4)
+
+
+@pytest.mark.parametrize(
+    ("raw", "cleaned"),
+    [
+        ("Let's think step by step. Ice melts.", "Ice melts."),
+        ("Let\u2019s think step-by-step:\n\nIce melts.", "Ice melts."),
+        ("Let's think about this step by step.\nIce melts.", "Ice melts."),
+        ("Rationale: Let's think step by step. Let's think step by step. Ice melts.", "Ice melts."),
+        ("Ice melts. Let's think step by step.", "Ice melts. Let's think step by step."),
+        ("Ice melts.\n\nQuestion: What is ice?\nAnswer Choices:\n(a) water", "Ice melts."),
+        ("Ice melts.\nAnswer Choices:\n(a) water", "Ice melts."),
+        ("He asked: Q: what melts? Ice melts.", "He asked: Q: what melts? Ice melts."),
+        ("The question: what melts? Ice melts.", "The question: what melts? Ice melts."),
+        ("Question: What is ice?", ""),
+        ("Let's think step by step.", ""),
+        ("  \n ", ""),
+        ("Ice melts at 0 degrees.\nSo it is water.", "Ice melts at 0 degrees.\nSo it is water."),
+    ],
+)
+def test_clean_rationale(raw: str, cleaned: str) -> None:
+    assert clean_rationale(raw) == cleaned
+
+
+def test_the_prompts_own_repeat_is_cleaned_away() -> None:
+    """Whatever a teacher appends in the form of the prompt doesn't reach the student."""
+    question = Question("q", "What melts?", ("ice", "stone"), "ice", context="It is warm.")
+    repeat = teacher_prompt(question, [], teacher_forcing=True).split("\n\n", 1)[1]
+    assert clean_rationale(f"Ice melts.\n\n{repeat}") == "Ice melts."
+
+
+WELL = """Sure! Here is one:
+
+**Question:** What do bees
+make?
+Answer Choices:
+(a) honey
+(b) milk
+(c) wool
+Answer: (a) honey
+Rationale: Let's think step by step. Bees turn nectar into honey.
+
+I hope this helps!"""
+
+
+def test_a_well_formed_example() -> None:
+    assert parse_example(WELL, "x", 3) == Example(
+        Question("x", "What do bees make?", ("honey", "milk", "wool"), "honey"), "Bees turn nectar into honey."
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("(b) milk\n", ""),
+        ("(b) milk", "(b) Honey."),
+        ("Answer: (a) honey", "Answer: (d) ink"),
+        ("Answer: (a) honey", "Answer: (b) honey"),
+        ("Answer: (a) honey\n", ""),
+        ("Bees turn nectar into honey.", ""),
+        ("Bees turn nectar into honey.", "Bees make it. So the answer is (b)."),
+        ("Bees turn nectar into honey.", "..."),
+        ("What do bees\nmake?", "..."),
+        ("(c) wool", "wool and more"),
+    ],
+)
+def test_a_malformed_example_is_none(old: str, new: str) -> None:
+    assert old in WELL
+    assert parse_example(WELL.replace(old, new), "x", 3) is None
+
+
+def test_the_request_itself_is_no_example() -> None:
+    for domain in (Domain("bees", 3), Domain("bees", 2, ("yes", "no"))):
+        assert parse_example(example_request(domain), "x", domain.n_choices, domain.choices) is None
+
+
+def test_an_example_with_given_options_keeps_to_them() -> None:
+    text = "Question: Is ice cold?\nAnswer Choices:\n(a) yes\n(b) no\nAnswer: yes\nRationale: It is frozen."
+    assert parse_example(text, "x", 2, ("yes", "no")) is not None
+    assert parse_example(text, "x", 2, ("no", "yes")) is None

@@ -1,0 +1,139 @@
+"""Prompts are pinned to the letter: one changed character makes other texts, and a store full of old ones.
+
+Run this file as a script to write the golden files anew, and look at the difference.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from tinyllm.prompts import (
+    DOMAINS,
+    Domain,
+    Example,
+    example_request,
+    invented_answer_request,
+    invented_question_request,
+    student_source,
+    teacher_messages,
+    teacher_prompt,
+)
+from tinyllm.records import Question
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+YES_NO = ("yes", "no")
+# One invented question a dataset, in its form: four options, five, two long ones, yes and no with a context.
+QUESTIONS = {
+    "obqa": Question(
+        "o", "A puddle is gone after a hot day because it", ("froze", "evaporated", "sank", "grew"), "evaporated"
+    ),
+    "arc": Question(
+        "c", "Which tool shows how heavy a stone is?", ("a scale", "a ruler", "a clock", "a lens"), "a scale"
+    ),
+    "piqa": Question(
+        "p",
+        "Keep a door from slamming",
+        ("Hang a towel over the top of the door.", "Hang a towel over a chair in another room."),
+        "Hang a towel over the top of the door.",
+    ),
+    "riddle": Question(
+        "r", "I have hands but can't clap. What am I?", ("glove", "clock", "monkey", "statue", "tree"), "clock"
+    ),
+    "pubmedqa": Question(
+        "q",
+        "Does tea keep volunteers awake?",
+        ("yes", "no", "maybe"),
+        "yes",
+        context="Forty volunteers drank tea or water. Those with tea fell asleep an hour later.",
+    ),
+    "bioasq": Question("b", "Is the liver an organ?", YES_NO, "yes", context="The liver is the largest inner organ."),
+    "minilab": Question("m", "What tells how warm soup is?", ("thermometer", "rope", "map", "bell"), "thermometer"),
+}
+EXAMPLES = [
+    Example(
+        Question("e1", "What do bees make?", ("honey", "milk", "wool", "ink"), "honey"), "Bees turn nectar into honey."
+    ),
+    Example(Question("e2", "Is ice cold?", YES_NO, "yes"), "Ice is frozen water, and that is cold."),
+]
+CASES = list(itertools.product(QUESTIONS, ("plain", "chat"), (0, 2)))
+
+
+def rendered(dataset: str, kind: str, n: int) -> str:
+    parts = []
+    for forcing in (True, False):
+        parts.append(f"##### teacher_forcing={str(forcing).lower()}")
+        if kind == "plain":
+            parts.append(teacher_prompt(QUESTIONS[dataset], EXAMPLES[:n], teacher_forcing=forcing))
+        else:
+            for message in teacher_messages(QUESTIONS[dataset], EXAMPLES[:n], teacher_forcing=forcing):
+                parts.append(f"##### {message['role']}\n{message['content']}")
+    return "\n".join(parts) + "\n"
+
+
+@pytest.mark.parametrize(("dataset", "kind", "n"), CASES)
+def test_a_prompt_is_its_golden_file(dataset: str, kind: str, n: int) -> None:
+    assert rendered(dataset, kind, n) == (GOLDEN / f"{dataset}-{kind}-{n}.txt").read_text()
+
+
+def test_a_teacher_forced_prompt_by_hand() -> None:
+    prompt = teacher_prompt(QUESTIONS["arc"], EXAMPLES[1:], teacher_forcing=True)
+    assert prompt == (
+        "Explain step by step why the answer given to the question is right.\n\n"
+        "Question: Is ice cold?\nAnswer Choices:\n(a) yes\n(b) no\nAnswer: (a) yes\n"
+        "Rationale: Let's think step by step. Ice is frozen water, and that is cold.\n\n"
+        "Question: Which tool shows how heavy a stone is?\n"
+        "Answer Choices:\n(a) a scale\n(b) a ruler\n(c) a clock\n(d) a lens\nAnswer: (a) a scale\n"
+        "Rationale: Let's think step by step."
+    )
+
+
+@pytest.mark.parametrize("n", [0, 2])
+@pytest.mark.parametrize("dataset", QUESTIONS)
+def test_a_free_prompt_does_not_tell_the_answer(dataset: str, n: int) -> None:
+    """Whichever option is right, the prompt is the same."""
+    question = QUESTIONS[dataset]
+    prompts = set()
+    for choice in question.choices:
+        other = Question(question.id, question.question, question.choices, choice, question.context)
+        prompts.add(teacher_prompt(other, EXAMPLES[:n], teacher_forcing=False))
+        prompts.add(json.dumps(teacher_messages(other, EXAMPLES[:n], teacher_forcing=False)))
+    assert len(prompts) == 2
+
+
+def test_turns_alternate_and_the_user_speaks_last() -> None:
+    messages = teacher_messages(QUESTIONS["riddle"], EXAMPLES, teacher_forcing=True)
+    assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant", "user"]
+    assert messages[-1]["content"].endswith("Let's think step by step.")
+
+
+def test_every_dataset_has_a_domain() -> None:
+    assert set(DOMAINS) == set(QUESTIONS)
+
+
+def test_requests_for_examples() -> None:
+    free = Domain("the weather", 3)
+    assert example_request(free).endswith(
+        "Question: ...\nAnswer Choices:\n(a) ...\n(b) ...\n(c) ...\nAnswer: (letter) ...\nRationale: ..."
+    )
+    assert "(a) yes\n(b) no\nAnswer:" in example_request(Domain("the weather", 2, YES_NO))
+    assert invented_question_request(free) == "Write a short question about the weather.\nQuestion:"
+    assert "answered with yes or no, about" in invented_question_request(Domain("the weather", 2, YES_NO))
+    assert invented_answer_request("Is it?", YES_NO).endswith("Is it?\nAnswer Choices:\n(a) yes\n(b) no\nAnswer:")
+    assert "other than: rain, snow." in invented_answer_request("What falls?", ["rain"], ["snow"])
+
+
+def test_a_student_source_joins_prefix_context_and_question() -> None:
+    parts = student_source(QUESTIONS["bioasq"], "predict: ")
+    assert "".join(parts) == (
+        "predict: The liver is the largest inner organ.\nIs the liver an organ?\nAnswer Choices:\n(a) yes\n(b) no"
+    )
+    assert parts[1] == "The liver is the largest inner organ.\n"
+
+
+if __name__ == "__main__":
+    for case in CASES:
+        (GOLDEN / "{}-{}-{}.txt".format(*case)).write_text(rendered(*case))
