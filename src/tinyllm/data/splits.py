@@ -1,0 +1,57 @@
+"""The paper's splits of the six public datasets: which question is in train, valid or test, and in which order.
+
+The files of `paper_splits/` travel in the wheel. They hold ids alone, and for the two datasets whose hub rows carry no
+id (piqa, riddle) also a hash of the question. Source: the data that the paper's authors published (YikunHan42/TinyLLM).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+
+from tinyllm.errors import UserError
+from tinyllm.records import SPLITS, Split
+
+DATASETS = ("obqa", "arc", "piqa", "riddle", "pubmedqa", "bioasq")
+
+
+@dataclass(frozen=True, slots=True)
+class SplitEntry:
+    """One question's place in the paper's splits; its position in the list is its position in the published file."""
+
+    id: str
+    """`Question.id`. Of piqa: the row number in the hub's validation split, and `train-<row number>` in train, as the
+    two count from 0 each and an id is unique within a dataset."""
+    question_sha256: str | None = None
+    """`question_hash` of the question; None where the hub's rows carry an id, and for piqa's train (all rows)."""
+
+
+def question_hash(text: str) -> str:
+    """First 16 hex digits of the SHA-256 of the stripped text, in UTF-8."""
+    return hashlib.sha256(text.strip().encode()).hexdigest()[:16]
+
+
+def load(dataset: str) -> dict[Split, list[SplitEntry]]:
+    """Reads the packaged splits of one dataset: all three splits, in the published order.
+
+    Raises:
+        UserError: for a name that is not in `DATASETS`.
+    """
+    if dataset not in DATASETS:
+        raise UserError(f"no splits for dataset {dataset!r}: expected one of {', '.join(DATASETS)}")
+    packed = json.loads(files("tinyllm.data").joinpath("paper_splits", f"{dataset}.json").read_text(encoding="utf-8"))
+    return {split: _entries(packed[split]) for split in SPLITS}
+
+
+def _entries(packed: dict[str, object]) -> list[SplitEntry]:
+    match packed:
+        case {"prefix": str(prefix), "rows": int(rows)}:
+            return [SplitEntry(f"{prefix}{row}") for row in range(rows)]
+        case {"ids": list(ids), "question_sha256": list(hashes)}:
+            return [SplitEntry(id, digest) for id, digest in zip(ids, hashes, strict=True)]
+        case {"ids": list(ids)}:
+            return [SplitEntry(id) for id in ids]
+        case _:
+            raise ValueError(f"expected ids or prefix and rows, found {sorted(packed)}")
