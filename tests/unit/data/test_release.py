@@ -139,6 +139,11 @@ def test_an_id_in_two_splits_is_refused(tmp_path: Path) -> None:
             "x",
         ),
         (
+            f"First.\n\n{ASKED}\nA: yes. Thus, the answer is (a) saw\n\n{ASKED} llama rationale: x",
+            f"First.\n\n{ASKED}\nA: yes.",
+            "x",
+        ),
+        (
             f"Teeth. Thus, the answer is (a) saw\n\n{ASKED} llama rationale: y\n\n{ASKED} llama rationale: z",
             "Teeth.",
             f"y\n\n{ASKED} llama rationale: z",
