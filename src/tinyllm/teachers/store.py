@@ -94,6 +94,10 @@ class RationaleStore:
             return []
         return sorted(unquote(entry.name) for entry in folder.iterdir() if any(entry.glob("*.jsonl")))
 
+    def examples_file(self, dataset: str, teacher: str, prompt_key: str) -> Path:
+        """Where the in-context examples that a teacher invented for a dataset are kept."""
+        return self.folder / _file_name(dataset) / "examples" / _file_name(teacher) / f"{_file_name(prompt_key)}.json"
+
     @contextmanager
     def claims(self, dataset: str, split: Split, teacher: str, prompt_key: str, sample: int = 0) -> Iterator[Claims]:
         """Claims on the questions of one part, given up when the block (or the process) ends."""
@@ -138,6 +142,7 @@ class Claims:
         self._own = part / f"{writer}.claims"
         self._read_up_to: dict[Path, int] = {}
         self._there: set[str] = set()
+        self._open: dict[str, None] = {}
         with self._alone():
             self._file = self._own.open("x", encoding="utf-8")
             _lock(self._file.fileno())
@@ -148,7 +153,11 @@ class Claims:
             self._refresh()
             others = self._others()
             taken = [i for i in question_ids if i not in self._there and i not in others]
-            self._file.writelines(json.dumps([self._sample, question_id]) + "\n" for question_id in taken)
+            # Only what is still open stays in the file, so that others read little however long this process runs.
+            self._open = {i: None for i in (*self._open, *taken) if i not in self._there}
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.writelines(json.dumps([self._sample, question_id]) + "\n" for question_id in self._open)
             self._file.flush()
         return taken
 
@@ -168,6 +177,8 @@ class Claims:
         """Read what was appended since the last time, by whichever process."""
         for file in sorted(self._part.glob("*.jsonl")):
             start = self._read_up_to.get(file, 0)
+            if file.stat().st_size == start:
+                continue
             with file.open("rb") as stream:
                 stream.seek(start)
                 tail = stream.read()

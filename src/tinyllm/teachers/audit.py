@@ -1,0 +1,247 @@
+"""What is wrong with a teacher's texts: findings by rule, a table by teacher, and the texts that may be trained on."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from rich.table import Table
+
+from tinyllm.errors import UserError
+from tinyllm.parsing import clean_rationale, normalise, parse_answer
+from tinyllm.records import Question, Rationale
+
+
+class Finding(StrEnum):
+    """A reason to distrust a text; `rationales.reject` names those that keep it out of training."""
+
+    empty = "empty"
+    """Nothing is there, or nothing is left after cleaning."""
+    cut = "cut"
+    """Ended by the token limit; of a recorded text, no end of a sentence at its end."""
+    repeats = "repeats"
+    """A sentence of five words or more stands twice, or the same eight words in a row three times."""
+    wrong_options = "wrong_options"
+    """Names wrong options and not the right one."""
+    other_answer = "other_answer"
+    """Concludes on another option than the right one."""
+    answer_only = "answer_only"
+    """Says the answer and next to nothing else."""
+    debris = "debris"
+    """A piece of a prompt or of a chat template, code, or another language."""
+    duplicate = "duplicate"
+    """The text of another question, too."""
+
+
+_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)?")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+_ENDS_WELL = re.compile(r"[.!?:)\]\"'\u201d\u2019*]\s*$")
+_LETTERS_NAMED = re.compile(r"\(([a-z])\)", re.IGNORECASE)
+_DEBRIS = re.compile(
+    r"^[ \t]*(?:question|q|a|answer choices|context|human|user|assistant|instruction|input|output)[ \t]*:"
+    r"|^[ \t]*#{2,}[ \t]*(?:question|instruction|input|response|answer)"
+    r"|<\|\w+\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|</?think>|<extra_id_\d+>|<pad>|<unk>"
+    r"|```|^[ \t]*(?:def \w+\(|import \w+$|from \w+ import|#include\b|class \w+[(:]|return \w+;)|\bconsole\.log\(",
+    re.IGNORECASE | re.MULTILINE,
+)
+# Options that stand in any text: only a conclusion names them.
+_NEVER_NAMED = frozenset({"yes", "no", "maybe", "true", "false", "a", "an", "it", "none", "all"})
+# An English text of some length holds plenty of these; 0.08 lies far under English prose (about 0.4).
+_ENGLISH_WORDS = """
+    the a an of to in is are was be and or that this it as for with by on not from can which you we they because
+    so if at will have has its their
+"""
+_ENGLISH = frozenset(_ENGLISH_WORDS.split())
+_FOREIGN_SHARE = 0.08
+_AROUND_AN_ANSWER = """
+    so thus therefore hence the a an answer option choice correct right is of this question to it be would final
+"""
+_ANSWER_WORDS = frozenset(_AROUND_AN_ANSWER.split())
+
+
+def findings(text: str, question: Question, finish_reason: str = "stop") -> set[Finding]:
+    """All findings of one text but `duplicate`, which takes the other texts to see."""
+    if not text.strip() or not clean_rationale(text):
+        return {Finding.empty}
+    found: set[Finding] = set()
+    if finish_reason == "length" or (finish_reason == "recorded" and not _ENDS_WELL.search(text)):
+        found.add(Finding.cut)
+    if _repeats(text):
+        found.add(Finding.repeats)
+    concluded = parse_answer(text, question.choices)
+    if concluded is not None and normalise(concluded) != normalise(question.answer):
+        found.add(Finding.other_answer)
+    right, wrong = _named(text, question)
+    if wrong and not right:
+        found.add(Finding.wrong_options)
+    if _is_answer_only(text, question):
+        found.add(Finding.answer_only)
+    if _DEBRIS.search(text) or _is_foreign(text):
+        found.add(Finding.debris)
+    return found
+
+
+def audit(
+    rationales: Mapping[str, Rationale], questions: Iterable[Question], *, clean: bool = False
+) -> dict[str, set[Finding]]:
+    """The findings of every text by question id, of the raw texts or of the cleaned ones.
+
+    Texts on other questions than `questions` are left out.
+    """
+    by_id = {question.id: question for question in questions}
+    texts = {i: _text(rationale, clean) for i, rationale in rationales.items() if i in by_id}
+    found = {i: findings(text, by_id[i], rationales[i].finish_reason) for i, text in texts.items()}
+    same: defaultdict[str, list[str]] = defaultdict(list)
+    for i, text in texts.items():
+        same[normalise(text)].append(i)
+    for text, ids in same.items():
+        if text and len({by_id[i].question for i in ids}) > 1:
+            for i in ids:
+                found[i].add(Finding.duplicate)
+    return found
+
+
+def for_training(
+    rationales: Mapping[str, Rationale],
+    questions: Iterable[Question],
+    *,
+    reject: Collection[str] = ("empty",),
+    clean: bool = True,
+) -> dict[str, str]:
+    """The texts that may be trained on, by question id: those without a finding in `reject`, and never an empty one.
+
+    reject: names of `Finding`; the text is judged as it would be trained on, cleaned or raw.
+
+    Raises:
+        UserError: an unknown name in `reject`.
+    """
+    unknown = sorted(set(reject) - {str(finding) for finding in Finding})
+    if unknown:
+        raise UserError(f"rationales.reject: expected names of {', '.join(Finding)}, found {', '.join(unknown)}")
+    rejected = {Finding(name) for name in reject} | {Finding.empty}
+    found = audit(rationales, questions, clean=clean)
+    return {i: _text(rationales[i], clean) for i, reasons in found.items() if not reasons & rejected}
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """One teacher's audit: counts of texts, raw and after cleaning, and some ids for each finding."""
+
+    teacher: str
+    split: str
+    texts: int
+    raw: dict[str, int]
+    cleaned: dict[str, int]
+    examples: dict[str, list[str]]
+    """Ids of at most `EXAMPLES` questions whose raw text has the finding."""
+    unparsed: int | None
+    """Texts from which no answer of the teacher's own could be read; None where the answer was given."""
+    correct: int | None
+    """Texts whose own answer is right; None where the answer was given."""
+
+
+EXAMPLES = 20
+"""Ids listed for each finding in audit.json."""
+
+
+def audit_teacher(
+    teacher: str,
+    split: str,
+    rationales: Mapping[str, Rationale],
+    questions: Iterable[Question],
+    *,
+    teacher_forcing: bool,
+) -> Audit:
+    """Audits what one teacher wrote about the questions of one split."""
+    by_id = {question.id: question for question in questions}
+    raw = audit(rationales, by_id.values())
+    cleaned = audit(rationales, by_id.values(), clean=True)
+    answers = {i: rationales[i].answer for i in raw}
+    right = sum(answer is not None and normalise(answer) == normalise(by_id[i].answer) for i, answer in answers.items())
+    return Audit(
+        teacher=teacher,
+        split=split,
+        texts=len(raw),
+        raw=_counts(raw.values()),
+        cleaned=_counts(cleaned.values()),
+        examples={str(f): [i for i, found in raw.items() if f in found][:EXAMPLES] for f in Finding},
+        unparsed=None if teacher_forcing else sum(answer is None for answer in answers.values()),
+        correct=None if teacher_forcing else right,
+    )
+
+
+def audit_table(audits: Iterable[Audit]) -> Table:
+    """Findings by teacher: the raw texts, in brackets what cleaning leaves of them."""
+    table = Table("teacher", "split", "texts", *Finding, title="Audit of the rationales: raw (after cleaning)")
+    for one in audits:
+        counts = [f"{one.raw[f]} ({one.cleaned[f]})" for f in Finding]
+        table.add_row(one.teacher, one.split, str(one.texts), *counts)
+    return table
+
+
+def write_audit(file: Path, dataset: str, audits: Iterable[Audit]) -> None:
+    """Writes audit.json: the dataset, and for each teacher and split what `Audit` holds."""
+    rows = [{name: getattr(one, name) for name in Audit.__dataclass_fields__} for one in audits]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"dataset": dataset, "audits": rows}, indent=2, ensure_ascii=False) + "\n")
+
+
+def _text(rationale: Rationale, clean: bool) -> str:
+    return clean_rationale(rationale.text) if clean else rationale.text
+
+
+def _counts(all_findings: Iterable[set[Finding]]) -> dict[str, int]:
+    counter = Counter(finding for found in all_findings for finding in found)
+    return {str(finding): counter[finding] for finding in Finding}
+
+
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+def _repeats(text: str) -> bool:
+    sentences = Counter(tuple(_words(sentence)) for sentence in _SENTENCE_END.split(text))
+    if any(count > 1 for sentence, count in sentences.items() if len(sentence) >= 5):
+        return True
+    words = _words(text)
+    runs = Counter(zip(*(words[i:] for i in range(8)), strict=False))
+    return any(count >= 3 for count in runs.values())
+
+
+def _named(text: str, question: Question) -> tuple[bool, bool]:
+    """Whether the right option, and whether a wrong one, is named by its text or as `(b)`.
+
+    An option that stands inside a longer one ("water" in "hot water") is looked for outside of that.
+    """
+    rest = f" {' '.join(_words(text))} "
+    named: set[str] = set()
+    for choice in sorted(set(question.choices), key=lambda choice: len(choice), reverse=True):
+        words = f" {' '.join(_words(choice))} "
+        if words.strip() and words.strip() not in _NEVER_NAMED and words in rest:
+            named.add(normalise(choice))
+            rest = rest.replace(words, " | ")
+    for letter in _LETTERS_NAMED.findall(text):
+        index = ord(letter.lower()) - ord("a")
+        if index < len(question.choices):
+            named.add(normalise(question.choices[index]))
+    answer = normalise(question.answer)
+    return answer in named, bool(named - {answer})
+
+
+def _is_answer_only(text: str, question: Question) -> bool:
+    words = _words(re.sub(r"\([a-z]\)", " ", text.lower()))
+    answer = set(_words(question.answer))
+    return sum(word not in _ANSWER_WORDS and word not in answer for word in words) < 3
+
+
+def _is_foreign(text: str) -> bool:
+    letters = [character for character in text if character.isalpha()]
+    if letters and sum(ord(character) > 0x24F for character in letters) > 0.2 * len(letters):
+        return True
+    words = _words(text)
+    return len(words) >= 20 and sum(word in _ENGLISH for word in words) < _FOREIGN_SHARE * len(words)

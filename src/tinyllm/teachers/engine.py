@@ -1,0 +1,113 @@
+"""The one thing that every engine does: requests in, completions out, a batch at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tinyllm.config import Engine as EngineName
+from tinyllm.config import TeacherConfig
+from tinyllm.errors import UserError
+from tinyllm.prompts import Message
+
+STOP = "\nQuestion:"
+"""Where a teacher without a chat template ends: it would go on with a question of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt. `prompt` is text for a plain model and messages for a chat model."""
+
+    id: str
+    prompt: str | Sequence[Message]
+    seed: int = 0
+    """Of the sampling; ignored by greedy decoding."""
+    temperature: float | None = None
+    """None is the teacher's own; the invention of examples needs variety even from a greedy teacher."""
+
+    @property
+    def length(self) -> int:
+        """Characters, by which requests are sorted."""
+        if isinstance(self.prompt, str):
+            return len(self.prompt)
+        return sum(len(message["content"]) for message in self.prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What came of one request; `error` says in one line why there is no text."""
+
+    id: str
+    text: str
+    finish_reason: str
+    """`stop`, `length` (cut at the token limit) or `error`."""
+    prompt_tokens: int = 0
+    """0 where unknown."""
+    tokens: int = 0
+    """Completion tokens; 0 where unknown."""
+    error: str | None = None
+    answer: str | None = None
+    """The teacher's own choice, from an engine that knows it; otherwise it is parsed from the text."""
+
+
+class Engine(Protocol):
+    """Runs a teacher."""
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
+        """Answers `requests`, in any order, as they get done; draws new ones only when it has room for them.
+
+        A request that can't be answered gives a completion with an `error`; the others go on.
+
+        Raises:
+            UserError: where no request can be answered, such as an unknown model or a wrong key.
+        """
+        ...
+
+
+def open_engine(teacher: TeacherConfig) -> Engine:
+    """The engine of a teacher that has to be asked. Loads nothing before the first request.
+
+    Raises:
+        UserError: a scripted teacher is never asked with a prompt.
+    """
+    if teacher.engine is EngineName.transformers:
+        from tinyllm.teachers.transformers_engine import TransformersEngine
+
+        return TransformersEngine(
+            model=teacher.model,
+            revision=teacher.revision,
+            gguf_file=teacher.gguf_file,
+            chat=teacher.chat,
+            max_new_tokens=teacher.max_new_tokens,
+            temperature=teacher.temperature,
+            top_p=teacher.top_p,
+            batch_size=teacher.batch_size,
+            dtype=teacher.dtype,
+            device_map=teacher.device_map,
+        )
+    if teacher.engine is EngineName.openai:
+        from tinyllm.teachers.openai_engine import OpenAIEngine
+
+        return OpenAIEngine(
+            model=teacher.model,
+            base_url=teacher.base_url,
+            api_key_env=teacher.api_key_env,
+            chat=teacher.chat,
+            max_new_tokens=teacher.max_new_tokens,
+            temperature=teacher.temperature,
+            top_p=teacher.top_p,
+            concurrency=teacher.concurrency,
+            timeout=teacher.timeout,
+            max_retries=teacher.max_retries,
+        )
+    raise UserError(
+        f"teacher {teacher.name} is scripted and knows minilab's questions only: use data=minilab, or another teacher"
+    )
+
+
+def seed_of(*parts: object) -> int:
+    """A seed of 31 bits that is the same in every process."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

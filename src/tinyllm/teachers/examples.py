@@ -1,0 +1,312 @@
+"""In-context examples (paper, section 3.2): invented by the teacher, drawn from training, or nearest in training.
+
+No example is the question itself, a near-duplicate of it, or a near-duplicate of a validation or test question.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tinyllm.errors import UserError
+from tinyllm.parsing import clean_rationale, match_choice, normalise, parse_answer, parse_example
+from tinyllm.prompts import (
+    DEFAULT_DOMAIN,
+    DOMAINS,
+    Domain,
+    Example,
+    example_request,
+    invented_answer_request,
+    invented_question_request,
+    teacher_messages,
+    teacher_prompt,
+)
+from tinyllm.records import Question
+from tinyllm.teachers.engine import Engine, Request, seed_of
+
+POOL = 32
+"""Training questions that random examples are drawn from: that many zero-shot rationales are made for them."""
+SPARE = 2
+"""Examples invented, and neighbours looked up, beyond those shown: one may be a near-duplicate of the question."""
+ROUND = 8
+"""Examples asked for at once when a teacher invents them."""
+ROUNDS = 4
+INVENTION_TEMPERATURE = 0.8
+"""Greedy decoding would invent the same example each time."""
+ALIKE = 0.8
+"""Two questions are near-duplicates when this share of their words, of both together, is in both (Jaccard)."""
+
+
+class NearDuplicates:
+    """Finds near-duplicates of a set of questions, exactly and without comparing all pairs.
+
+    Two word sets with a Jaccard index of t share at least one of the |A| - ceil(t |A|) + 1 rarest words of each
+    (prefix filter of Bayardo et al., 2007), so only questions that share such a word are compared. The question text
+    counts, not its context or options.
+    """
+
+    def __init__(self, questions: Iterable[Question]) -> None:
+        self._sets = [_word_set(question.question) for question in questions]
+        self._often = Counter(word for words in self._sets for word in words)
+        self._by_word: defaultdict[str, list[int]] = defaultdict(list)
+        for index, words in enumerate(self._sets):
+            for word in self._rarest(words):
+                self._by_word[word].append(index)
+
+    def like(self, question: Question) -> bool:
+        """Whether one of the set is a near-duplicate of `question`, or equal to it."""
+        words = _word_set(question.question)
+        candidates = {index for word in self._rarest(words) for index in self._by_word.get(word, ())}
+        return any(_jaccard(words, self._sets[index]) >= ALIKE for index in candidates)
+
+    def _rarest(self, words: frozenset[str]) -> list[str]:
+        ordered = sorted(words, key=lambda word: (self._often[word], word))
+        return ordered[: len(words) - math.ceil(ALIKE * len(words) - 1e-9) + 1]
+
+
+def domain_of(dataset: str, questions: Sequence[Question]) -> Domain:
+    """What a teacher is told of `dataset`: its topic, and how many options its questions have, or which ones."""
+    about = DOMAINS.get(dataset, DEFAULT_DOMAIN)
+    if not questions:
+        return Domain(about, 4)
+    sets = Counter(question.choices for question in questions)
+    (choices, count), *_ = sets.most_common(1)
+    if len(questions) > 1 and count == len(questions):
+        return Domain(about, len(choices), choices)
+    return Domain(about, Counter(len(question.choices) for question in questions).most_common(1)[0][0])
+
+
+def allowed_for_training_examples(training: Sequence[Question], held_out: Iterable[Question]) -> list[Question]:
+    """The training questions that may serve as examples: none that validation or test has, nearly or fully."""
+    forbidden = NearDuplicates(held_out)
+    return [question for question in training if not forbidden.like(question)]
+
+
+def random_pool(dataset: str, allowed: Sequence[Question]) -> list[Question]:
+    """`POOL` questions, the same in every process and, for the same training set, in every run."""
+    ordered = sorted(allowed, key=lambda question: seed_of("pool", dataset, question.id))
+    return _unlike_each_other(ordered, POOL)
+
+
+def random_order(pool: Sequence[Question], question: Question) -> list[Question]:
+    """The pool in the order in which `question` draws from it."""
+    return sorted(pool, key=lambda candidate: seed_of("draw", question.id, candidate.id))
+
+
+def nearest_orders(allowed: Sequence[Question], questions: Sequence[Question], n: int) -> dict[str, list[Question]]:
+    """For each of `questions` (by id) the `n` allowed ones nearest to it, nearest first, and not its near-duplicates.
+
+    Nearness is the cosine of TF-IDF vectors of question and options (the paper's future work, section 5).
+
+    Raises:
+        UserError: scikit-learn isn't installed.
+    """
+    try:
+        from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped,unused-ignore]
+        from sklearn.neighbors import NearestNeighbors  # type: ignore[import-untyped,unused-ignore]
+    except ImportError as error:
+        raise UserError(
+            "prompt.example_source=nearest needs scikit-learn: pip install scikit-learn, or use random or generated"
+        ) from error
+    if not allowed or not questions:
+        return {question.id: [] for question in questions}
+    vectorizer = TfidfVectorizer(sublinear_tf=True)
+    known = vectorizer.fit_transform([_embedded(question) for question in allowed])
+    # The question itself and its near-duplicates may be the nearest ones; they are dropped below.
+    wanted = min(len(allowed), n + 10)
+    index = NearestNeighbors(n_neighbors=wanted, metric="cosine", algorithm="brute").fit(known)
+    found = index.kneighbors(vectorizer.transform([_embedded(question) for question in questions]), False)
+    orders: dict[str, list[Question]] = {}
+    for question, row in zip(questions, found, strict=True):
+        orders[question.id] = _unlike_each_other((allowed[int(i)] for i in row), n, [question])
+    return orders
+
+
+def pick(order: Iterable[Question], rationales: Mapping[str, str], question: Question, n: int) -> list[Example]:
+    """The first `n` of `order` that have a rationale and aren't the question, nearly or fully.
+
+    The first comes last in the prompt, next to the question.
+    """
+    usable = (candidate for candidate in order if candidate.id in rationales)
+    chosen = _unlike_each_other(usable, n, [question])
+    return [Example(candidate, rationales[candidate.id]) for candidate in reversed(chosen)]
+
+
+def pick_invented(examples: Sequence[Example], question: Question, n: int) -> list[Example]:
+    """The first `n` examples that aren't near-duplicates of the question."""
+    chosen = {kept.id for kept in _unlike_each_other((e.question for e in examples), n, [question])}
+    return [example for example in examples if example.question.id in chosen]
+
+
+def invented_examples(
+    file: Path, engine: Engine, domain: Domain, n: int, *, chat: bool, avoid: Sequence[Question], teacher: str
+) -> list[Example]:
+    """The examples in `file`, which the teacher invents first where there are too few.
+
+    One process invents while others wait for it; the set is made once for all of them and all later runs.
+
+    Raises:
+        UserError: the teacher didn't manage `n` well-formed ones.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        examples = _read_examples(file)
+        if len(examples) >= n:
+            return examples
+        examples = invent(engine, domain, n + SPARE, chat=chat, avoid=avoid)
+        if len(examples) < n:
+            raise UserError(
+                f"teacher {teacher} invented {len(examples)} usable in-context examples of the {n} wanted: use "
+                f"prompt.example_source=random, or prompt.examples={len(examples)}"
+            )
+        rows = [
+            {"question": e.question.question, "choices": e.question.choices, "answer": e.question.answer}
+            | {"rationale": e.rationale}
+            for e in examples
+        ]
+        draft = file.with_suffix(".draft")
+        draft.write_text(json.dumps({"about": domain.about, "examples": rows}, indent=2, ensure_ascii=False) + "\n")
+        os.replace(draft, file)
+        return examples
+
+
+def invent(engine: Engine, domain: Domain, n: int, *, chat: bool, avoid: Sequence[Question]) -> list[Example]:
+    """Up to `n` examples that the teacher writes with none shown (paper: in a zero-shot setting).
+
+    Asked for whole examples first; a teacher that can't keep to the form is then led step by step: question, right
+    answer, wrong answers, rationale. Malformed ones, and near-duplicates of each other or of `avoid`, are dropped.
+    """
+    forbidden = NearDuplicates(avoid)
+    kept: list[Example] = []
+    for way in (_whole, _in_steps):
+        for round_ in range(ROUNDS):
+            if len(kept) >= n:
+                break
+            made = way(engine, domain, round_, chat)
+            found = _unlike_each_other(
+                (e.question for e in made if not forbidden.like(e.question)), n - len(kept), [e.question for e in kept]
+            )
+            rationales = {e.question.id: e.rationale for e in made}
+            kept += [Example(question, rationales[question.id]) for question in found]
+    return [
+        Example(replace(example.question, id=f"invented-{index}"), example.rationale)
+        for index, example in enumerate(kept)
+    ]
+
+
+def _whole(engine: Engine, domain: Domain, round_: int, chat: bool) -> list[Example]:
+    texts = _ask(engine, [example_request(domain)] * ROUND, chat, f"whole {round_}")
+    parsed = [
+        parse_example(text, f"whole-{round_}-{index}", domain.n_choices, domain.choices)
+        for index, text in enumerate(texts)
+    ]
+    return [example for example in parsed if example is not None]
+
+
+def _in_steps(engine: Engine, domain: Domain, round_: int, chat: bool) -> list[Example]:
+    questions = [
+        line
+        for text in _ask(engine, [invented_question_request(domain)] * ROUND, chat, f"question {round_}")
+        if len((line := _first_line(text, "question")).split()) >= 4
+    ]
+    right = _ask(engine, [invented_answer_request(q, domain.choices) for q in questions], chat, f"answer {round_}")
+    drafts: list[tuple[str, list[str], str]] = []
+    for question, text in zip(questions, right, strict=True):
+        line = _first_line(text, "answer")
+        answer = match_choice(line, domain.choices) if domain.choices else line
+        if answer:
+            drafts.append((question, list(domain.choices) or [answer], answer))
+    for step in range(0 if domain.choices else domain.n_choices - 1):
+        asked = [invented_answer_request(q, options[:1], options[1:]) for q, options, _ in drafts]
+        for (_, options, _), text in zip(drafts, _ask(engine, asked, chat, f"wrong {round_} {step}"), strict=True):
+            options.append(_first_line(text, "answer"))
+    made: list[Question] = []
+    for index, (question, options, answer) in enumerate(drafts):
+        if not all(options) or len({normalise(option) for option in options}) != len(options):
+            continue
+        if not domain.choices:
+            random.Random(seed_of("order", round_, index)).shuffle(options)
+        made.append(Question(f"steps-{round_}-{index}", question, tuple(options), answer))
+    prompts = [
+        teacher_messages(question, [], teacher_forcing=True)[0]["content"]
+        if chat
+        else teacher_prompt(question, [], teacher_forcing=True)
+        for question in made
+    ]
+    examples: list[Example] = []
+    for stem, text in zip(made, _ask(engine, prompts, chat, f"rationale {round_}"), strict=True):
+        rationale = clean_rationale(text)
+        if rationale and parse_answer(rationale, stem.choices) in (None, stem.answer):
+            examples.append(Example(stem, rationale))
+    return examples
+
+
+def _ask(engine: Engine, prompts: Sequence[str], chat: bool, step: str) -> list[str]:
+    """The teacher's texts in the order of `prompts`, empty where it failed."""
+    requests = [
+        Request(
+            str(index),
+            [{"role": "user", "content": prompt}] if chat else prompt,
+            seed_of("invent", step, index),
+            INVENTION_TEMPERATURE,
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+    texts = {done.id: done.text for batch in engine.complete(requests) for done in batch}
+    return [texts.get(request.id, "") for request in requests]
+
+
+def _first_line(text: str, label: str) -> str:
+    """The first line with text in it, without the label that it may repeat, quotes and a final stop."""
+    for line in text.replace("*", "").splitlines():
+        cleaned = line.strip().strip("\"'")
+        if cleaned.lower().startswith(f"{label}:"):
+            cleaned = cleaned[len(label) + 1 :].strip()
+        if cleaned:
+            return cleaned.removesuffix(".") if label == "answer" else cleaned
+    return ""
+
+
+def _read_examples(file: Path) -> list[Example]:
+    if not file.exists():
+        return []
+    rows = json.loads(file.read_text())["examples"]
+    return [
+        Example(Question(f"invented-{i}", row["question"], tuple(row["choices"]), row["answer"]), row["rationale"])
+        for i, row in enumerate(rows)
+    ]
+
+
+def _unlike_each_other(candidates: Iterable[Question], n: int, others: Sequence[Question] = ()) -> list[Question]:
+    """The first `n` candidates that are no near-duplicates of one kept before, nor of `others`."""
+    ids = {other.id for other in others}
+    sets = [_word_set(other.question) for other in others]
+    kept: list[Question] = []
+    for candidate in candidates:
+        if len(kept) == n:
+            break
+        words = _word_set(candidate.question)
+        if candidate.id not in ids and not any(_jaccard(words, other) >= ALIKE for other in sets):
+            kept.append(candidate)
+            sets.append(words)
+    return kept
+
+
+def _word_set(text: str) -> frozenset[str]:
+    return frozenset("".join(c if c.isalnum() else " " for c in text.lower()).split()) or frozenset({text})
+
+
+def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    return len(one & other) / len(one | other)
+
+
+def _embedded(question: Question) -> str:
+    return f"{question.question} {' '.join(question.choices)}"

@@ -1,0 +1,248 @@
+"""Teachers behind an OpenAI-compatible server: vLLM, SGLang, TGI, llama.cpp, Ollama, the paid ones."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from tinyllm.errors import UserError
+from tinyllm.teachers.engine import STOP, Completion, Request
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+log = logging.getLogger(__name__)
+
+LONGEST_PAUSE = 60.0
+"""Seconds between two tries at most, whatever the server asks for."""
+
+
+class OpenAIEngine:
+    """A bounded number of requests in flight, each retried with growing pauses.
+
+    Retried: 408, 409, 429, 5xx, timeouts, cut connections, answers that are no JSON or lack a text. `Retry-After` is
+    followed. What is refused for its own sake (400, 413, 422) fails alone; a wrong key or model name ends the run, and
+    so does a server of which `concurrency` questions in a row got no answer.
+
+    The key is read from the environment when the first request is made; it is in no message of this class.
+
+    Args:
+        base_url: None is the client's default.
+        api_key_env: name of the environment variable that holds the key; unset is right for a server that needs none.
+        timeout: seconds a try.
+        max_retries: further tries of one request.
+        first_pause: seconds before the second try; doubled before each further one.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        base_url: str | None = None,
+        api_key_env: str = "OPENAI_API_KEY",
+        chat: bool = True,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        concurrency: int = 16,
+        timeout: float = 120.0,
+        max_retries: int = 6,
+        first_pause: float = 1.0,
+    ) -> None:
+        self.model = model
+        self.base_url = base_url
+        self.api_key_env = api_key_env
+        self.chat = chat
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.top_p = top_p
+        self.concurrency = concurrency
+        self.timeout = timeout
+        self.max_retries = max_retries
+        self.first_pause = first_pause
+        self._limit_name = "max_tokens"
+        self._unanswered = 0
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
+        """Completions as they come, in any order.
+
+        Raises:
+            UserError: no key, a wrong key, an unknown model, a server that doesn't answer.
+        """
+        client = self._client()
+        self._unanswered = 0
+        loop = asyncio.new_event_loop()
+        under_way: set[asyncio.Task[Completion]] = set()
+        iterator = iter(requests)
+        try:
+            more = True
+            while more or under_way:
+                while more and len(under_way) < self.concurrency:
+                    request = next(iterator, None)
+                    if request is None:
+                        more = False
+                    else:
+                        under_way.add(loop.create_task(self._answer(client, request)))
+                if under_way:
+                    done, under_way = loop.run_until_complete(
+                        asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                    )
+                    # What was answered is handed over before a failure ends the run.
+                    answered = [task.result() for task in done if task.exception() is None]
+                    if answered:
+                        yield answered
+                    for task in done:
+                        task.result()
+        finally:
+            for task in under_way:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*under_way, return_exceptions=True))
+            loop.run_until_complete(client.close())
+            loop.close()
+
+    def _client(self) -> AsyncOpenAI:
+        try:
+            from openai import AsyncOpenAI
+        except ImportError as error:
+            raise UserError("teachers behind a server need the client library: pip install openai") from error
+        # They log each request's address at INFO.
+        for library in ("httpx", "httpx2", "openai"):
+            logging.getLogger(library).setLevel(logging.WARNING)
+        key = os.environ.get(self.api_key_env)
+        if not key:
+            if self.base_url is None:
+                raise UserError(
+                    f"no key for {self.model}: put it into the environment variable {self.api_key_env}, "
+                    "or name a server that needs none with teachers.<name>.base_url"
+                )
+            key = "none"
+        return AsyncOpenAI(api_key=key, base_url=self.base_url, timeout=self.timeout, max_retries=0)
+
+    async def _answer(self, client: AsyncOpenAI, request: Request) -> Completion:
+        for attempt in range(self.max_retries + 1):
+            try:
+                completion = await self._try(client, request)
+            except _Again as again:
+                problem, asked_for = str(again), again.pause
+                if attempt < self.max_retries:
+                    pause = self.first_pause * 2**attempt * random.uniform(0.75, 1.25)
+                    await asyncio.sleep(min(max(pause, asked_for), LONGEST_PAUSE))
+            else:
+                self._unanswered = 0
+                return completion
+        self._unanswered += 1
+        if self._unanswered >= self.concurrency:
+            raise UserError(
+                f"{self._server()} answered none of the last {self._unanswered} questions ({problem}): see that it is "
+                "up, then run the same command again; what was answered is in the store"
+            )
+        return Completion(request.id, "", "error", error=f"{problem}, {self.max_retries + 1} times")
+
+    async def _try(self, client: AsyncOpenAI, request: Request) -> Completion:
+        """One try.
+
+        Raises:
+            _Again: worth another try.
+            UserError: no request can succeed.
+        """
+        import openai
+
+        try:
+            answer = await self._send(client, request)
+        except openai.APIStatusError as error:
+            status = error.status_code
+            if status in (401, 403):
+                raise UserError(
+                    f"{self._server()} refused the key (HTTP {status}): check the environment variable "
+                    f"{self.api_key_env}"
+                ) from None
+            if status == 404:
+                raise UserError(
+                    f"{self._server()} doesn't know the model {self.model!r} or the address (HTTP 404): check "
+                    "teachers.<name>.model and .base_url"
+                ) from None
+            message = self._safe(_server_message(error))
+            if status == 400 and self._limit_name == "max_tokens" and "max_completion_tokens" in message:
+                self._limit_name = "max_completion_tokens"
+                raise _Again("the server wants max_completion_tokens", 0.0) from None
+            if status in (408, 409, 429) or status >= 500:
+                raise _Again(f"HTTP {status}", _retry_after(error)) from None
+            return Completion(request.id, "", "error", error=f"HTTP {status}: {message}"[:300])
+        except openai.APITimeoutError:
+            raise _Again(f"no answer in {self.timeout:g} s", 0.0) from None
+        except openai.APIConnectionError as error:
+            raise _Again(f"connection failed ({type(error.__cause__ or error).__name__})", 0.0) from None
+        except (openai.OpenAIError, ValueError, TypeError) as error:
+            raise _Again(f"malformed answer ({type(error).__name__})", 0.0) from None
+        return self._read(request, answer)
+
+    async def _send(self, client: AsyncOpenAI, request: Request) -> Any:
+        temperature = self.temperature if request.temperature is None else request.temperature
+        common: dict[str, Any] = {"model": self.model, "temperature": temperature}
+        common[self._limit_name] = self.max_new_tokens
+        if temperature > 0:
+            common |= {"top_p": self.top_p, "seed": request.seed}
+        endpoint: Any = client.chat.completions if self.chat else client.completions
+        if self.chat:
+            return await endpoint.create(messages=request.prompt, **common)
+        return await endpoint.create(prompt=request.prompt, stop=[STOP], **common)
+
+    def _read(self, request: Request, answer: Any) -> Completion:
+        """The text of an answer, which the client hands over unchecked: any field may be absent or of another type."""
+        choices = getattr(answer, "choices", None)
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        text = (
+            getattr(getattr(choice, "message", None), "content", None) if self.chat else getattr(choice, "text", None)
+        )
+        if not isinstance(text, str):
+            raise _Again("malformed answer (no text in it)", 0.0)
+        reason = getattr(choice, "finish_reason", None)
+        if reason == "content_filter":
+            return Completion(request.id, "", "error", error="held back by the server's content filter")
+        usage = getattr(answer, "usage", None)
+        prompt_tokens, tokens = (getattr(usage, name, 0) for name in ("prompt_tokens", "completion_tokens"))
+        return Completion(
+            request.id,
+            text,
+            "length" if reason == "length" else "stop",
+            prompt_tokens if isinstance(prompt_tokens, int) else 0,
+            tokens if isinstance(tokens, int) else 0,
+        )
+
+    def _server(self) -> str:
+        """The server's address, without a password that may stand in it."""
+        if self.base_url is None:
+            return "the server"
+        scheme, separator, rest = self.base_url.partition("://")
+        return f"{scheme}{separator}{rest.rsplit('@', 1)[-1]}"
+
+    def _safe(self, message: str) -> str:
+        """A server's message in one line, without the key that some servers repeat."""
+        key = os.environ.get(self.api_key_env)
+        return " ".join((message.replace(key, "***") if key else message).split())
+
+
+class _Again(Exception):
+    """A failure that another try may mend."""
+
+    def __init__(self, problem: str, pause: float) -> None:
+        super().__init__(problem)
+        self.pause = pause
+        """Seconds that the server asks for."""
+
+
+def _server_message(error: Any) -> str:
+    body = error.body
+    message = body.get("message") if isinstance(body, dict) else None
+    return message if isinstance(message, str) else str(error.message)
+
+
+def _retry_after(error: Any) -> float:
+    try:
+        return float(error.response.headers.get("retry-after", 0))
+    except ValueError:
+        return 0.0

