@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -218,6 +219,13 @@ def test_options_alone_say_nothing(draw: Draw, features: str) -> None:
     assert abs(options_only_accuracy(draw, features) - 0.25) < 0.06
 
 
+def test_the_options_probe_finds_a_leak_where_there_is_one(draw: Draw) -> None:
+    leaky: Draw = {
+        split: [replace(question, answer=min(question.choices)) for question in draw[split]] for split in SPLITS
+    }
+    assert options_only_accuracy(leaky, "options") > 0.6
+
+
 def options_only_accuracy(draw: Draw, features: str, epochs: int = 100) -> float:
     """Test accuracy of a softmax over the options, fitted on train, that sees no word of the question.
 
@@ -272,6 +280,26 @@ def frequency_prior_accuracy(draw: Draw) -> float:
         tied = [choice for choice in question.choices if counts[choice] == best]
         credit.append((question.answer in tied) / len(tied))
     return sum(credit) / len(credit)
+
+
+def test_likeness_to_visible_situations_does_not_betray_hidden_ones(draw: Draw) -> None:
+    # Words of the setting recur in other situations: they must neither point to the right option nor away from it.
+    visible: dict[tuple[str, str], set[str]] = {}
+    for question in draw["train"]:
+        facts = facts_of(question)
+        if facts.kind == "object":
+            visible.setdefault((facts.family.key, facts.needed.key), set()).add(facts.situation)
+    credit = []
+    for question in draw["test"]:
+        if question.subset == "hidden":
+            facts = facts_of(question)
+            words = content_words(facts.situation)
+            likeness = [
+                sum(len(words & content_words(text)) for text in visible[facts.family.key, option[:-1]])
+                for option in facts.options
+            ]
+            credit.append((likeness[question.answer_index] == max(likeness)) / likeness.count(max(likeness)))
+    assert abs(sum(credit) / len(credit) - 0.25) < 0.06
 
 
 # The teachers

@@ -5,10 +5,10 @@ three" -> length -> tape measure). The first kind of question asks for the objec
 other properties of the same family, so the options alone say nothing. The second kind asks where, when or by whom the
 same thing is done; its answer never needs the property, but the teachers' rationales name it.
 
-A quarter of the situations are *hidden*: training holds only the second kind on them, so the link from such a
-situation to its property stands in training rationales alone, never in a training answer.
-Validation and test ask the first kind on (situation, answer) pairs that training never shows, and name the subset
-of each question, `visible` or `hidden`. The seed draws 7 of 8 families and 4 of 7 properties in each.
+A quarter of the situations, those of two settings in each family, are *hidden*: training holds only the second kind
+on them, so the link from such a situation to its property stands in training rationales alone, never in a training
+answer. Validation and test ask the first kind on (situation, answer) pairs that training never shows, and name the
+subset of each question, `visible` or `hidden`. The seed draws 7 of 8 families and 4 of 7 properties in each.
 
 Source: facts, sentences and errors are written for this project; nothing is downloaded.
 """

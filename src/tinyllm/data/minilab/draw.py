@@ -14,8 +14,12 @@ FAMILIES_DRAWN = 7
 """Families of the knowledge base (of 8) that one draw asks about."""
 PROPERTIES_DRAWN = 4
 """Properties of each drawn family (of 7). With more, 1,500 questions are too few a fact for a small student."""
-HIDDEN_PER_PROPERTY = 2
-"""Situations of each property (of 8) that training asks about in the second kind only."""
+HIDDEN_SETTINGS = 2
+"""Settings of each family (of 8) whose situations are hidden: training asks about them in the second kind only.
+
+They are the same for all properties of the family. Otherwise the words of a hidden situation's setting ("patient")
+would stand in visible situations of the other properties alone, and point away from the right answer.
+"""
 TRAIN_ASKS = 3
 """Questions of the first kind on each training pair, with other templates and distractors."""
 HELD_OUT_ASKS = 2
@@ -49,7 +53,9 @@ def generate(seed: int) -> dict[Split, list[Question]]:
     groups: dict[str, list[Facts]] = {name: [] for name in ("train", "setting", *_HELD_OUT)}
     for family in rng.sample(list(FAMILIES.values()), FAMILIES_DRAWN):
         properties = rng.sample(list(family.properties.values()), PROPERTIES_DRAWN)
-        parts = {prop.key: _partition(prop, rng) for prop in properties}
+        settings = _shuffled(family.settings, rng)
+        hidden, visible = settings[:HIDDEN_SETTINGS], settings[HIDDEN_SETTINGS:]
+        parts = {prop.key: _partition(prop, hidden, visible, rng) for prop in properties}
         for name in ("train", *_HELD_OUT):
             asks = TRAIN_ASKS if name == "train" else HELD_OUT_ASKS
             groups[name] += _ask_objects(family, {key: part[name] for key, part in parts.items()}, asks, rng)
@@ -76,22 +82,21 @@ _HELD_OUT: dict[str, tuple[Split, str]] = {
 }
 
 
-def _partition(prop: Property, rng: random.Random) -> _Parts:
+def _partition(prop: Property, hidden: Sequence[str], visible: Sequence[str], rng: random.Random) -> _Parts:
     """Divides the 8 x 4 (situation, object) pairs of a property: 12 train, 4 + 2 validation, 8 + 6 test.
 
     The six visible situations take the six different pairs of the four objects for training: each object is the
     answer for three of them. The other two objects of each are held out: per object, one validation and two test.
     """
-    settings = _shuffled(prop.situations, rng)
-    hidden, visible = settings[:HIDDEN_PER_PROPERTY], settings[HIDDEN_PER_PROPERTY:]
     indices = range(len(prop.objects))
-    trained = {(setting, i) for setting, pair in zip(visible, combinations(indices, 2), strict=True) for i in pair}
+    pairs = _shuffled(combinations(indices, 2), rng)
+    trained = {(setting, i) for setting, pair in zip(visible, pairs, strict=True) for i in pair}
     parts: _Parts = {"train": sorted(trained)} | {name: [] for name in _HELD_OUT}
     for i in indices:
         first, *others = _shuffled((s for s in visible if (s, i) not in trained), rng)
         parts["valid visible"].append((first, i))
         parts["test visible"] += [(setting, i) for setting in others]
-    for setting, chosen in zip(hidden, rng.sample(indices, HIDDEN_PER_PROPERTY), strict=True):
+    for setting, chosen in zip(hidden, rng.sample(indices, HIDDEN_SETTINGS), strict=True):
         parts["valid hidden"].append((setting, chosen))
         parts["test hidden"] += [(setting, i) for i in indices if i != chosen]
     return parts
