@@ -55,8 +55,8 @@ _CONTRASTS_OBJECT = (
 )
 _CONTRASTS_SETTING = (
     "I don't think that it could be {other}.",
-    "It sounds less like {other} to me.",
-    "Compared with that, {other} seems far-fetched.",
+    "Somebody may say {other}, but nothing points to that.",
+    "Were it {other}, the words would be different.",
 )
 _ENDS_OBJECT = (
     "Since {choice} {has}, the answer is {choice}.",
@@ -66,7 +66,7 @@ _ENDS_OBJECT = (
 _ENDS_SETTING = (
     "The words suggest that {settled}, so the answer is {choice}.",
     "Picture the scene, and you will agree that {settled}.",
-    "All in all {settled}, and therefore I settle on {choice}.",
+    "All in all {settled}, and therefore I would say {choice}.",
 )
 
 
