@@ -24,8 +24,8 @@ class Request:
     prompt: str | Sequence[Message]
     seed: int = 0
     """Of the sampling; ignored by greedy decoding."""
-    temperature: float | None = None
-    """None is the teacher's own; the invention of examples needs variety even from a greedy teacher."""
+    sampling: tuple[float, float] | None = None
+    """Temperature and top_p; None is the teacher's own. Inventing examples takes variety even of a greedy teacher."""
 
     @property
     def length(self) -> int:

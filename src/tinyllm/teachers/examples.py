@@ -10,13 +10,14 @@ import json
 import math
 import os
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from tinyllm.errors import UserError
-from tinyllm.parsing import clean_rationale, match_choice, normalise, parse_answer, parse_example
+from tinyllm.parsing import clean_rationale, match_choice, normalise, parse_example
 from tinyllm.prompts import (
     DEFAULT_DOMAIN,
     DOMAINS,
@@ -29,17 +30,21 @@ from tinyllm.prompts import (
     teacher_prompt,
 )
 from tinyllm.records import Question
+from tinyllm.teachers.audit import Finding, findings
 from tinyllm.teachers.engine import Engine, Request, seed_of
 
 POOL = 32
 """Training questions that random examples are drawn from: that many zero-shot rationales are made for them."""
 SPARE = 2
 """Examples invented, and neighbours looked up, beyond those shown: one may be a near-duplicate of the question."""
-ROUND = 8
+ROUND = 16
 """Examples asked for at once when a teacher invents them."""
-ROUNDS = 4
-INVENTION_TEMPERATURE = 0.8
-"""Greedy decoding would invent the same example each time."""
+ROUNDS = 3
+"""Tries to lead a teacher step by step, after one to have whole examples."""
+INVENTION = (0.7, 0.9)
+"""Temperature and top_p: greedy decoding would invent the same example each time."""
+LONGEST_OPTION = 20
+"""Words; what is longer is talk about the task."""
 ALIKE = 0.8
 """Two questions are near-duplicates when this share of their words, of both together, is in both (Jaccard)."""
 
@@ -186,8 +191,8 @@ def invent(engine: Engine, domain: Domain, n: int, *, chat: bool, avoid: Sequenc
     """
     forbidden = NearDuplicates(avoid)
     kept: list[Example] = []
-    for way in (_whole, _in_steps):
-        for round_ in range(ROUNDS):
+    for way, rounds in ((_whole, 1), (_in_steps, ROUNDS)):
+        for round_ in range(rounds):
             if len(kept) >= n:
                 break
             made = way(engine, domain, round_, chat)
@@ -208,14 +213,14 @@ def _whole(engine: Engine, domain: Domain, round_: int, chat: bool) -> list[Exam
         parse_example(text, f"whole-{round_}-{index}", domain.n_choices, domain.choices)
         for index, text in enumerate(texts)
     ]
-    return [example for example in parsed if example is not None]
+    return [good for one in parsed if one is not None and (good := _presentable(one)) is not None]
 
 
 def _in_steps(engine: Engine, domain: Domain, round_: int, chat: bool) -> list[Example]:
     questions = [
         line
         for text in _ask(engine, [invented_question_request(domain)] * ROUND, chat, f"question {round_}")
-        if len((line := _first_line(text, "question")).split()) >= 4
+        if (line := _first_question(text))
     ]
     right = _ask(engine, [invented_answer_request(q, domain.choices) for q in questions], chat, f"answer {round_}")
     drafts: list[tuple[str, list[str], str]] = []
@@ -243,10 +248,20 @@ def _in_steps(engine: Engine, domain: Domain, round_: int, chat: bool) -> list[E
     ]
     examples: list[Example] = []
     for stem, text in zip(made, _ask(engine, prompts, chat, f"rationale {round_}"), strict=True):
-        rationale = clean_rationale(text)
-        if rationale and parse_answer(rationale, stem.choices) in (None, stem.answer):
-            examples.append(Example(stem, rationale))
+        example = _presentable(Example(stem, clean_rationale(text)))
+        if example is not None:
+            examples.append(example)
     return examples
+
+
+def _presentable(example: Example) -> Example | None:
+    """The example with its rationale up to the last whole sentence; None where it would be a bad model."""
+    ends = [match.end() for match in re.finditer(r"[.!?](?=\s|$)", example.rationale)]
+    rationale = example.rationale[: ends[-1]] if ends else ""
+    too_long = any(len(choice.split()) > LONGEST_OPTION for choice in example.question.choices)
+    if too_long or findings(rationale, example.question) - {Finding.wrong_options}:
+        return None
+    return Example(example.question, rationale)
 
 
 def _ask(engine: Engine, prompts: Sequence[str], chat: bool, step: str) -> list[str]:
@@ -256,12 +271,21 @@ def _ask(engine: Engine, prompts: Sequence[str], chat: bool, step: str) -> list[
             str(index),
             [{"role": "user", "content": prompt}] if chat else prompt,
             seed_of("invent", step, index),
-            INVENTION_TEMPERATURE,
+            INVENTION,
         )
         for index, prompt in enumerate(prompts)
     ]
     texts = {done.id: done.text for batch in engine.complete(requests) for done in batch}
     return [texts.get(request.id, "") for request in requests]
+
+
+def _first_question(text: str) -> str:
+    """The first line that is a question of four words or more; empty where there is none."""
+    for line in text.replace("*", "").splitlines():
+        cleaned = re.sub(r"^\s*(?:question\s*:|\d+[.)])\s*", "", line, flags=re.IGNORECASE).strip().strip("\"'")
+        if cleaned.endswith("?") and len(cleaned.split()) >= 4:
+            return cleaned
+    return ""
 
 
 def _first_line(text: str, label: str) -> str:

@@ -525,7 +525,8 @@ def _print_estimate(
     each = sum(tokens) / len(tokens) if tokens else teacher.max_new_tokens
     completion = round(len(lengths) * each)
     bound = "about" if tokens else "at most"
-    line = f"{teacher.name}: about {sum(lengths) // 4:,} prompt tokens and {bound} {completion:,} completion tokens to come"
+    prompts = sum(lengths) // 4
+    line = f"{teacher.name}: about {prompts:,} prompt tokens and {bound} {completion:,} completion tokens to come"
     speed = known_speed(store.folder, stored_name(teacher))
     line += f", {bound} {_duration(completion / speed)}" if speed else "; time known after the first batches"
     console.print(line, soft_wrap=True)

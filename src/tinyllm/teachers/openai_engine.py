@@ -181,11 +181,11 @@ class OpenAIEngine:
         return self._read(request, answer)
 
     async def _send(self, client: AsyncOpenAI, request: Request) -> Any:
-        temperature = self.temperature if request.temperature is None else request.temperature
+        temperature, top_p = request.sampling or (self.temperature, self.top_p)
         common: dict[str, Any] = {"model": self.model, "temperature": temperature}
         common[self._limit_name] = self.max_new_tokens
         if temperature > 0:
-            common |= {"top_p": self.top_p, "seed": request.seed}
+            common |= {"top_p": top_p, "seed": request.seed}
         endpoint: Any = client.chat.completions if self.chat else client.completions
         if self.chat:
             return await endpoint.create(messages=request.prompt, **common)
