@@ -5,8 +5,12 @@ Field defaults here are the schema's; the values that a run gets are in `conf/`,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -102,6 +106,8 @@ class StudentConfig:
     revision: str | None = None
     architecture: dict[str, float | int | str | bool] = field(default_factory=dict)
     """Fields of transformers' T5Config, for random weights."""
+    trim_vocabulary: bool = False
+    """With random weights: no embedding for ids that the tokenizer does not use."""
     max_source_length: int = 1024
     """Tokens. Only a question's context is ever shortened to fit."""
     max_target_length: int = 512
@@ -233,7 +239,8 @@ class TrainerConfig:
     strategy: str = "auto"
     strategy_options: dict[str, float | int | str | bool] = field(default_factory=dict)
     """Keyword arguments of the Lightning strategy."""
-    precision: str = "32-true"
+    precision: str = "auto"
+    """As in Lightning, or `auto`: bf16-mixed where the processor computes in bf16, else 32-true."""
     batch_size: int = 8
     """Examples an optimizer step, over all devices and accumulation steps."""
     accumulate: int = 1
@@ -247,7 +254,7 @@ class TrainerConfig:
     gradient_clip: float | None = None
     """Norm; null for none."""
     valid_every: float = 0.25
-    """Share of an epoch between validations."""
+    """Epochs between validations."""
     log_every: int = 10
     """Optimizer steps between lines of metrics.csv."""
     progress_bar: bool = True
@@ -296,3 +303,74 @@ class ExperimentConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+
+@dataclass
+class RationalesStageConfig(ExperimentConfig):
+    """`tinyllm rationales`."""
+
+    audit: bool = False
+    """Only print the findings of what is stored."""
+    shard: ShardConfig = field(default_factory=ShardConfig)
+
+
+@dataclass
+class EvaluateConfig(ExperimentConfig):
+    """`tinyllm evaluate`."""
+
+    run: str | None = None
+    """Run folder whose student is evaluated; null evaluates `student`."""
+    output: str | None = None
+
+
+@dataclass
+class ReportConfig:
+    """`tinyllm report`."""
+
+    runs: Any = "runs"
+    """A folder or a list of folders."""
+    output: str = "report"
+
+
+@dataclass
+class PredictConfig:
+    """`tinyllm predict`."""
+
+    run: str = MISSING
+    question: str = MISSING
+    choices: list[str] = MISSING
+    context: str = ""
+    max_rationale_tokens: int = 128
+
+
+@dataclass
+class ExportConfig:
+    """`tinyllm export`."""
+
+    run: str = MISSING
+    output: str = MISSING
+
+
+_NOT_RESULT = ("store", "cache", "logger", "run", "output")
+"""Keys of an experiment that leave its result as it is."""
+_NOT_RESULT_INSIDE = {
+    "trainer": ("devices", "num_nodes", "accelerator", "strategy", "strategy_options", "log_every", "progress_bar"),
+    "evaluation": ("batch_size",),
+    "data": ("root",),
+}
+
+
+def config_hash(values: Mapping[str, Any]) -> str:
+    """First 12 hex digits of the SHA-256 of what shapes a result: not of paths, loggers, devices or progress bars.
+
+    Args:
+        values: a resolved configuration as nested dicts (`OmegaConf.to_container`).
+    """
+    kept = {
+        key: {k: v for k, v in value.items() if k not in _NOT_RESULT_INSIDE.get(key, ())}
+        if isinstance(value, Mapping)
+        else value
+        for key, value in values.items()
+        if key in {f.name for f in fields(ExperimentConfig)} and key not in _NOT_RESULT
+    }
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:12]

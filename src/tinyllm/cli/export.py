@@ -1,0 +1,45 @@
+"""`tinyllm export`: a run's student as a plain Hugging Face model folder with a model card."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tinyllm.cli.train import answer_prefix
+from tinyllm.config import ExportConfig
+from tinyllm.data.streams import chosen_teachers
+from tinyllm.errors import UserError
+from tinyllm.evaluation import run_folder
+
+log = logging.getLogger(__name__)
+
+
+def main(config: ExportConfig, _: Path) -> None:
+    """Copy the best checkpoint's model folder and write `README.md`, the card, from the run's own numbers."""
+    run, output = Path(config.run).expanduser(), Path(config.output).expanduser()
+    stored = run_folder.read_config(run)
+    student = run / run_folder.STUDENT
+    if not student.is_dir() or not (run / run_folder.RESULT).is_file():
+        raise UserError(f"{run}: expected a finished run with {run_folder.RESULT}, found none: run 'tinyllm train'")
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"output={output}: expected a new or empty folder, found files: choose another")
+    try:
+        result = run_folder.read_result(run / run_folder.RESULT)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    names = chosen_teachers(stored.method, stored.teachers, stored.alpha, stored.ablation.drop)
+    card = Environment(
+        loader=PackageLoader("tinyllm", "reporting/templates"), undefined=StrictUndefined, trim_blocks=True
+    ).get_template("model_card.md.jinja")
+    shutil.copytree(student, output, dirs_exist_ok=True)
+    text = card.render(
+        config=stored,
+        result=result,
+        answer_prefix=answer_prefix(stored),
+        teachers=[(name, stored.teachers[name].prefix, stored.alpha.get(name, 1.0)) for name in names],
+    )
+    (output / "README.md").write_text(text)
+    log.info("%s: load it with transformers' AutoModelForSeq2SeqLM.from_pretrained", output)

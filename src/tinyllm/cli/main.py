@@ -1,0 +1,218 @@
+"""`tinyllm <stage> [Hydra overrides]`: dispatch to a stage, and one clear line for a user's mistake."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+import tinyllm
+from tinyllm import config as schema
+from tinyllm.errors import UserError
+
+STAGES = {
+    "rationales": "ask every teacher for the rationales that the store lacks",
+    "train": "train a student and evaluate it: a run folder",
+    "evaluate": "evaluate a run, a model folder or a hub id on a split",
+    "report": "tables from run folders",
+    "predict": "ask a trained student one question",
+    "export": "write a run's student as a Hugging Face model folder",
+}
+_SCHEMAS = {
+    "rationales": schema.RationalesStageConfig,
+    "train": schema.ExperimentConfig,
+    "evaluate": schema.EvaluateConfig,
+    "report": schema.ReportConfig,
+    "predict": schema.PredictConfig,
+    "export": schema.ExportConfig,
+}
+ALPHA_GRID = (0.01, 0.1, 0.5, 1, 2, 3)
+"""The paper's grid of stream weights (section 4.1)."""
+
+
+def config_folder() -> Path:
+    """`conf/`: inside the installed package, or at the root of the source tree."""
+    package = Path(tinyllm.__file__).parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parents[1] / "conf"
+
+
+def _plain(root: DictConfig) -> dict[str, Any]:
+    return {
+        str(key): OmegaConf.to_container(root[key], resolve=True) if OmegaConf.is_config(root[key]) else root[key]
+        for key in root
+        if key != "hydra"
+    }
+
+
+def _run_name(*, _root_: DictConfig) -> str:
+    values = _plain(_root_)
+    parts = [values["method"]["name"]]
+    if values["ablation"]["name"] != "none":
+        parts.append(values["ablation"]["name"])
+    parts += [f"seed{values['seed']}", schema.config_hash(values)]
+    return "/".join([values["data"]["name"], values["student"]["name"], "-".join(parts)])
+
+
+def _alpha_grid(teachers: DictConfig) -> dict[str, str]:
+    values = ",".join(str(value) for value in ALPHA_GRID)
+    return {f"alpha.{name!s}": values for name in teachers}
+
+
+def register() -> None:
+    """Make the schemas and resolvers known to Hydra; may be called again."""
+    store = ConfigStore.instance()
+    for stage, node in _SCHEMAS.items():
+        store.store(name=f"{stage}_schema", node=node)
+    OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+    OmegaConf.register_new_resolver("alpha_grid", _alpha_grid, replace=True)
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong with a configuration, with the names that are allowed."""
+    cause: BaseException = error
+    while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        options = sorted(error.options or [])
+        return f"{group}={option}: no such option; expected one of {', '.join(options)}" + _nearest(option, options)
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{cause.full_key or cause.key}: a value is needed; give {cause.full_key or cause.key}=..."
+    if isinstance(cause, OmegaConfBaseException):
+        parent, key = cause.parent_node, str(cause.key)
+        name = str(cause.full_key or key)
+        message = (cause.msg or str(cause)).splitlines()[0]
+        if "not in" in message and isinstance(parent, DictConfig):
+            allowed = sorted(str(k) for k in parent if k != "hydra")
+            return f"{name}: no such key; expected one of {', '.join(allowed)}" + _nearest(key, allowed)
+        return f"{name}: {message}"
+    return " ".join(str(error).split())
+
+
+def _nearest(found: str, allowed: list[str]) -> str:
+    close = difflib.get_close_matches(found, allowed, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+_failed: list[tuple[str, str, int]] = []
+"""Jobs of this process that failed: their overrides, one line, exit code."""
+
+
+def _check_known(node: DictConfig, path: str = "") -> None:
+    """Refuse keys that were added with `+` and that nobody would read."""
+    known = OmegaConf.get_type(node)
+    for key in node:
+        inside = f"{path}{key!s}"
+        if is_dataclass(known) and key != "hydra" and key not in {field.name for field in fields(known)}:
+            raise UserError(f"{inside}: no such key; remove +{inside}=...")
+        if key != "hydra" and not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+            _check_known(node[key], f"{inside}.")
+
+
+def _stage_task(stage: str, composed: DictConfig) -> None:
+    """One job: from here on there are dataclasses only. A failed job of a sweep is marked, and the others go on."""
+    register()
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    overrides = " ".join(HydraConfig.get().overrides.task)
+    multirun = HydraConfig.get().mode is RunMode.MULTIRUN
+    if multirun:
+        print(f"job: tinyllm {stage} {overrides}", file=sys.stderr)
+    try:
+        _check_known(composed)
+        typed = OmegaConf.to_object(composed)
+        module = importlib.import_module(f"tinyllm.cli.{stage}")
+        cast(Callable[[Any, Path], None], module.main)(typed, folder)
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        line = str(error) if isinstance(error, UserError) else one_line(error)
+        _mark(stage, folder, multirun, line)
+        _failed.append((overrides, line, 2))
+    except Exception as error:
+        if not multirun:
+            raise
+        _mark(stage, folder, multirun, traceback.format_exc())
+        _failed.append((overrides, f"{type(error).__name__}: {error} (see {folder / 'error.txt'})", 1))
+
+
+def _mark(stage: str, folder: Path, multirun: bool, text: str) -> None:
+    """Leave the error in a sweep's run folder; the next call tries again."""
+    if stage == "train" and multirun:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "error.txt").write_text(text.rstrip() + "\n")
+
+
+def _usage() -> str:
+    lines = ["usage: tinyllm <stage> [key=value ...] [-m] [--cfg job] [--help]", "", "stages:"]
+    lines += [f"  {name:<12}{text}" for name, text in STAGES.items()]
+    lines += ["", "'tinyllm <stage> --help' shows a stage's groups and keys; 'tinyllm --version' the version."]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Entry point of the console script. Exit codes: 0, 2 for a user's mistake, 1 for anything else."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return
+    if arguments[0] == "--version":
+        print(tinyllm.__version__)
+        return
+    stage = arguments[0]
+    if stage not in STAGES:
+        print(
+            f"error: {stage}: no such stage; expected one of {', '.join(STAGES)}" + _nearest(stage, list(STAGES)),
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    sys.argv = [f"tinyllm {stage}", *arguments[1:]]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through: they are told in one line below
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", module=r"(lightning|torch|transformers)\b.*")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    for name in ("httpx", "httpcore", "datasets", "filelock", "fsspec", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    register()
+    try:
+        _decorated(stage)()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (HydraException, ConfigCompositionException, OmegaConfBaseException) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    for overrides, line, _ in _failed:
+        print(f"error: {f'[{overrides}] ' if len(_failed) > 1 else ''}{line}", file=sys.stderr)
+    if _failed:
+        sys.exit(max(code for _, _, code in _failed) if len(_failed) == 1 else 2)
+
+
+def _task_of(stage: str) -> Callable[[DictConfig], None]:
+    def task(composed: DictConfig) -> None:
+        _stage_task(stage, composed)
+
+    task.__name__ = task.__qualname__ = stage
+    return task
+
+
+def _decorated(stage: str) -> Callable[[], None]:
+    decorate = hydra.main(config_path=str(config_folder()), config_name=stage, version_base="1.3")
+    return cast(Callable[[], None], decorate(_task_of(stage)))

@@ -1,0 +1,44 @@
+"""`tinyllm predict`: ask a trained student one question: its answer, and one rationale per teacher voice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tinyllm.cli.train import answer_prefix
+from tinyllm.config import PredictConfig
+from tinyllm.data.datamodule import question_batches
+from tinyllm.data.streams import chosen_teachers
+from tinyllm.data.tokens import SourceTokens
+from tinyllm.errors import UserError
+from tinyllm.evaluation import run_folder
+from tinyllm.evaluation.predict import predict, student_rationales
+from tinyllm.prompts import letter
+from tinyllm.records import Question
+from tinyllm.student import models
+
+
+def main(config: PredictConfig, _: Path) -> None:
+    """Print the generated answer, the ranked options with their scores, and a rationale per voice."""
+    run = Path(config.run).expanduser()
+    stored = run_folder.read_config(run)
+    if len(config.choices) < 2 or not config.question.strip():
+        raise UserError("predict: expected question='...' and choices=[first, second, ...] with two options or more")
+    if not (run / run_folder.STUDENT).is_dir():
+        raise UserError(f"{run}: expected a finished run with {run_folder.STUDENT}, found none: run 'tinyllm train'")
+    model, tokenizer = models.load_pretrained(str(run / run_folder.STUDENT))
+    models.prepare(model, accelerator="cpu")
+    # The answer is unknown; a question record wants one of the options, and nothing below reads it.
+    question = Question("asked", config.question, tuple(config.choices), config.choices[0], config.context)
+    cache = Path(stored.cache).expanduser()
+    sources = SourceTokens([question], tokenizer, stored.student.max_source_length, cache)
+    batches = question_batches([question], sources, tokenizer, prefix=answer_prefix(stored), batch_size=1, cache=cache)
+    ((prediction,),) = predict(model, tokenizer, batches)
+    print(f"answer: {prediction.generated}")
+    best = max(prediction.scores)
+    for i, (choice, score) in enumerate(zip(prediction.choices, prediction.scores, strict=True)):
+        print(f"{'*' if score == best else ' '} {letter(i)} {choice}  ({score:.3f} nats a token)")
+    names = chosen_teachers(stored.method, stored.teachers, stored.alpha, stored.ablation.drop)
+    rows = {name: [sources.source(question.id, stored.teachers[name].prefix)] for name in names}
+    texts = student_rationales(model, tokenizer, rows, max_new_tokens=config.max_rationale_tokens)
+    for name, (text,) in texts.items():
+        print(f"{name}: {text}")

@@ -1,0 +1,30 @@
+"""`tinyllm rationales`: questions + teachers -> rationale store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from tinyllm.config import RationalesStageConfig
+from tinyllm.data.questions import load_questions
+from tinyllm.errors import UserError
+from tinyllm.teachers.generate import run
+
+
+def main(config: RationalesStageConfig, _: Path) -> None:
+    """Ask every teacher of the set for what the store lacks, then print the audit and write `audit.json`."""
+    if not config.teachers:
+        raise UserError("teachers: expected a teacher set with one teacher or more, found none: choose teachers=...")
+    summaries = run(
+        config,
+        load_questions(config.data),
+        Console(),
+        shard=(config.shard.index, config.shard.count),
+        audit_only=config.audit,
+        audit_file=Path(config.store).expanduser() / "audit.json",
+    )
+    failed = {f"{s.teacher}/{s.split}": len(s.failed) for s in summaries if s.failed}
+    if failed:
+        told = ", ".join(f"{count} of {name}" for name, count in failed.items())
+        raise UserError(f"no rationale came for some questions ({told}): run the same command again to ask for them")

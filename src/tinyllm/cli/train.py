@@ -1,0 +1,265 @@
+"""`tinyllm train`: questions + rationale store + student -> run folder."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import seed_everything
+from lightning.pytorch.loggers import Logger, WandbLogger
+from omegaconf import OmegaConf
+from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
+
+import tinyllm
+from tinyllm.config import ExperimentConfig, StudentConfig, Target
+from tinyllm.data.datamodule import QuestionDataModule
+from tinyllm.data.questions import load_questions
+from tinyllm.data.streams import Stream, build_streams
+from tinyllm.errors import UserError
+from tinyllm.evaluation import run_folder
+from tinyllm.evaluation.evaluate import Evaluation, evaluate
+from tinyllm.prompts import student_source
+from tinyllm.records import SPLITS, Question, Result, Split
+from tinyllm.student import models
+from tinyllm.student.encoder_decoder import collate
+from tinyllm.student.module import StudentModule
+from tinyllm.student.training import Fit, fit, resolve_precision
+from tinyllm.teachers.texts import training_texts
+
+log = logging.getLogger(__name__)
+
+
+def main(config: ExperimentConfig, folder: Path) -> None:
+    """Train, keep the best and the last checkpoint, evaluate the best once, write the run folder."""
+    check_split(config)
+    digest = run_folder.hash_of(config)
+    if (folder / run_folder.RESULT).is_file():
+        try:
+            finished = run_folder.read_result(folder / run_folder.RESULT)
+        except ValueError as error:
+            raise UserError(f"{error}: remove {folder} or choose another hydra.run.dir") from error
+        if finished.config_hash != digest:
+            raise UserError(f"{folder} holds the finished run of another configuration: choose another hydra.run.dir")
+        log.info("finished already: %s", summary(finished, folder))
+        return
+    if (folder / run_folder.CONFIG).is_file() and run_folder.hash_of(run_folder.read_config(folder)) != digest:
+        raise UserError(f"{folder} holds the unfinished run of another configuration: choose another hydra.run.dir")
+    precision = resolve_precision(config.trainer.precision, config.trainer.accelerator)
+    started = time.perf_counter()
+    questions = load_questions(config.data)
+    texts = training_texts(config, questions["train"]) if config.method.train else {}
+    streams = build_streams(
+        config.method, config.teachers, config.alpha, config.ablation.drop, questions["train"], texts
+    )  # fmt: skip
+    run_folder.write_config(config, folder)
+    (folder / "error.txt").unlink(missing_ok=True)
+    log.info("run folder: %s", folder)
+    describe(config, questions, streams)
+    seed_everything(config.seed, verbose=False)
+    model, tokenizer = load_student(config.student, questions["train"], streams)
+    models.prepare(model, accelerator=config.trainer.accelerator)
+    loggers = make_loggers(config, folder, digest)
+    trained: Fit | None = None
+    if config.method.train:
+        trained, trainer = run_training(config, folder, questions, streams, model, tokenizer, loggers)
+        if not trainer.is_global_zero:
+            return
+    models.save(model, tokenizer, folder / run_folder.STUDENT)
+
+    split: Split = config.evaluation.split  # type: ignore[assignment]
+    device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
+    evaluation = evaluate(
+        model.to(device),  # type: ignore[arg-type]
+        tokenizer,
+        questions[split],
+        prefix=answer_prefix(config),
+        voices={stream.name: stream.prefix for stream in streams[1:]} if config.evaluation.rationales else {},
+        max_source_length=config.student.max_source_length,
+        max_rationale_tokens=config.evaluation.max_rationale_tokens,
+        batch_size=config.evaluation.batch_size,
+        precision=precision,
+        cache=Path(config.cache).expanduser(),
+    )
+    seconds = trained.seconds if trained else 0.0
+    result = make_result(
+        config, evaluation, streams, digest, trained, seconds + evaluation.seconds,
+        train_examples=len(questions["train"]) if trained else 0,
+    )  # fmt: skip
+    run_folder.write_predictions(evaluation.predictions, folder)
+    run_folder.write_result(result, folder)
+    log_to_wandb(loggers, result, evaluation)
+    log.info("%s (%.0f s in all)", summary(result, folder), time.perf_counter() - started)
+
+
+def check_split(config: ExperimentConfig) -> None:
+    """Raise a UserError for a split that does not exist."""
+    if config.evaluation.split not in SPLITS:
+        raise UserError(f"evaluation.split={config.evaluation.split}: expected one of {', '.join(SPLITS)}")
+
+
+def answer_prefix(config: ExperimentConfig) -> str:
+    """Prefix of the method's answer stream: with it the student is asked for its answer."""
+    for stream in config.method.streams.values():
+        if stream.target is Target.answer:
+            return stream.prefix
+    raise UserError(f"method={config.method.name}: expected a stream with target answer, found none")
+
+
+def describe(config: ExperimentConfig, questions: dict[Split, list[Question]], streams: Sequence[Stream]) -> None:
+    """Say what the run is made of."""
+    counts = ", ".join(f"{len(questions[split])} {split}" for split in SPLITS)
+    log.info("%s: %s", config.data.name, counts)
+    for stream in streams:
+        log.info(
+            "stream %s: weight %g, prefix %r, %d targets",
+            stream.name,
+            stream.weight,
+            stream.prefix,
+            len(stream.targets),
+        )
+
+
+def load_student(
+    student: StudentConfig, questions: Sequence[Question], streams: Sequence[Stream]
+) -> tuple[T5ForConditionalGeneration, PreTrainedTokenizerBase]:
+    """The student in fp32: pretrained, or from scratch with a tokenizer of the run's training texts."""
+    if student.pretrained:
+        return models.load_pretrained(student.pretrained, revision=student.revision, dropout=student.dropout)
+    texts = ["".join(student_source(question, "")) for question in questions]
+    texts += [text for stream in streams for text in (*stream.targets.values(), stream.prefix)]
+    return models.from_scratch(
+        student.architecture, texts, dropout=student.dropout, trim_vocabulary=student.trim_vocabulary
+    )
+
+
+def run_training(
+    config: ExperimentConfig,
+    folder: Path,
+    questions: dict[Split, list[Question]],
+    streams: Sequence[Stream],
+    model: T5ForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    loggers: Sequence[Logger],
+) -> tuple[Fit, Any]:
+    """Build module and data module, and fit."""
+    data = QuestionDataModule(
+        questions,
+        streams,
+        tokenizer,
+        collate=partial(collate, start_id=model.config.decoder_start_token_id),
+        max_source_length=config.student.max_source_length,
+        max_target_length=config.student.max_target_length,
+        reduction=config.loss.reduction,
+        batch_size=config.trainer.batch_size,
+        accumulate=config.trainer.accumulate,
+        shuffle=config.trainer.shuffle,
+        group_by_length=config.trainer.group_by_length,
+        seed=config.seed,
+        answer_prefix=answer_prefix(config),
+        evaluation_batch_size=config.evaluation.batch_size,
+        cache=Path(config.cache).expanduser(),
+    )
+    for name, count in data.truncated.items():
+        if count:
+            log.info(
+                "stream %s: the context of %d training questions is shortened to fit %d tokens",
+                name,
+                count,
+                config.student.max_source_length,
+            )
+    for name, count in data.cut_targets.items():
+        if count:
+            log.info("stream %s: %d targets are cut at %d tokens", name, count, config.student.max_target_length)
+    module = StudentModule(
+        model,
+        tokenizer,
+        [stream.name for stream in streams],
+        lr=config.optimizer.lr,
+        weight_decay=config.optimizer.weight_decay,
+        warmup_steps=config.optimizer.warmup_steps,
+        schedule=config.optimizer.schedule,
+        seed=config.seed,
+    )
+    trained, trainer = fit(module, data, config.trainer, folder, loggers)
+    return trained, trainer
+
+
+def make_result(
+    config: ExperimentConfig,
+    evaluation: Evaluation,
+    streams: Sequence[Stream],
+    digest: str,
+    trained: Fit | None,
+    seconds: float,
+    *,
+    train_examples: int,
+) -> Result:
+    """`result.json` of an evaluation."""
+    scores = evaluation.scores
+    taught = [stream for stream in streams if stream.name in config.teachers]
+    return Result(
+        dataset=config.data.name,
+        student=config.student.name,
+        method=config.method.name,
+        ablation=config.ablation.name,
+        teachers=tuple(stream.name for stream in taught),
+        alpha={stream.name: config.alpha.get(stream.name, 1.0) for stream in taught},
+        seed=config.seed,
+        split=config.evaluation.split,  # type: ignore[arg-type]
+        **asdict(scores),
+        valid_accuracy=trained.valid_accuracy if trained else None,
+        train_examples=train_examples,
+        wall_seconds=round(seconds, 3),
+        config_hash=digest,
+        version=tinyllm.__version__,
+        subsets={name: asdict(part) for name, part in evaluation.subsets.items()},
+        context_truncated=evaluation.truncated,
+        steps=trained.steps if trained else 0,
+        train_loss=trained.train_loss if trained else {},
+    )
+
+
+def summary(result: Result, folder: Path) -> str:
+    """One line for people."""
+    return (
+        f"{result.dataset}/{result.split} {result.student} {result.method}: accuracy {result.accuracy:.3f} "
+        f"[{result.accuracy_low:.3f}, {result.accuracy_high:.3f}], ranked {result.accuracy_ranked:.3f} "
+        f"[{result.accuracy_ranked_low:.3f}, {result.accuracy_ranked_high:.3f}], n {result.n}, "
+        f"{result.unparsed} unparsed; {folder / run_folder.RESULT}"
+    )
+
+
+def make_loggers(config: ExperimentConfig, folder: Path, digest: str) -> list[Logger]:
+    """Weights & Biases where it is asked for; metrics.csv is added by `fit`."""
+    if config.logger.name == "csv":
+        return []
+    if config.logger.name != "wandb":
+        raise UserError(f"logger.name={config.logger.name}: expected csv or wandb")
+    logger = WandbLogger(
+        project=config.logger.project,
+        entity=config.logger.entity,
+        name="/".join(folder.parts[-3:]),
+        id=digest,
+        resume="allow",
+        save_dir=folder,
+        mode=config.logger.mode,
+        config=OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True),
+    )
+    return [logger]
+
+
+def log_to_wandb(loggers: Sequence[Logger], result: Result, evaluation: Evaluation) -> None:
+    """The result as the run's summary, and every prediction in a table."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.summary.update({f"result/{key}": value for key, value in asdict(result).items()})
+            columns = ["id", "question", "choices", "answer", "generated", "predicted", "ranked"]
+            rows = [[str(getattr(p, column)) for column in columns] for p in evaluation.predictions]
+            logger.log_table("predictions", columns=columns, data=rows)
+            logger.experiment.finish()

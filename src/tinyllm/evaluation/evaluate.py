@@ -1,0 +1,79 @@
+"""Evaluate a student on questions: predictions, scores, scores by subset."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
+
+from tinyllm.data.datamodule import question_batches
+from tinyllm.data.tokens import SourceTokens
+from tinyllm.evaluation.predict import predict, student_rationales
+from tinyllm.evaluation.score import Scores, score, score_subsets
+from tinyllm.records import Prediction, Question
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What an evaluation came to."""
+
+    predictions: list[Prediction]
+    """In the order of the questions."""
+    scores: Scores
+    subsets: dict[str, Scores]
+    truncated: int
+    """Questions whose context was shortened."""
+    seconds: float
+
+
+def evaluate(
+    model: T5ForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    *,
+    prefix: str,
+    max_source_length: int,
+    batch_size: int,
+    precision: str,
+    cache: Path,
+    voices: Mapping[str, str] | None = None,
+    max_rationale_tokens: int = 128,
+) -> Evaluation:
+    """Ask the student every question, by generation and by ranking.
+
+    Args:
+        model: the student, on the device where it shall run.
+        tokenizer: its tokenizer.
+        questions: of one split.
+        prefix: source prefix of the answer stream.
+        max_source_length: tokens; only a context is shortened.
+        batch_size: questions a forward pass.
+        precision: as in Lightning; a name with `bf16` runs under autocast.
+        cache: folder of tokenized texts.
+        voices: source prefix by teacher, where the student's own rationales are wanted too.
+        max_rationale_tokens: tokens of such a rationale at most.
+    """
+    started = time.perf_counter()
+    sources = SourceTokens(questions, tokenizer, max_source_length, cache)
+    batches = question_batches(questions, sources, tokenizer, prefix=prefix, batch_size=batch_size, cache=cache)
+    found: dict[str, Prediction] = {}
+    bar = tqdm(total=len(questions), unit="question", desc="evaluate", disable=not sys.stderr.isatty())
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled="bf16" in precision), bar:
+        for part in predict(model, tokenizer, batches):
+            if voices:
+                rows = {name: [sources.source(p.id, voice) for p in part] for name, voice in voices.items()}
+                texts = student_rationales(model, tokenizer, rows, max_new_tokens=max_rationale_tokens)
+                part = [replace(p, rationales={name: texts[name][i] for name in texts}) for i, p in enumerate(part)]
+            found.update((p.id, p) for p in part)
+            bar.update(len(part))
+    predictions = [found[question.id] for question in questions]
+    return Evaluation(
+        predictions, score(predictions), score_subsets(predictions), len(sources.truncated(prefix)),
+        time.perf_counter() - started,
+    )  # fmt: skip

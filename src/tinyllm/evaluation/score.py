@@ -1,0 +1,53 @@
+"""Predictions -> scores: two accuracies with 95% Wilson intervals, and what could not be parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tinyllm.evaluation.statistics import wilson_interval
+from tinyllm.parsing import normalise
+from tinyllm.records import Prediction
+
+
+def is_right(choice: str | None, answer: str) -> bool:
+    """True when a chosen option says what the right one says; equal options are equally right."""
+    return choice is not None and normalise(choice) == normalise(answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Shares of 1 over `n` questions."""
+
+    n: int
+    accuracy: float
+    """By greedy generation (the paper's metric)."""
+    accuracy_low: float
+    accuracy_high: float
+    accuracy_ranked: float
+    """By mean token log-likelihood of the options."""
+    accuracy_ranked_low: float
+    accuracy_ranked_high: float
+    unparsed: int
+    """Generations that name no option; they count as wrong."""
+
+
+def score(predictions: Sequence[Prediction]) -> Scores:
+    """Score predictions of one split."""
+    n = len(predictions)
+    right = sum(is_right(p.predicted, p.answer) for p in predictions)
+    ranked = sum(is_right(p.ranked, p.answer) for p in predictions)
+    return Scores(
+        n,
+        right / n if n else 0.0,
+        *wilson_interval(right, n),
+        ranked / n if n else 0.0,
+        *wilson_interval(ranked, n),
+        sum(p.predicted is None for p in predictions),
+    )
+
+
+def score_subsets(predictions: Sequence[Prediction]) -> dict[str, Scores]:
+    """Scores of every named subset, by name; empty where the questions have none."""
+    names = sorted({p.subset for p in predictions if p.subset})
+    return {name: score([p for p in predictions if p.subset == name]) for name in names}

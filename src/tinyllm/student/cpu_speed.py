@@ -1,0 +1,102 @@
+"""Drop-in parts that make a T5 train faster on a processor: same mathematics, fewer passes over memory.
+
+PyTorch draws dropout masks on a processor one element at a time, which costs a FLAN-T5-small step more than its bf16
+matrix products do. Here a mask is drawn as 16-bit integers, four to a 64-bit random number. The probability is rounded
+to a multiple of 2**-16, and the scale is that of the rounded one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.activations import NewGELUActivation
+from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, threshold: int) -> Tensor:
+        count = values.numel()
+        noise = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        factor = torch.empty_like(values, memory_format=torch.contiguous_format)
+        torch.ge(noise.view(torch.int16)[:count].view(values.shape), threshold - 2**15, out=factor)
+        factor.mul_(2**16 / (2**16 - threshold))
+        ctx.save_for_backward(factor)
+        return values * factor
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (factor,) = ctx.saved_tensors
+        return grad * factor, None
+
+
+def dropout(values: Tensor, probability: float, training: bool) -> Tensor:
+    """Dropout of any shape on a processor; elsewhere PyTorch's own."""
+    if not training or probability == 0.0:
+        return values
+    if values.device.type != "cpu":
+        return nn.functional.dropout(values, probability, training)
+    result: Tensor = _Dropout.apply(values, round(probability * 2**16))  # type: ignore[no-untyped-call]
+    return result
+
+
+class Dropout(nn.Dropout):
+    """`torch.nn.Dropout` with `dropout` of this module inside; it has no state, so checkpoints stay plain."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return dropout(input, self.p, self.training)
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
+        inverse = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).square_().div_(hidden.shape[-1])
+        inverse = inverse.add_(epsilon).rsqrt_()
+        ctx.save_for_backward(hidden, weight, inverse)
+        normed: Tensor = (hidden * inverse).mul_(weight).to(dtype)
+        return normed
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        hidden, weight, inverse = ctx.saved_tensors
+        grad = grad.to(hidden.dtype)
+        normed = hidden * inverse
+        grad_weight = (grad * normed).flatten(0, -2).sum(0)
+        grad = grad * weight
+        along = torch.linalg.vecdot(grad, normed)[..., None].div_(hidden.shape[-1])
+        return grad.sub_(normed.mul_(along)).mul_(inverse), grad_weight, None, None
+
+
+class RmsNorm(nn.Module):
+    """T5's layer norm; its result is in autocast's type, so that the products after it need no casts.
+
+    Args:
+        weight: [D], shared with the module that this one replaces.
+        epsilon: under the root.
+    """
+
+    def __init__(self, weight: nn.Parameter, epsilon: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.epsilon = epsilon
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
+        result: Tensor = _RmsNorm.apply(hidden, self.weight, self.epsilon, dtype)  # type: ignore[no-untyped-call]
+        return result
+
+
+def accelerate(model: PreTrainedModel) -> None:
+    """Replace, in place, the dropout, GELU and layer norm of a T5 by those of this module. Weights are untouched."""
+    torch.set_flush_denormal(True)  # numbers below 1e-38 cost a processor a hundred times what others do
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if type(child) is nn.Dropout:
+                setattr(parent, name, Dropout(child.p))
+            elif isinstance(child, NewGELUActivation):
+                setattr(parent, name, nn.GELU(approximate="tanh"))
+            elif isinstance(child, T5LayerNorm):
+                setattr(parent, name, RmsNorm(child.weight, child.variance_epsilon))

@@ -1,0 +1,387 @@
+"""What is particular to encoder-decoder students: batches without padding, token losses, ranking and generation.
+
+Shape suffixes: N source tokens of a batch, M target tokens of a batch, D width of the model, H heads, K width of a
+head, R rows of an attention group (one source or target a row), S and T their source and target positions.
+
+All tokens of all streams lie one after the other, and everything but attention runs on [N, D] and [M, D]: no padding is
+computed. For attention alone, sources and targets of similar length are put side by side into padded groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import T5ForConditionalGeneration
+
+from tinyllm.data.streams import Pair, TargetText
+from tinyllm.student.cpu_speed import dropout
+from tinyllm.student.losses import linear_cross_entropy
+
+_ALIKE = 1.25
+"""Lengths of one attention group differ by this factor at most, where the group has `_FEW` rows already."""
+_FEW = 4
+
+
+@dataclass(slots=True)
+class Group:
+    """Neighbours in the flat order that are padded together for attention."""
+
+    start: int
+    """First flat token."""
+    stop: int
+    rows: int
+    length: int
+    """Positions of a row."""
+    slot_n: Tensor
+    """Row * length + position of each of its tokens, in the padded group."""
+    mask_R11S: Tensor
+    """0 at tokens, the lowest finite fp32 number at padding."""
+
+
+@dataclass(slots=True)
+class FlatBatch:
+    """The sources and targets of some pairs, both in order of length."""
+
+    source_N: Tensor
+    decoder_M: Tensor
+    """Decoder input: each target shifted right by the start token."""
+    label_M: Tensor
+    stream_M: Tensor
+    """Stream (or option) of every target token."""
+    text_M: Tensor
+    """Target text of every token, counted over the batch in the order of the pairs."""
+    weight_M: Tensor
+    """Factor of every token's loss in the sum, fp32."""
+    source_groups: list[Group]
+    target_groups: list[Group]
+    cross_groups: list[Group]
+    """For each target group, its targets' sources (repeated where a source has several targets)."""
+    cross_n: Tensor
+    """The flat source tokens of all cross groups, one after the other."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> FlatBatch:
+        return FlatBatch(*(_to(getattr(self, field.name), device, non_blocking) for field in fields(self)))
+
+    @property
+    def tokens(self) -> int:
+        """Source and target tokens."""
+        return self.source_N.numel() + self.decoder_M.numel()
+
+    @property
+    def padded_positions(self) -> int:
+        """Source and target positions that attention computes, padding included."""
+        return sum(group.rows * group.length for group in (*self.source_groups, *self.target_groups))
+
+
+def _to(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=non_blocking)
+    if isinstance(value, list):
+        return [_to(item, device, non_blocking) for item in value]
+    if isinstance(value, Group):
+        return Group(*(_to(getattr(value, field.name), device, non_blocking) for field in fields(value)))
+    return value
+
+
+def _groups(lengths: Sequence[int]) -> list[list[int]]:
+    """Runs of the (ascending) lengths that are alike, as lists of indices."""
+    runs: list[list[int]] = []
+    for index, length in enumerate(lengths):
+        run = runs[-1] if runs else None
+        if run is not None and (length <= _ALIKE * lengths[run[0]] or len(run) < _FEW):
+            run.append(index)
+        else:
+            runs.append([index])
+    return runs
+
+
+def _group(lengths: Sequence[int], start: int) -> Group:
+    rows, longest = len(lengths), max(lengths)
+    length_R = torch.tensor(lengths)
+    inside_RS = torch.arange(longest) < length_R[:, None]
+    mask_RS = torch.zeros(rows, longest).masked_fill_(~inside_RS, torch.finfo(torch.float32).min)
+    return Group(
+        start, start + sum(lengths), rows, longest, inside_RS.flatten().nonzero()[:, 0], mask_RS[:, None, None]
+    )
+
+
+def collate(pairs: Sequence[Pair], *, start_id: int) -> FlatBatch:
+    """Lay pairs out without padding.
+
+    Args:
+        pairs: at least one; every source and target has a token or more.
+        start_id: the decoder's start token.
+
+    Raises:
+        ValueError: without a pair, or with an empty source or target.
+    """
+    if not pairs or any(not pair.source or not pair.targets for pair in pairs):
+        raise ValueError("expected at least one pair, each with a source and a target of one token or more")
+    texts = [(number, target) for number, pair in enumerate(pairs) for target in pair.targets]
+    if any(not target.ids for _, target in texts):
+        raise ValueError("expected a target of one token or more, found an empty one")
+    by_source = sorted(range(len(pairs)), key=lambda i: len(pairs[i].source))
+    first: dict[int, int] = {}
+    source: list[int] = []
+    for index in by_source:
+        first[index] = len(source)
+        source.extend(pairs[index].source)
+    source_groups = []
+    start = 0
+    for run in _groups([len(pairs[i].source) for i in by_source]):
+        source_groups.append(_group([len(pairs[by_source[i]].source) for i in run], start))
+        start = source_groups[-1].stop
+
+    by_target = sorted(range(len(texts)), key=lambda i: len(texts[i][1].ids))
+    sizes = [len(texts[i][1].ids) for i in by_target]
+    ordered = [texts[i][1] for i in by_target]
+    target_groups: list[Group] = []
+    cross_groups: list[Group] = []
+    cross_source: list[Tensor] = []
+    start = 0
+    for run in _groups(sizes):
+        target_groups.append(_group([sizes[i] for i in run], start))
+        start = target_groups[-1].stop
+        members = [texts[by_target[i]][0] for i in run]
+        cross_groups.append(_group([len(pairs[i].source) for i in members], 0))
+        tokens = [torch.arange(first[i], first[i] + len(pairs[i].source)) for i in members]
+        cross_source.append(torch.cat(tokens))
+    size_t = torch.tensor(sizes)
+    return FlatBatch(
+        torch.tensor(source),
+        torch.tensor([token for target in ordered for token in (start_id, *target.ids[:-1])]),
+        torch.tensor([token for target in ordered for token in target.ids]),
+        torch.tensor([target.stream for target in ordered]).repeat_interleave(size_t),
+        torch.tensor(by_target).repeat_interleave(size_t),
+        torch.tensor([target.weight for target in ordered], dtype=torch.float32).repeat_interleave(size_t),
+        source_groups,
+        target_groups,
+        cross_groups,
+        torch.cat(cross_source),
+    )
+
+
+class _ToHeads(torch.autograd.Function):
+    """[n, H * K] flat tokens -> [R, H, S, K] padded with zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, slot_nH: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
+        ctx.save_for_backward(slot_nH)
+        rows, heads, length, width = shape
+        padded = flat.new_zeros(rows * heads * length, width)
+        padded.index_copy_(0, slot_nH.flatten(), flat.reshape(-1, width))
+        return padded.view(shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (slot_nH,) = ctx.saved_tensors
+        width = grad.shape[-1]
+        return grad.reshape(-1, width).index_select(0, slot_nH.flatten()).view(slot_nH.shape[0], -1), None, None
+
+
+class _FromHeads(torch.autograd.Function):
+    """[R, H, S, K] -> the tokens of a group, [n, H * K]."""
+
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, slot_nH: Tensor) -> Tensor:
+        ctx.save_for_backward(slot_nH)
+        ctx.shape = padded.shape
+        width = padded.shape[-1]
+        return padded.reshape(-1, width).index_select(0, slot_nH.flatten()).view(slot_nH.shape[0], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (slot_nH,) = ctx.saved_tensors
+        padded = grad.new_zeros(ctx.shape)
+        padded.view(-1, ctx.shape[-1]).index_copy_(0, slot_nH.flatten(), grad.reshape(-1, ctx.shape[-1]))
+        return padded, None
+
+
+_to_heads = cast(Callable[[Tensor, Tensor, tuple[int, int, int, int]], Tensor], _ToHeads.apply)
+_from_heads = cast(Callable[[Tensor, Tensor], Tensor], _FromHeads.apply)
+
+
+def _slots(group: Group, heads: int) -> Tensor:
+    """[n, H]: where each head of each token stands in [R * H * S]."""
+    row_n, position_n = group.slot_n // group.length, group.slot_n % group.length
+    head_H = torch.arange(heads, device=group.slot_n.device)
+    slots: Tensor = (row_n[:, None] * heads + head_H) * group.length + position_n[:, None]
+    return slots
+
+
+class _Attention:
+    """Attention of one kind (self or cross) over the groups of a batch; biases and slots serve all layers."""
+
+    def __init__(self, queries: list[Group], keys: list[Group], layer: Any, bias_g: list[Tensor]) -> None:
+        self.heads, self.width = layer.n_heads, layer.key_value_proj_dim
+        self.queries, self.keys, self.bias_g = queries, keys, bias_g
+        self.query_slots = [_slots(group, self.heads) for group in queries]
+        self.key_slots = self.query_slots if keys is queries else [_slots(group, self.heads) for group in keys]
+
+    def __call__(self, layer: Any, hidden_XD: Tensor, memory: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """`memory`: keys and values, for cross-attention."""
+        q = layer.q(hidden_XD)
+        k, v = memory if memory is not None else (layer.k(hidden_XD), layer.v(hidden_XD))
+        results: list[Tensor] = []
+        key_sizes = [slots.shape[0] for slots in self.key_slots]
+        parts = zip(
+            q.split([slots.shape[0] for slots in self.query_slots]), k.split(key_sizes), v.split(key_sizes), strict=True
+        )
+        with torch.autocast(q.device.type, enabled=False):
+            for i, (q_n, k_n, v_n) in enumerate(parts):
+                query, key, slots = self.queries[i], self.keys[i], self.key_slots[i]
+                shape = (key.rows, self.heads, key.length, self.width)
+                query_shape = (query.rows, self.heads, query.length, self.width)
+                q_RHTK = _to_heads(q_n, self.query_slots[i], query_shape)
+                k_RHSK, v_RHSK = _to_heads(k_n, slots, shape), _to_heads(v_n, slots, shape)
+                scores = (q_RHTK @ k_RHSK.transpose(2, 3)).add_(self.bias_g[i])
+                weights = dropout(torch.softmax(scores, dim=-1), layer.dropout, layer.training)
+                results.append(_from_heads(weights @ v_RHSK, self.query_slots[i]))
+        return layer.o(torch.cat(results))  # type: ignore[no-any-return]
+
+
+def _plain_linear(layer: nn.Module) -> bool:
+    """False for a layer that must be called: wrapped (LoRA), or with its weight in shards (ZeRO-3, FSDP)."""
+    return (
+        type(layer) is nn.Linear
+        and layer.bias is None
+        and layer.weight.numel() == layer.in_features * layer.out_features
+    )
+
+
+def _memories(decoder: Any, encoded_ND: Tensor, token_n: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of every decoder layer's cross-attention: one product for all, then one gather."""
+    layers = [getattr(block.layer[1].EncDecAttention, name) for block in decoder.block for name in ("k", "v")]
+    if all(_plain_linear(layer) for layer in layers):
+        everything = nn.functional.linear(encoded_ND, torch.cat([layer.weight for layer in layers]))
+    else:
+        everything = torch.cat([layer(encoded_ND) for layer in layers], dim=1)
+    parts = everything.index_select(0, token_n).split([layer.out_features for layer in layers], dim=1)
+    return list(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _self_attention(stack: Any, groups: list[Group], dtype: torch.dtype, *, causal: bool) -> _Attention:
+    layer = stack.block[0].layer[0].SelfAttention
+    longest = max(group.length for group in groups)
+    bias_1HLL = layer.compute_bias(longest, longest)
+    if causal:
+        ones = torch.ones(longest, longest, dtype=torch.bool, device=bias_1HLL.device)
+        bias_1HLL = bias_1HLL.masked_fill(ones.triu(1), torch.finfo(torch.float32).min)
+        bias_g = [bias_1HLL[:, :, : g.length, : g.length].to(dtype) for g in groups]  # padding stands after all queries
+    else:
+        bias_g = [(bias_1HLL[:, :, : g.length, : g.length] + g.mask_R11S).to(dtype) for g in groups]
+    return _Attention(groups, groups, layer, bias_g)
+
+
+def _feed_forward(layer: Any, hidden_XD: Tensor) -> Tensor:
+    dense = layer.DenseReluDense
+    if hasattr(dense, "wi_0"):
+        inner = dense.act(dense.wi_0(hidden_XD)) * dense.wi_1(hidden_XD)
+    else:
+        inner = dense.act(dense.wi(hidden_XD))
+    return dense.wo(dense.dropout(inner))  # type: ignore[no-any-return]
+
+
+def _run(
+    stack: Any,
+    hidden: Tensor,
+    attend: _Attention,
+    cross: _Attention | None = None,
+    memories: Sequence[tuple[Tensor, Tensor]] = (),
+) -> Tensor:
+    """The layers of a T5 stack on flat tokens (transformers' T5Stack computes the same on padded ones)."""
+    hidden = stack.dropout(hidden)
+    for number, block in enumerate(stack.block):
+        layer = block.layer[0]
+        hidden = hidden + layer.dropout(attend(layer.SelfAttention, layer.layer_norm(hidden)))
+        if cross is not None:
+            layer = block.layer[1]
+            hidden = hidden + layer.dropout(cross(layer.EncDecAttention, layer.layer_norm(hidden), memories[number]))
+        layer = block.layer[-1]
+        hidden = hidden + layer.dropout(_feed_forward(layer, layer.layer_norm(hidden)))
+    return stack.dropout(stack.final_layer_norm(hidden))  # type: ignore[no-any-return]
+
+
+def target_states(model: T5ForConditionalGeneration, batch: FlatBatch) -> Tensor:
+    """The decoder's states [M, D] at target positions, as the head reads them (scaled where the model scales them).
+
+    One encoder pass and one decoder pass over all streams; the embedding is gathered once for both.
+    """
+    device = batch.source_N.device
+    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else model.dtype
+    embedded = model.get_input_embeddings()(torch.cat([batch.source_N, batch.decoder_M]))
+    source_ND, decoder_MD = embedded.split([batch.source_N.numel(), batch.decoder_M.numel()])
+    attend = _self_attention(model.encoder, batch.source_groups, dtype, causal=False)
+    encoded_ND = _run(model.encoder, source_ND, attend)
+    attend = _self_attention(model.decoder, batch.target_groups, dtype, causal=True)
+    masks = [group.mask_R11S.to(dtype) for group in batch.cross_groups]
+    decoder: Any = model.decoder
+    cross = _Attention(batch.target_groups, batch.cross_groups, decoder.block[0].layer[1].EncDecAttention, masks)
+    memories = _memories(model.decoder, encoded_ND, batch.cross_n)
+    states_MD = _run(model.decoder, decoder_MD, attend, cross, memories)
+    return states_MD * model.model_dim**-0.5 if model.config.scale_decoder_outputs else states_MD
+
+
+def token_losses(model: T5ForConditionalGeneration, batch: FlatBatch) -> tuple[Tensor, Tensor]:
+    """Weighted sum of the cross-entropies of all target tokens (a scalar), and each of them [M] in nats, detached."""
+    states_MD = target_states(model, batch)
+    head = model.lm_head
+    if _plain_linear(head):
+        return linear_cross_entropy(states_MD, head.weight, batch.label_M, batch.weight_M)
+    # A head that is wrapped (LoRA) or whose weight lies in shards (ZeRO-3, FSDP) must be called, not read.
+    losses_M = nn.functional.cross_entropy(head(states_MD).float(), batch.label_M, reduction="none")
+    return (losses_M * batch.weight_M).sum(), losses_M.detach()
+
+
+def mean_by_text(losses_M: Tensor, text_M: Tensor) -> Tensor:
+    """Mean token loss of every target text: [texts], in the order of the pairs."""
+    count = int(text_M.max()) + 1
+    total = torch.zeros(count, dtype=losses_M.dtype, device=losses_M.device).index_add_(0, text_M, losses_M)
+    return total / torch.bincount(text_M, minlength=count)
+
+
+@torch.no_grad()
+def rank(
+    model: T5ForConditionalGeneration,
+    sources: Sequence[Sequence[int]],
+    options: Sequence[Sequence[Sequence[int]]],
+) -> list[list[float]]:
+    """Mean token log-likelihood (nats, the end token included) of every option of every question.
+
+    The encoder reads each question once.
+    """
+    pairs = [
+        Pair(tuple(source), tuple(TargetText(tuple(ids), stream=i) for i, ids in enumerate(texts)))
+        for source, texts in zip(sources, options, strict=True)
+    ]
+    batch = collate(pairs, start_id=model.config.decoder_start_token_id).to(model.device)
+    _, losses_M = token_losses(model, batch)
+    scores = iter((-mean_by_text(losses_M, batch.text_M)).tolist())
+    return [[next(scores) for _ in texts] for texts in options]
+
+
+@torch.no_grad()
+def generate(
+    model: T5ForConditionalGeneration, sources: Sequence[Sequence[int]], *, pad_id: int, max_new_tokens: int
+) -> list[list[int]]:
+    """Greedy generation for a batch of sources; token ids without specials at either end."""
+    length = max(len(source) for source in sources)
+    ids = torch.full((len(sources), length), pad_id)
+    for row, source in enumerate(sources):
+        ids[row, : len(source)] = torch.tensor(source)
+    ids = ids.to(model.device)
+    mask = torch.zeros_like(ids)
+    for row, source in enumerate(sources):
+        mask[row, : len(source)] = 1
+    produced = model.generate(  # type: ignore[misc]
+        input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, num_beams=1, do_sample=False
+    )
+    end = model.config.eos_token_id
+    texts: list[list[int]] = []
+    for row in produced[:, 1:].tolist():
+        texts.append(row[: row.index(end)] if end in row else row)
+    return texts

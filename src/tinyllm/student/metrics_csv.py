@@ -1,0 +1,74 @@
+"""`metrics.csv`: one line a logged step, appended as training goes; a resumed run goes on in the same file."""
+
+from __future__ import annotations
+
+import csv
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class MetricsCsv(Logger):
+    """Lightning logger with fixed columns.
+
+    Lightning's own CSVLogger deletes the file of the run that it resumes, and rewrites it whole at every line.
+
+    Args:
+        path: the file.
+        streams: names of the streams, for their columns.
+        from_step: lines of later steps are dropped at the start: a resumed run writes them again.
+    """
+
+    def __init__(self, path: Path, streams: Sequence[str], from_step: int | None = None) -> None:
+        super().__init__()
+        self.path = path
+        self.columns = [
+            "step",
+            "train/loss",
+            *(f"train/loss/{name}" for name in streams),
+            "valid/accuracy",
+            "valid/accuracy_ranked",
+            "train/examples_per_second",
+            "lr",
+            "epoch",
+        ]
+        kept: list[dict[str, str]] = []
+        if from_step is not None and path.is_file():
+            with path.open(newline="") as file:
+                kept = [row for row in csv.DictReader(file) if row["step"].isdigit() and int(row["step"]) <= from_step]
+        self._start = (kept, from_step)
+        self._started = False
+
+    @property
+    def name(self) -> str:
+        """Of no use here: there is one file."""
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        """Likewise."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The configuration is in `config.yaml`."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append one line; names without a column are left out."""
+        row = {key: value for key, value in metrics.items() if key in self.columns}
+        if not set(row) - {"epoch"}:
+            return
+        if not self._started:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self.columns)
+                writer.writeheader()
+                writer.writerows({key: old.get(key, "") for key in self.columns} for old in self._start[0])
+            self._started = True
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns).writerow({**row, "step": step})

@@ -1,0 +1,112 @@
+"""Loading and saving students: a T5 by hub id or folder, or from random weights in a given architecture."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+from transformers.utils.logging import disable_progress_bar
+
+from tinyllm.errors import UserError
+from tinyllm.student.cpu_speed import accelerate
+from tinyllm.student.tokenizer import train_tokenizer
+
+log = logging.getLogger(__name__)
+disable_progress_bar()
+
+
+def load_pretrained(
+    name: str, *, revision: str | None = None, dropout: float | None = None
+) -> tuple[T5ForConditionalGeneration, PreTrainedTokenizerBase]:
+    """A T5 and its tokenizer from a hub id or a folder, in fp32. Only safetensors are read, and no remote code is run.
+
+    Raises:
+        UserError: when it can't be had, or is no encoder-decoder T5.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision)
+        if not isinstance(config, T5Config):
+            raise UserError(
+                f"student.pretrained={name}: expected a T5 (model_type t5), found model_type {config.model_type}: "
+                "name a FLAN-T5 checkpoint or a folder that 'tinyllm export' wrote"
+            )
+        if dropout is not None:
+            config.dropout_rate = dropout
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        model = T5ForConditionalGeneration.from_pretrained(
+            name, config=config, revision=revision or "main", dtype=torch.float32, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"student.pretrained={name}: no such model folder here, and the hub did not give it ({reason}); "
+            "give a folder, or student.pretrained=null for random weights"
+        ) from error
+    return model, tokenizer
+
+
+def from_scratch(
+    architecture: Mapping[str, float | int | str | bool],
+    texts: Iterable[str],
+    *,
+    dropout: float | None = None,
+    trim_vocabulary: bool = False,
+) -> tuple[T5ForConditionalGeneration, PreTrainedTokenizerBase]:
+    """A T5 with random weights, and a tokenizer made from `texts`.
+
+    Weights come from PyTorch's global generator: seed it first. `architecture` holds fields of transformers' T5Config;
+    its `vocab_size` bounds the tokenizer, and is the size of the embedding, unless `trim_vocabulary` cuts that to
+    the tokenizer.
+
+    Raises:
+        UserError: for a field that T5Config does not have, or a vocabulary too small for the characters of the texts.
+    """
+    known = T5Config().to_dict()
+    wrong = sorted(set(architecture) - set(known))
+    if wrong or "vocab_size" not in architecture:
+        some = ", ".join(sorted(known)[:8])
+        raise UserError(
+            f"student.architecture: expected vocab_size and other fields of T5Config ({some}, ...), "
+            f"found {', '.join(wrong) or 'no vocab_size'}"
+        )
+    fields = dict(architecture)
+    if dropout is not None:
+        fields["dropout_rate"] = dropout
+    try:
+        tokenizer = train_tokenizer(texts, int(fields["vocab_size"]))
+    except ValueError as error:
+        raise UserError(f"student.architecture.vocab_size: {error}") from error
+    if trim_vocabulary:
+        fields["vocab_size"] = -(-len(tokenizer) // 64) * 64  # a multiple of 64 keeps matrix products fast
+    config = T5Config.from_dict({"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1, **fields})
+    model = T5ForConditionalGeneration(config)
+    if not config.tie_word_embeddings:
+        # T5 draws an untied head with a deviation of 1, which starts at a loss of hundreds of nats.
+        nn.init.normal_(model.lm_head.weight, std=config.d_model**-0.5)
+    model.generation_config = GenerationConfig.from_model_config(config)
+    return model, tokenizer
+
+
+def prepare(model: T5ForConditionalGeneration, *, accelerator: str) -> None:
+    """Choose the fast parts for where the model will run; weights are untouched."""
+    if accelerator == "cpu":
+        accelerate(model)
+    else:
+        model.set_attn_implementation("sdpa")
+
+
+def save(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a plain Hugging Face model folder: safetensors, config and tokenizer."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

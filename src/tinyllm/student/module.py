@@ -1,0 +1,137 @@
+"""The one LightningModule: a T5 trained on weighted streams (paper, section 3.3)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric
+from transformers import (
+    PreTrainedTokenizerBase,
+    T5ForConditionalGeneration,
+    get_constant_schedule_with_warmup,
+    get_linear_schedule_with_warmup,
+)
+
+from tinyllm.config import Schedule
+from tinyllm.data.datamodule import QuestionBatch
+from tinyllm.evaluation.predict import predict_batch
+from tinyllm.evaluation.score import is_right
+from tinyllm.student.encoder_decoder import FlatBatch, mean_by_text, token_losses
+
+
+class StudentModule(LightningModule):
+    """Minimises the weighted sum of the streams' losses (paper, equations 2 to 4).
+
+    The weights are in the batch, token by token, so that the module knows nothing of methods.
+
+    Args:
+        model: the student.
+        tokenizer: its tokenizer.
+        streams: names, in the order of the batch's stream numbers.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW, on matrices only.
+        warmup_steps: optimizer steps.
+        schedule: what follows the warm-up.
+        seed: of dropout; every micro-batch seeds anew, so that a resumed run draws what an uninterrupted one draws.
+    """
+
+    def __init__(
+        self,
+        model: T5ForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerBase,
+        streams: Sequence[str],
+        *,
+        lr: float,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        schedule: Schedule = Schedule.linear,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.streams = tuple(streams)
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
+        self.schedule = schedule
+        self.seed = seed
+        self.valid_accuracy = MeanMetric()
+        self.valid_ranked = MeanMetric()
+        self._seconds = 0.0
+        self._examples = 0
+
+    def training_step(self, batch: FlatBatch, batch_idx: int) -> Tensor:
+        """Sum of weighted token losses of one micro-batch, a scalar; logs the mean loss of every stream in nats."""
+        torch.manual_seed(
+            ((self.seed * 1_000_003 + self.trainer.current_epoch) * 1_000_003 + batch_idx) * 64 + self.global_rank
+        )
+        loss, losses_M = token_losses(self.model, batch)
+        by_text = mean_by_text(losses_M, batch.text_M)
+        stream_by_text = torch.zeros_like(by_text, dtype=torch.long).scatter_(0, batch.text_M, batch.stream_M)
+        used_by_text = torch.zeros_like(by_text).scatter_(0, batch.text_M, batch.weight_M) > 0
+        for number, name in enumerate(self.streams):
+            chosen = (stream_by_text == number) & used_by_text
+            if bool(chosen.any()):
+                self.log(f"train/loss/{name}", by_text[chosen].mean(), batch_size=int(chosen.sum()))
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def on_train_batch_start(self, batch: FlatBatch, batch_idx: int) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(self, outputs: Any, batch: FlatBatch, batch_idx: int) -> None:
+        """Speed over the last logged steps: questions per second of training, over all processes."""
+        self._seconds += time.perf_counter() - self._started
+        answered = batch.text_M[(batch.stream_M == 0) & (batch.weight_M > 0)]
+        self._examples += int(answered.unique().numel())
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.trainer.global_step % every == 0 and self._seconds > 0:
+            rate = self._examples / self._seconds * self.trainer.world_size
+            self.log("train/examples_per_second", rate, prog_bar=True)
+            self._seconds, self._examples = 0.0, 0
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def validation_step(self, batch: QuestionBatch, batch_idx: int) -> None:
+        """Accuracy by greedy generation and by ranking (shares of 1)."""
+        predictions = predict_batch(self.model, self.tokenizer, batch)
+        for prediction in predictions:
+            self.valid_accuracy.update(float(is_right(prediction.predicted, prediction.answer)))
+            self.valid_ranked.update(float(is_right(prediction.ranked, prediction.answer)))
+        self.log("valid/accuracy", self.valid_accuracy, prog_bar=True, batch_size=len(predictions))
+        self.log("valid/accuracy_ranked", self.valid_ranked, batch_size=len(predictions))
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm; Lightning refuses to with a fused optimizer, for the sake of fp16, which is not used here."""
+        if isinstance(self.trainer.strategy, FSDPStrategy):
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with warm-up, then constant or linear to zero at the last step."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=True)
+        if self.schedule is Schedule.constant:
+            scheduler = get_constant_schedule_with_warmup(optimizer, self.warmup_steps)
+        else:
+            total = int(self.trainer.estimated_stepping_batches)
+            scheduler = get_linear_schedule_with_warmup(optimizer, self.warmup_steps, total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,45 @@
+"""Shared fixtures: a tiny student, and the folder of real data where it is at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import T5Config, T5ForConditionalGeneration
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ.pop("HYDRA_FULL_ERROR", None)
+torch.set_num_threads(1)  # two workers share two cores
+
+
+def small_t5(seed: int = 0, dropout: float = 0.0, tied: bool = False, vocab: int = 97) -> T5ForConditionalGeneration:
+    """A T5 of some ten thousand parameters in fp32."""
+    torch.manual_seed(seed)
+    config = T5Config(
+        vocab_size=vocab,
+        d_model=24,
+        d_kv=8,
+        d_ff=40,
+        num_layers=2,
+        num_decoder_layers=2,
+        num_heads=3,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=tied,
+        dropout_rate=dropout,
+        decoder_start_token_id=0,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    return T5ForConditionalGeneration(config)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data beside the repository; a test that needs it skips where it is absent."""
+    folder = Path(os.environ.get("TINYLLM_SHARED", Path(__file__).parents[2] / "shared"))
+    if not (folder / "data" / "release").is_dir():
+        pytest.skip(f"needs the real data in {folder} (or TINYLLM_SHARED=<folder>)")
+    return folder

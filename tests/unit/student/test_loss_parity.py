@@ -1,0 +1,141 @@
+"""The packed loss and its gradients against the plain way: a forward per stream, sources padded to a fixed length."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import small_t5
+from torch.nn import functional as F
+from transformers import T5ForConditionalGeneration
+
+from tinyllm.config import Reduction
+from tinyllm.data.datamodule import MicroBatch, StreamDataset
+from tinyllm.data.streams import Pair, Stream, TargetText
+from tinyllm.student.cpu_speed import accelerate
+from tinyllm.student.encoder_decoder import collate, token_losses
+
+SOURCE, TARGET = 40, 30
+ALPHAS = (0.5, 1.0, 3.0)
+
+
+class Sources:
+    """Source tokens made of the question and the prefix, as a stand-in for SourceTokens."""
+
+    def __init__(self, sources: dict[tuple[str, str], tuple[int, ...]]) -> None:
+        self.sources = sources
+
+    def source(self, question_id: str, prefix: str) -> tuple[int, ...]:
+        return self.sources[question_id, prefix]
+
+
+def make_case(teachers: int, questions: int, missing: bool, seed: int = 0):
+    rng = random.Random(seed)
+    ids = [f"q{i}" for i in range(questions)]
+    names = ["answer", *(f"t{m}" for m in range(teachers))]
+    weights = [1.0, *ALPHAS[:teachers]]
+    streams, targets, sources = [], [], {}
+    for name, weight in zip(names, weights, strict=True):
+        chosen = [i for i in ids if not (missing and name == "t0" and i in ("q1", "q4"))]
+        streams.append(Stream(name, f"{name}: ", weight, dict.fromkeys(chosen, "text")))
+        targets.append({i: (*(rng.randrange(2, 97) for _ in range(rng.randrange(1, 20))), 1) for i in chosen})
+        for i in ids:
+            sources[i, f"{name}: "] = (*(rng.randrange(2, 97) for _ in range(rng.randrange(3, 30))), 1)
+    return ids, streams, targets, Sources(sources)
+
+
+def plain_loss(
+    model: T5ForConditionalGeneration, ids, streams: Sequence[Stream], targets, sources: Sources, reduction: Reduction
+) -> torch.Tensor:
+    """Equations 2 to 4, written plainly."""
+    total = torch.zeros(())
+    for stream, texts in zip(streams, targets, strict=True):
+        present = [i for i in ids if i in texts]
+        input_ids = torch.zeros(len(present), SOURCE, dtype=torch.long)
+        mask = torch.zeros(len(present), SOURCE, dtype=torch.long)
+        labels = torch.full((len(present), TARGET), -100)
+        for row, i in enumerate(present):
+            source = sources.source(i, stream.prefix)
+            input_ids[row, : len(source)] = torch.tensor(source)
+            mask[row, : len(source)] = 1
+            labels[row, : len(texts[i])] = torch.tensor(texts[i])
+        logits = model(input_ids=input_ids, attention_mask=mask, labels=labels).logits
+        losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=-100)
+        if reduction is Reduction.token:
+            term = losses.sum() / (labels != -100).sum()
+        else:
+            term = (losses.sum(dim=1) / (labels != -100).sum(dim=1)).sum() / len(ids)
+        total = total + stream.weight * term
+    return total
+
+
+def gradients(model: T5ForConditionalGeneration) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("missing", [False, True], ids=["complete", "missing"])
+@pytest.mark.parametrize("reduction", list(Reduction))
+@pytest.mark.parametrize("teachers", [0, 1, 2, 3])
+def test_loss_and_gradients_equal_the_plain_way(
+    teachers: int, reduction: Reduction, missing: bool, tied: bool, record_property
+) -> None:
+    ids, streams, targets, sources = make_case(teachers, 6, missing)
+    plain, ours = small_t5(tied=tied), small_t5(tied=tied)
+    expected = plain_loss(plain, ids, streams, targets, sources, reduction)
+    expected.backward()
+    accelerate(ours)
+    dataset = StreamDataset(
+        ids, sources, streams, targets, reduction=reduction,
+        collate=lambda pairs: collate(pairs, start_id=0),
+    )  # fmt: skip
+    everything = tuple(range(len(ids)))
+    batch = dataset[MicroBatch(everything, everything, 1)]
+    loss, _ = token_losses(ours, batch)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    theirs, mine = gradients(plain), gradients(ours)
+    assert theirs.keys() == mine.keys()
+    worst = max(float((mine[n] - theirs[n]).norm() / theirs[n].norm()) for n in theirs if theirs[n].norm() > 0)
+    record_property("largest_relative_difference", worst)
+    assert worst < 1e-5
+
+
+@pytest.mark.parametrize("reduction", list(Reduction))
+def test_a_step_is_the_same_however_it_is_split(reduction: Reduction) -> None:
+    ids, streams, targets, sources = make_case(2, 7, missing=True, seed=3)
+    dataset = StreamDataset(
+        ids, sources, streams, targets, reduction=reduction, collate=lambda pairs: collate(pairs, start_id=0)
+    )
+    step = tuple(range(7))
+    whole = small_t5()
+    token_losses(whole, dataset[MicroBatch(step, step, 1)])[0].backward()
+    for parts in (2, 4, 8):  # 8 parts of 7 questions: one is empty
+        split = small_t5()
+        for part in range(parts):
+            loss, _ = token_losses(split, dataset[MicroBatch(step[part::parts], step, parts)])
+            (loss / parts).backward()
+        for name, gradient in gradients(whole).items():
+            torch.testing.assert_close(split.get_parameter(name).grad, gradient, rtol=2e-4, atol=1e-6)
+
+
+def test_an_empty_rationale_never_becomes_a_target(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="target of one token or more"):
+        collate([Pair((5, 1), (TargetText((), 0, 1.0),))], start_id=0)
+
+
+def test_weights_of_the_loss_by_hand() -> None:
+    """Two questions, one with targets of 2 and 4 tokens: each token weighs α / (tokens * questions)."""
+    streams = [Stream("answer", "answer: ", 1.0, {"a": "x", "b": "x"}), Stream("t", "t: ", 0.5, {"a": "x"})]
+    targets = [{"a": (5, 1), "b": (5, 6, 7, 1)}, {"a": (8, 9, 9, 9, 1)}]
+    sources = Sources({(i, f"{n}: "): (4, 1) for i in "ab" for n in ("answer", "t")})
+    dataset = StreamDataset(
+        ["a", "b"], sources, streams, targets, reduction=Reduction.example,
+        collate=lambda pairs: collate(pairs, start_id=0),
+    )  # fmt: skip
+    batch = dataset[MicroBatch((0, 1), (0, 1), 1)]
+    weights = {text: batch.weight_M[batch.text_M == text].tolist() for text in range(3)}
+    assert weights == {0: [0.25] * 2, 1: [0.125] * 4, 2: [pytest.approx(0.05)] * 5}
