@@ -127,7 +127,9 @@ def nearest_orders(allowed: Sequence[Question], questions: Sequence[Question], n
     # The question itself and its near-duplicates may be the nearest ones; they are dropped below.
     wanted = min(len(allowed), n + 10)
     index = NearestNeighbors(n_neighbors=wanted, metric="cosine", algorithm="brute").fit(known)
-    found = index.kneighbors(vectorizer.transform([_embedded(question) for question in questions]), False)
+    found = index.kneighbors(
+        vectorizer.transform([_embedded(question) for question in questions]), return_distance=False
+    )
     orders: dict[str, list[Question]] = {}
     for question, row in zip(questions, found, strict=True):
         orders[question.id] = _unlike_each_other((allowed[int(i)] for i in row), n, [question])

@@ -1,0 +1,126 @@
+"""Each finding is seen where a reader would see it, and not where one wouldn't."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tinyllm.errors import UserError
+from tinyllm.records import Question, Rationale
+from tinyllm.teachers.audit import Finding, audit, audit_table, audit_teacher, findings, for_training, write_audit
+
+Q = Question("q1", "What tells how warm soup is?", ("thermometer", "rope", "water", "hot water bottle"), "thermometer")
+GOOD = "Warmth is temperature, and a thermometer measures that."
+
+
+def rationale(question_id: str, text: str, finish: str = "stop", answer: str | None = None) -> Rationale:
+    return Rationale("d", "train", question_id, "t", 0, "k", text, answer, finish, 5, "2026-01-01")
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "expected"),
+    [
+        (GOOD, "stop", set()),
+        ("", "stop", {"empty"}),
+        (" \n", "length", {"empty"}),
+        ("Let's think step by step.", "stop", {"empty"}),
+        ("Question: What else is warm?", "stop", {"empty"}),
+        (GOOD, "length", {"cut"}),
+        (GOOD, "recorded", set()),
+        ("Warmth is temperature, and a thermometer measures", "recorded", {"cut"}),
+        ("Warmth is temperature, and a thermometer measures", "stop", set()),
+        ("The soup is in a pot here. The soup is in a pot here.", "stop", {"repeats"}),
+        ("The soup boils. The soup boils.", "stop", set()),
+        ("a b thermometer and so on it goes on " * 4, "stop", {"repeats"}),
+        ("A rope can be tied around it and that is it.", "stop", {"wrong_options"}),
+        ("It may seem to be (b), as it is long and thin.", "stop", {"wrong_options"}),
+        ("A rope is long, while a thermometer measures.", "stop", set()),
+        ("A rope is no thermometer. The answer is (b) rope.", "stop", {"other_answer"}),
+        ("The answer is (a) thermometer.", "stop", {"answer_only"}),
+        ("thermometer", "stop", {"answer_only"}),
+        ("Heat moves up the column. The answer is (a) thermometer.", "stop", set()),
+        (f"{GOOD}\n\nQuestion: What is hot?\nAnswer Choices:\n(a) ice", "stop", {"debris"}),
+        (f"{GOOD} <|im_end|>", "stop", {"debris"}),
+        (f"{GOOD} [/INST]", "stop", {"debris"}),
+        (f"{GOOD}\n```python\nprint(1)\n```", "stop", {"debris"}),
+        (f"{GOOD}\nQ: What is hot?", "stop", {"debris"}),
+        ("He asked in a low voice, Q: is a thermometer warm?", "stop", set()),
+        ("Термометр измеряет температуру супа.", "stop", {"debris"}),
+        (
+            "Ein Thermometer misst die Temperatur einer Suppe und zeigt genau an wie warm diese gerade geworden ist,"
+            " deshalb nimmt man dafür kein Seil.",
+            "stop",
+            {"debris"},
+        ),
+    ],
+)
+def test_findings_of_one_text(text: str, finish: str, expected: set[str]) -> None:
+    assert {str(finding) for finding in findings(text, Q, finish)} == expected
+
+
+def test_an_option_inside_a_longer_one_is_not_named() -> None:
+    question = Question("q", "What warms a bed?", ("water", "hot water bottle"), "hot water bottle")
+    assert findings("Put in a hot water bottle before you go to sleep.", question) == set()
+    other = Question("q", "What warms a bed?", ("water", "hot water bottle"), "water")
+    assert findings("Put in a hot water bottle before you go to sleep.", other) == {Finding.wrong_options}
+
+
+def test_yes_and_no_are_named_by_a_conclusion_only() -> None:
+    question = Question("q", "Is ice cold?", ("yes", "no"), "yes")
+    assert findings("There is no warmth in frozen water at all.", question) == set()
+    assert findings("There is warmth in it. So the answer is (b) no.", question) >= {Finding.other_answer}
+
+
+def test_two_equal_options_are_both_right() -> None:
+    question = Question("q", "What is it?", ("ice", "snow", "ice"), "ice")
+    assert findings("Frozen water is what it must be. The answer is (c) ice.", question) == set()
+
+
+def test_a_text_that_two_questions_share_is_a_duplicate() -> None:
+    q2 = Question("q2", "What ties things?", ("rope", "thermometer"), "rope")
+    q3 = Question("q3", "What ties things?", ("rope", "bell"), "rope")
+    same = "A rope and a thermometer are both of some use here."
+    found = audit(
+        {"q1": rationale("q1", same), "q2": rationale("q2", f"{same} "), "gone": rationale("gone", same)}, [Q, q2]
+    )
+    assert found == {"q1": {Finding.duplicate}, "q2": {Finding.duplicate}}
+    # The same question twice in a dataset may have the same rationale.
+    assert audit({"q2": rationale("q2", same), "q3": rationale("q3", same)}, [q2, q3]) == {"q2": set(), "q3": set()}
+
+
+def test_what_may_be_trained_on_is_never_empty() -> None:
+    q2 = Question("q2", "What ties things?", ("rope", "bell"), "rope")
+    texts = {
+        "q1": rationale("q1", f"Let's think step by step. {GOOD}\n\nQuestion: And?"),
+        "q2": rationale("q2", "Let's think step by step.\n\nQuestion: And?"),
+    }
+    assert for_training(texts, [Q, q2], reject=(), clean=True) == {"q1": GOOD}
+    assert for_training(texts, [Q, q2], reject=["empty"], clean=False) == {"q1": texts["q1"].text}
+    # Judged as it would be trained on: cleaning takes the debris away.
+    assert for_training(texts, [Q, q2], reject=["debris"], clean=True) == {"q1": GOOD}
+    assert for_training(texts, [Q, q2], reject=["debris"], clean=False) == {}
+
+
+def test_an_unknown_finding_is_refused() -> None:
+    with pytest.raises(UserError, match=r"expected names of empty, cut, .* found emtpy"):
+        for_training({}, [], reject=["emtpy"])
+
+
+def test_table_and_file(tmp_path: Path) -> None:
+    texts = {"q1": rationale("q1", GOOD, answer="rope")}
+    forced = audit_teacher("t", "train", texts, [Q], teacher_forcing=True)
+    free = audit_teacher("u", "test", texts, [Q], teacher_forcing=False)
+    assert (forced.unparsed, forced.correct) == (None, None)
+    assert (free.unparsed, free.correct) == (0, 0)
+    console = Console(width=200, record=True, quiet=False, file=(tmp_path / "out").open("w"))
+    console.print(audit_table([forced, free]))
+    text = console.export_text()
+    assert all(str(finding) in text for finding in Finding)
+    write_audit(tmp_path / "new" / "audit.json", "d", [forced, free])
+    content = json.loads((tmp_path / "new" / "audit.json").read_text())
+    assert content["dataset"] == "d"
+    assert [row["teacher"] for row in content["audits"]] == ["t", "u"]
+    assert content["audits"][0]["raw"] == dict.fromkeys(map(str, Finding), 0)
