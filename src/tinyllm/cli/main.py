@@ -138,6 +138,8 @@ def _stage_task(stage: str, composed: DictConfig) -> None:
         _check_known(composed)
         typed = OmegaConf.to_object(composed)
         module = importlib.import_module(f"tinyllm.cli.{stage}")
+        for name in ("httpx", "httpcore", "datasets", "filelock", "fsspec", "lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # Lightning sets its own when it is imported
         cast(Callable[[Any, Path], None], module.main)(typed, folder)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         line = str(error) if isinstance(error, UserError) else one_line(error)
@@ -185,8 +187,6 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", module=r"(lightning|torch|transformers)\b.*")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    for name in ("httpx", "httpcore", "datasets", "filelock", "fsspec", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     register()
     try:
         _decorated(stage)()

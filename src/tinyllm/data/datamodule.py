@@ -173,6 +173,11 @@ class QuestionBatch:
     options: tuple[tuple[tuple[int, ...], ...], ...]
     """Token ids of every option, with the end token."""
 
+    def singles(self) -> list[QuestionBatch]:
+        """The same questions, one a batch."""
+        rows = zip(self.questions, self.sources, self.options, strict=True)
+        return [QuestionBatch((question,), (source,), (options,)) for question, source, options in rows]
+
     def to(self, device: Any, non_blocking: bool = False) -> QuestionBatch:
         """Lists move to the device when they become tensors."""
         return self
@@ -305,7 +310,10 @@ class QuestionDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[QuestionBatch]:
         """This process's share of the validation questions."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        return DataLoader(_QuestionBatches(self.valid_batches[rank::world]), batch_size=None)
+        batches = self.valid_batches
+        if len(batches) < world:  # every process needs something to do
+            batches = [single for batch in batches for single in batch.singles()]
+        return DataLoader(_QuestionBatches(batches[rank::world]), batch_size=None)
 
     def state_dict(self) -> dict[str, Any]:
         """Optimizer steps done in the current epoch: where a resumed run goes on."""
