@@ -117,16 +117,10 @@ def invented_question_request(domain: Domain) -> str:
     return f"Write a {kind} about {domain.about}.\nQuestion:"
 
 
-def invented_answer_request(question: str, choices: Sequence[str], wrong: Sequence[str] | None = None) -> str:
-    """Next steps: the right answer (`wrong` is None), or one wrong answer beside the right one and those in `wrong`.
-
-    choices: the options to choose from, empty for a free answer; with `wrong`, the right answer alone.
-    """
-    if wrong is None:
-        listed = f"\n{options(choices)}" if choices else ""
-        return f"Answer the question in a few words.\nQuestion: {question}{listed}\nAnswer:"
-    taken = ", ".join([*choices, *wrong])
-    return f"Write a wrong answer to the question in a few words, other than: {taken}.\nQuestion: {question}\nAnswer:"
+def invented_answer_request(question: str, choices: Sequence[str] = ()) -> str:
+    """Next step: the right answer, freely or out of `choices`. The wrong options are other questions' answers."""
+    listed = f"\n{options(choices)}" if choices else ""
+    return f"Answer the question in one to five words.\nQuestion: {question}{listed}\nAnswer:"
 
 
 def _asked(question: Question, teacher_forcing: bool) -> str:

@@ -43,7 +43,7 @@ ROUNDS = 3
 """Tries to lead a teacher step by step, after one to have whole examples."""
 INVENTION = (0.7, 0.9)
 """Temperature and top_p: greedy decoding would invent the same example each time."""
-LONGEST_OPTION = 20
+LONGEST_OPTION = 12
 """Words; what is longer is talk about the task."""
 ALIKE = 0.8
 """Two questions are near-duplicates when this share of their words, of both together, is in both (Jaccard)."""
@@ -189,7 +189,7 @@ def invent(engine: Engine, domain: Domain, n: int, *, chat: bool, avoid: Sequenc
     """Up to `n` examples that the teacher writes with none shown (paper: in a zero-shot setting).
 
     Asked for whole examples first; a teacher that can't keep to the form is then led step by step: question, right
-    answer, wrong answers, rationale. Malformed ones, and near-duplicates of each other or of `avoid`, are dropped.
+    answer, rationale; the wrong options are the answers to its other questions. Malformed ones, and near-duplicates of each other or of `avoid`, are dropped.
     """
     forbidden = NearDuplicates(avoid)
     kept: list[Example] = []
@@ -225,22 +225,24 @@ def _in_steps(engine: Engine, domain: Domain, round_: int, chat: bool) -> list[E
         if (line := _first_question(text))
     ]
     right = _ask(engine, [invented_answer_request(q, domain.choices) for q in questions], chat, f"answer {round_}")
-    drafts: list[tuple[str, list[str], str]] = []
+    answers: dict[str, str] = {}
     for question, text in zip(questions, right, strict=True):
         line = _first_line(text, "answer")
         answer = match_choice(line, domain.choices) if domain.choices else line
-        if answer:
-            drafts.append((question, list(domain.choices) or [answer], answer))
-    for step in range(0 if domain.choices else domain.n_choices - 1):
-        asked = [invented_answer_request(q, options[:1], options[1:]) for q, options, _ in drafts]
-        for (_, options, _), text in zip(drafts, _ask(engine, asked, chat, f"wrong {round_} {step}"), strict=True):
-            options.append(_first_line(text, "answer"))
+        if answer and len(answer.split()) <= LONGEST_OPTION:
+            answers[question] = answer
     made: list[Question] = []
-    for index, (question, options, answer) in enumerate(drafts):
-        if not all(options) or len({normalise(option) for option in options}) != len(options):
+    for index, (question, answer) in enumerate(answers.items()):
+        rng = random.Random(seed_of("options", round_, index))
+        others = {normalise(other): other for other in answers.values()}
+        others.pop(normalise(answer))
+        if domain.choices:
+            options = list(domain.choices)
+        elif len(others) >= domain.n_choices - 1:
+            options = [answer, *rng.sample(list(others.values()), domain.n_choices - 1)]
+            rng.shuffle(options)
+        else:
             continue
-        if not domain.choices:
-            random.Random(seed_of("order", round_, index)).shuffle(options)
         made.append(Question(f"steps-{round_}-{index}", question, tuple(options), answer))
     prompts = [
         teacher_messages(question, [], teacher_forcing=True)[0]["content"]
@@ -260,8 +262,7 @@ def _presentable(example: Example) -> Example | None:
     """The example with its rationale up to the last whole sentence; None where it would be a bad model."""
     ends = [match.end() for match in re.finditer(r"[.!?](?=\s|$)", example.rationale)]
     rationale = example.rationale[: ends[-1]] if ends else ""
-    too_long = any(len(choice.split()) > LONGEST_OPTION for choice in example.question.choices)
-    if too_long or findings(rationale, example.question) - {Finding.wrong_options}:
+    if findings(rationale, example.question) - {Finding.wrong_options}:
         return None
     return Example(example.question, rationale)
 

@@ -165,8 +165,6 @@ def in_steps(prompt: str, number: int) -> str:
         return f"Sure!\n**Question: What would{number} help{number} against{number} the{number} cold?**"
     if prompt.startswith("Answer the question"):
         return f"Answer: a coat{number}."
-    if prompt.startswith("Write a wrong answer"):
-        return f'"an ice{number}"'
     assert "Let's think step by step." in prompt
     return "Let's think step by step. Thick cloth keeps the warmth of the body inside."
 
