@@ -70,9 +70,24 @@ def _run_name(*, _root_: DictConfig) -> str:
     return "/".join([values["data"]["name"], values["student"]["name"], "-".join(parts)])
 
 
-def _alpha_grid(teachers: DictConfig) -> dict[str, str]:
-    values = ",".join(str(value) for value in ALPHA_GRID)
-    return {f"alpha.{name!s}": values for name in teachers}
+def with_alpha_grid(stage: str, arguments: list[str]) -> list[str]:
+    """The arguments, and for `alpha=grid` a sweep over the weight of every teacher that they leave open.
+
+    Raises:
+        UserError: without `-m`, or with several teacher sets at once.
+    """
+    if "alpha=grid" not in arguments:
+        return arguments
+    if not {"-m", "--multirun"} & set(arguments):
+        raise UserError("alpha=grid: expected a sweep, found a single run: add -m")
+    chosen = [a for a in arguments if a.split("=")[0] in ("teachers", "ablation", "experiment")]
+    if any("," in a for a in chosen):
+        raise UserError(f"alpha=grid: expected one teacher set, found {' '.join(chosen)}: sweep over sets in calls of their own")
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
+        names = list(hydra.compose(stage, overrides=chosen).teachers)
+    taken = {a.split("=")[0] for a in arguments}
+    grid = ",".join(str(value) for value in ALPHA_GRID)
+    return [*arguments, *(f"alpha.{name}={grid}" for name in names if f"alpha.{name}" not in taken)]
 
 
 def register() -> None:
@@ -81,7 +96,6 @@ def register() -> None:
     for stage, node in _SCHEMAS.items():
         store.store(name=f"{stage}_schema", node=node)
     OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
-    OmegaConf.register_new_resolver("alpha_grid", _alpha_grid, replace=True)
 
 
 def one_line(error: Exception) -> str:
@@ -182,13 +196,13 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    sys.argv = [f"tinyllm {stage}", *arguments[1:]]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through: they are told in one line below
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", module=r"(lightning|torch|transformers)\b.*")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     register()
     try:
+        sys.argv = [f"tinyllm {stage}", *with_alpha_grid(stage, arguments[1:])]
         _decorated(stage)()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

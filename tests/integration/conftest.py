@@ -1,0 +1,77 @@
+"""Whole stages, called as the console script calls them, on a student of some ten thousand parameters."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+SMALL = [
+    "student.architecture.d_model=32",
+    "student.architecture.d_kv=8",
+    "student.architecture.d_ff=48",
+    "student.architecture.num_layers=1",
+    "student.architecture.num_decoder_layers=1",
+    "trainer.precision=32-true",
+    "trainer.log_every=1",
+    "data.limit_train=40",
+    "data.limit_valid=24",
+    "data.limit_test=24",
+    "trainer.batch_size=8",
+    "trainer.max_epochs=2",
+    "trainer.valid_every=0.5",
+    "optimizer.warmup_steps=0",
+]
+"""Overrides of a run that takes a second or two: 5 steps an epoch, 10 in all."""
+
+Stage = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Stage:
+    """Run a stage in this process, in `tmp_path`: returns exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        from tinyllm.cli import main as cli
+
+        cli._failed.clear()
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["tinyllm", *arguments])
+        capfd.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+def popen(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The console script in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "from tinyllm.cli.main import main; main()", *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(folder: Path, *arguments: str, timeout: float = 300) -> str:
+    """Run the console script to its end and return what it printed; fail where it failed."""
+    process = popen(folder, *arguments)
+    out, _ = process.communicate(timeout=timeout)
+    assert process.returncode == 0, out
+    return out
