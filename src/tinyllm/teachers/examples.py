@@ -189,7 +189,8 @@ def invent(engine: Engine, domain: Domain, n: int, *, chat: bool, avoid: Sequenc
     """Up to `n` examples that the teacher writes with none shown (paper: in a zero-shot setting).
 
     Asked for whole examples first; a teacher that can't keep to the form is then led step by step: question, right
-    answer, rationale; the wrong options are the answers to its other questions. Malformed ones, and near-duplicates of each other or of `avoid`, are dropped.
+    answer, rationale, and the wrong options are its answers to its other questions. Malformed ones, and near-duplicates
+    of each other or of `avoid`, are dropped.
     """
     forbidden = NearDuplicates(avoid)
     kept: list[Example] = []
@@ -259,27 +260,16 @@ def _in_steps(engine: Engine, domain: Domain, round_: int, chat: bool) -> list[E
 
 
 def _presentable(example: Example) -> Example | None:
-    """The example with its rationale up to the last whole sentence; None where it would be a bad model."""
+    """The example with its rationale up to the last whole sentence; None where it would be a bad model.
+
+    A rationale that starts well and then repeats itself or strays is shown up to its second sentence.
+    """
     ends = [match.end() for match in re.finditer(r"[.!?](?=\s|$)", example.rationale)]
-    rationale = example.rationale[: ends[-1]] if ends else ""
-    if findings(rationale, example.question) - {Finding.wrong_options}:
-        return None
-    return Example(example.question, rationale)
-
-
-def _ask(engine: Engine, prompts: Sequence[str], chat: bool, step: str) -> list[str]:
-    """The teacher's texts in the order of `prompts`, empty where it failed."""
-    requests = [
-        Request(
-            str(index),
-            [{"role": "user", "content": prompt}] if chat else prompt,
-            seed_of("invent", step, index),
-            INVENTION,
-        )
-        for index, prompt in enumerate(prompts)
-    ]
-    texts = {done.id: done.text for batch in engine.complete(requests) for done in batch}
-    return [texts.get(request.id, "") for request in requests]
+    for end in (ends[-1:], ends[1:2], ends[:1]):
+        rationale = example.rationale[: end[0]] if end else ""
+        if not findings(rationale, example.question) - {Finding.wrong_options}:
+            return Example(example.question, rationale)
+    return None
 
 
 def _first_question(text: str) -> str:

@@ -100,7 +100,8 @@ class OpenAIEngine:
         finally:
             for task in under_way:
                 task.cancel()
-            loop.run_until_complete(asyncio.gather(*under_way, return_exceptions=True))
+            if under_way:
+                loop.run_until_complete(asyncio.wait(under_way))
             loop.run_until_complete(client.close())
             loop.close()
 

@@ -1,0 +1,311 @@
+"""The client of OpenAI-compatible servers, against servers in this process that answer in every wrong way."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from tinyllm.errors import UserError
+from tinyllm.teachers.engine import Completion, Request
+from tinyllm.teachers.openai_engine import OpenAIEngine
+
+KEY = "sk-very-secret-0123456789"
+Body = dict[str, Any]
+
+
+def answered(text: str, **choice: Any) -> Body:
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [
+            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}, "text": text}
+            | choice
+        ],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+    }
+
+
+class Server(ThreadingHTTPServer):
+    """Answers by a function of (request body, how often this prompt came) -> (status, body) or a bare effect."""
+
+    daemon_threads = True
+
+    def __init__(self, reply: Callable[[Body, int], tuple[int, object]]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.reply = reply
+        self.seen: Counter[str] = Counter()
+        self.bodies: list[Body] = []
+        self.paths: set[str] = set()
+        self.keys: set[str | None] = set()
+        self.lock = threading.Lock()
+        self.now = self.most_at_once = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        prompt = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
+        with self.server.lock:
+            self.server.seen[prompt] += 1
+            count = self.server.seen[prompt]
+            self.server.bodies.append(body)
+            self.server.paths.add(self.path)
+            self.server.keys.add(self.headers["authorization"])
+            self.server.now += 1
+            self.server.most_at_once = max(self.server.most_at_once, self.server.now)
+        try:
+            status, content = self.server.reply(body, count)
+        finally:
+            with self.server.lock:
+                self.server.now -= 1
+        if content is None:  # cut the connection
+            self.close_connection = True
+            return
+        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(reply: Callable[[Body, int], tuple[int, object]]) -> Iterator[Server]:
+    server = Server(reply)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def requests(n: int) -> list[Request]:
+    return [Request(f"q{i}", [{"role": "user", "content": f"prompt {i}"}], seed=i) for i in range(n)]
+
+
+def asked(server: Server, n: int = 1, **settings: Any) -> dict[str, Completion]:
+    defaults: dict[str, Any] = {
+        "model": "m",
+        "base_url": server.url,
+        "first_pause": 0.01,
+        "max_retries": 3,
+        "timeout": 5,
+    }
+    engine = OpenAIEngine(**(defaults | settings))
+    return {done.id: done for batch in engine.complete(requests(n)) for done in batch}
+
+
+def test_a_request_and_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    with serving(lambda body, count: (200, answered("Because."))) as server:
+        found = asked(server, api_key_env="MY_KEY", max_new_tokens=9)
+    assert found == {"q0": Completion("q0", "Because.", "stop", 7, 3)}
+    (body,) = server.bodies
+    assert body == {
+        "model": "m",
+        "temperature": 0.0,
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": "prompt 0"}],
+    }
+    assert server.paths == {"/v1/chat/completions"}
+    assert server.keys == {f"Bearer {KEY}"}
+
+
+def test_sampling_sends_seed_and_top_p_and_a_cut_text_is_told() -> None:
+    with serving(lambda body, count: (200, answered("Becau", finish_reason="length"))) as server:
+        found = asked(server, 2, temperature=0.7, top_p=0.9)
+    assert {done.finish_reason for done in found.values()} == {"length"}
+    assert sorted((body["temperature"], body["top_p"], body["seed"]) for body in server.bodies) == [
+        (0.7, 0.9, 0),
+        (0.7, 0.9, 1),
+    ]
+
+
+def test_a_plain_teacher_uses_the_completion_endpoint() -> None:
+    with serving(lambda body, count: (200, answered("Because."))) as server:
+        engine = OpenAIEngine(model="m", base_url=server.url, chat=False)
+        (batch,) = engine.complete([Request("q", "Why?")])
+    assert batch == [Completion("q", "Because.", "stop", 7, 3)]
+    assert server.paths == {"/v1/completions"}
+    assert (server.bodies[0]["prompt"], server.bodies[0]["stop"]) == ("Why?", ["\nQuestion:"])
+
+
+@pytest.mark.parametrize(
+    ("status", "content"),
+    [
+        (429, {"error": {"message": "slow down"}}),
+        (500, {"error": {"message": "oops"}}),
+        (503, b"<html>busy</html>"),
+        (408, {}),
+        (200, None),
+        (200, b'{"choices": [{"mess'),
+        (200, b""),
+        (200, {"choices": []}),
+        (200, {"error": "no room"}),
+        (200, []),
+        (200, answered("x", message=None)),
+        (200, answered("x", message={"role": "assistant", "content": None})),
+        (200, answered("x", message={"role": "assistant", "content": 5})),
+    ],
+)
+def test_what_may_mend_is_tried_again(status: int, content: object) -> None:
+    with serving(lambda body, count: (200, answered("Because.")) if count == 3 else (status, content)) as server:
+        found = asked(server, 2)
+    assert {done.text for done in found.values()} == {"Because."}
+    assert set(server.seen.values()) == {3}
+
+
+def test_a_slow_answer_is_tried_again() -> None:
+    def reply(body: Body, count: int) -> tuple[int, object]:
+        if count == 1:
+            time.sleep(1.0)
+        return 200, answered("Because.")
+
+    with serving(reply) as server:
+        found = asked(server, timeout=0.3)
+        assert found["q0"].text == "Because."
+        assert server.seen["prompt 0"] == 2
+
+
+def test_what_stays_broken_is_reported_for_its_question_and_the_others_go_on() -> None:
+    def reply(body: Body, count: int) -> tuple[int, object]:
+        bad = body["messages"][-1]["content"] in ("prompt 1", "prompt 4")
+        return (500, {"error": {"message": "oops"}}) if bad else (200, answered("Because."))
+
+    with serving(reply) as server:
+        found = asked(server, 6, max_retries=2)
+    assert {i: done.error for i, done in found.items() if done.error} == dict.fromkeys(
+        ["q1", "q4"], "HTTP 500, 3 times"
+    )
+    assert {i for i, done in found.items() if done.text == "Because."} == {"q0", "q2", "q3", "q5"}
+    assert server.seen["prompt 1"] == 3
+
+
+def test_a_refused_prompt_fails_alone_and_at_once() -> None:
+    def reply(body: Body, count: int) -> tuple[int, object]:
+        if body["messages"][-1]["content"] == "prompt 1":
+            return 400, {"error": {"message": "prompt is\ntoo long"}}
+        return 200, answered("Because.")
+
+    with serving(reply) as server:
+        found = asked(server, 3)
+    assert found["q1"].error == "HTTP 400: prompt is too long"
+    assert server.seen["prompt 1"] == 1
+    assert [found[i].error for i in ("q0", "q2")] == [None, None]
+
+
+def test_a_filtered_answer_is_a_failure() -> None:
+    with serving(lambda body, count: (200, answered("", finish_reason="content_filter"))) as server:
+        assert asked(server)["q0"].error == "held back by the server's content filter"
+
+
+def test_the_newer_name_of_the_token_limit_is_learnt() -> None:
+    def reply(body: Body, count: int) -> tuple[int, object]:
+        if "max_tokens" in body:
+            return 400, {"error": {"message": "Unsupported parameter: use 'max_completion_tokens' instead."}}
+        return 200, answered("Because.")
+
+    with serving(reply) as server:
+        found = asked(server, 4, concurrency=1)
+    assert {done.text for done in found.values()} == {"Because."}
+    assert sum("max_tokens" in body for body in server.bodies) == 1
+
+
+def test_retry_after_is_followed() -> None:
+    class Waiting(Handler):
+        def send_response(self, code: int, message: str | None = None) -> None:
+            super().send_response(code, message)
+            if code == 429:
+                self.send_header("retry-after", "0.4")
+
+    with serving(lambda body, count: (429, {}) if count == 1 else (200, answered("Because."))) as server:
+        server.RequestHandlerClass = Waiting
+        start = time.monotonic()
+        assert asked(server)["q0"].text == "Because."
+        assert time.monotonic() - start >= 0.4
+
+
+def test_no_more_than_the_bound_is_in_flight_and_requests_are_drawn_as_needed() -> None:
+    def reply(body: Body, count: int) -> tuple[int, object]:
+        time.sleep(0.02)
+        return 200, answered("Because.")
+
+    drawn = 0
+
+    def lazily() -> Iterator[Request]:
+        nonlocal drawn
+        for request in requests(40):
+            drawn += 1
+            yield request
+
+    with serving(reply) as server:
+        engine = OpenAIEngine(model="m", base_url=server.url, concurrency=4)
+        batches = engine.complete(lazily())
+        next(batches)
+        assert drawn == 4
+        assert sum(len(batch) for batch in batches) >= 36
+    assert 2 <= server.most_at_once <= 4
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (401, "refused the key .HTTP 401.: check the environment variable MY_KEY"),
+        (403, "refused the key .HTTP 403."),
+        (404, "doesn't know the model 'm' or the address"),
+    ],
+)
+def test_what_no_request_can_survive_ends_the_run(monkeypatch: pytest.MonkeyPatch, status: int, told: str) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    reply = (status, {"error": {"message": f"bad key {KEY}"}})
+    with serving(lambda body, count: reply) as server, pytest.raises(UserError, match=told) as caught:
+        asked(server, 20, api_key_env="MY_KEY", concurrency=2)
+    assert KEY not in str(caught.value)
+    assert len(server.bodies) <= 2
+
+
+def test_a_server_that_is_down_ends_the_run_and_keeps_what_came() -> None:
+    engine = OpenAIEngine(model="m", base_url="http://127.0.0.1:9/v1", concurrency=3, max_retries=1, first_pause=0.01)
+    with pytest.raises(UserError, match=r"http://127.0.0.1:9/v1 answered none of the last 3 questions \(connection"):
+        list(engine.complete(requests(50)))
+
+
+def test_the_key_is_in_no_log_and_no_error(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    reply = (422, {"error": {"message": f"what a key: {KEY}"}})
+    with caplog.at_level(logging.DEBUG), serving(lambda body, count: reply) as server:
+        found = asked(server, api_key_env="MY_KEY")
+    assert found["q0"].error == "HTTP 422: what a key: ***"
+    assert KEY not in caplog.text
+    assert KEY not in repr(vars(OpenAIEngine(model="m", api_key_env="MY_KEY")))
+
+
+def test_a_missing_key_is_asked_for_where_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_KEY", raising=False)
+    with pytest.raises(UserError, match="no key for m: put it into the environment variable NO_KEY"):
+        list(OpenAIEngine(model="m", api_key_env="NO_KEY").complete(requests(1)))
+    with serving(lambda body, count: (200, answered("Because."))) as server:
+        assert asked(server, api_key_env="NO_KEY")["q0"].text == "Because."
+    assert server.keys == {"Bearer none"}
