@@ -1,0 +1,307 @@
+"""Optimizer steps planned ahead, the weight of every target, and batches of questions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from itertools import chain, pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tinyllm.config import Reduction
+from tinyllm.data.datamodule import (
+    MicroBatch,
+    QuestionDataModule,
+    StepSampler,
+    StreamDataset,
+    question_batches,
+)
+from tinyllm.data.streams import Pair, Stream
+from tinyllm.data.tokens import SourceTokens
+from tinyllm.records import Question
+from tinyllm.student.tokenizer import train_tokenizer
+
+
+def sampler(
+    count: int = 203, *, batch_size: int = 8, accumulate: int = 1, seed: int = 0, **options: bool
+) -> StepSampler:
+    rng = random.Random(7)
+    lengths = [rng.randrange(5, 300) for _ in range(count)]
+    chosen = {"shuffle": True, "group_by_length": True} | options
+    return StepSampler(lengths, batch_size=batch_size, accumulate=accumulate, seed=seed, **chosen)
+
+
+def spread(plan: StepSampler) -> float:
+    """Mean difference of the longest and the shortest question of a step."""
+    sizes = [[plan.lengths[i] for i in step] for step in plan.steps()]
+    return sum(max(step) - min(step) for step in sizes) / len(sizes)
+
+
+@pytest.mark.parametrize("group_by_length", [False, True])
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize(("count", "batch_size"), [(203, 8), (200, 8), (5, 8), (1000, 2), (1, 1)])
+def test_every_question_stands_once_in_an_epoch(
+    count: int, batch_size: int, shuffle: bool, group_by_length: bool
+) -> None:
+    plan = sampler(count, batch_size=batch_size, shuffle=shuffle, group_by_length=group_by_length)
+    for epoch in range(3):
+        plan.set_epoch(epoch)
+        assert sorted(chain.from_iterable(plan.steps())) == list(range(count))
+        sizes = sorted((len(step) for step in plan.steps()), reverse=True)
+        assert sizes[:-1] == [batch_size] * (len(sizes) - 1)
+        assert len(plan) == len(list(plan)) == len(sizes)
+
+
+def test_order_follows_seed_and_epoch_alone() -> None:
+    first = sampler(seed=3)
+    assert first.steps() == sampler(seed=3).steps()
+    assert first.steps() != sampler(seed=4).steps()
+    epochs = []
+    for epoch in range(3):
+        first.set_epoch(epoch)
+        epochs.append(first.steps())
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    first.set_epoch(1)
+    assert first.steps() == epochs[1]
+    random.seed(99)  # the global generator has no part in it
+    assert first.steps() == epochs[1]
+
+
+@pytest.mark.parametrize("group_by_length", [False, True])
+def test_without_shuffling_the_order_stays(group_by_length: bool) -> None:
+    plan = sampler(11, batch_size=4, shuffle=False, group_by_length=group_by_length)
+    plan.set_epoch(5)
+    assert plan.steps() == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10)]
+
+
+def test_grouping_by_length_brings_like_lengths_together_and_loses_none() -> None:
+    plain, grouped = sampler(800, group_by_length=False), sampler(800)
+    assert sorted(chain.from_iterable(plain.steps())) == sorted(chain.from_iterable(grouped.steps()))
+    assert spread(grouped) < spread(plain) / 5
+
+
+def test_grouped_steps_do_not_come_in_order_of_length() -> None:
+    """Or every epoch would train on short questions first."""
+    plan = sampler(800)
+    first = [plan.lengths[step[0]] for step in plan.steps()[:50]]
+    rising = sum(a <= b for a, b in pairwise(first))
+    assert 10 < rising < 40
+
+
+@pytest.mark.parametrize(("accumulate", "world"), [(1, 1), (2, 1), (1, 2), (4, 1), (2, 2), (3, 2), (8, 4)])
+def test_a_step_is_the_same_however_it_is_dealt_out(accumulate: int, world: int) -> None:
+    """Each process makes `accumulate` passes a step; together they hold each question of the step once."""
+    expected = sampler().steps()
+    dealt = []
+    for rank in range(world):
+        plan = sampler(accumulate=accumulate)
+        plan.rank, plan.world = rank, world
+        dealt.append(list(plan))
+        assert len(dealt[-1]) == len(plan) == len(expected) * accumulate
+    for number, step in enumerate(expected):
+        parts = [micro for own in dealt for micro in own[number * accumulate : (number + 1) * accumulate]]
+        assert sorted(chain.from_iterable(micro.examples for micro in parts)) == sorted(step)
+        assert {micro.step_examples for micro in parts} == {step}
+        assert {micro.parts for micro in parts} == {accumulate * world}
+        sizes = [len(micro.examples) for micro in parts]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_an_interrupted_epoch_goes_on_where_it_stopped_and_the_next_is_whole() -> None:
+    plan = sampler(accumulate=2)
+    plan.set_epoch(1)
+    whole = list(plan)
+    plan.first_step = 10
+    assert list(plan) == whole[20:]
+    assert list(plan) == whole
+    plan.first_step = len(plan.steps())
+    assert list(plan) == []
+
+
+class Sources:
+    """A source whose one token tells the question and whose length tells the prefix."""
+
+    def source(self, question_id: str, prefix: str) -> tuple[int, ...]:
+        return (int(question_id),) * len(prefix)
+
+
+STREAMS = [
+    Stream("answer", "p: ", 1.0, {"10": "x", "11": "x", "12": "x"}),
+    Stream("owl", "owl: ", 0.5, {"10": "x", "12": "x"}),
+]
+TARGETS: list[dict[str, Sequence[int]]] = [
+    {"10": (5, 1), "11": (6, 6, 6, 1), "12": (7, 1)},
+    {"10": (8, 1), "12": (9, 9, 1)},
+]
+
+
+def dataset(reduction: Reduction) -> StreamDataset:
+    return StreamDataset(["10", "11", "12"], Sources(), STREAMS, TARGETS, reduction=reduction, collate=list)  # type: ignore[arg-type]
+
+
+def summary(pairs: Sequence[Pair]) -> list[tuple[int, int, tuple[int, ...], float]]:
+    """Question, stream, target and token weight of each pair."""
+    assert all(len(pair.targets) == 1 for pair in pairs)
+    return [(p.source[0], p.targets[0].stream, p.targets[0].ids, pytest.approx(p.targets[0].weight)) for p in pairs]
+
+
+def test_pairs_of_a_micro_batch_and_their_weights_by_example() -> None:
+    """A token weighs alpha / (tokens of its target * questions of the step), times the parts that are averaged."""
+    pairs = dataset(Reduction.example)[MicroBatch((0, 1), (0, 1, 2), 2)]
+    assert summary(pairs) == [
+        (10, 0, (5, 1), 2 / (2 * 3)),
+        (11, 0, (6, 6, 6, 1), 2 / (4 * 3)),
+        (10, 1, (8, 1), 0.5 * 2 / (2 * 3)),
+    ]
+    assert [len(pair.source) for pair in pairs] == [3, 3, 5]
+
+
+def test_weights_by_token() -> None:
+    """A token weighs alpha / (target tokens of its stream in the whole step), not in the micro-batch."""
+    pairs = dataset(Reduction.token)[MicroBatch((0, 1), (0, 1, 2), 2)]
+    assert summary(pairs) == [
+        (10, 0, (5, 1), 2 / 8),
+        (11, 0, (6, 6, 6, 1), 2 / 8),
+        (10, 1, (8, 1), 0.5 * 2 / 5),
+    ]
+
+
+@pytest.mark.parametrize("reduction", list(Reduction))
+def test_an_empty_part_of_a_step_computes_something_of_no_weight(reduction: Reduction) -> None:
+    """Every process must take part in a step; one without a question adds nothing to the gradient."""
+    pairs = dataset(reduction)[MicroBatch((), (2, 0), 4)]
+    assert summary(pairs) == [(12, 0, (7, 1), 0.0), (12, 1, (9, 9, 1), 0.0)]
+
+
+def test_length_of_a_question_is_that_of_its_sources_and_targets_over_all_streams() -> None:
+    assert dataset(Reduction.example).lengths() == [3 + 2 + 5 + 2, 3 + 4, 3 + 2 + 5 + 3]
+
+
+WORDS = ["copper", "drum", "silver", "bell", "wooden", "flute", "glass", "harp", "iron", "gong", "paper", "horn"]
+
+
+def questions(split: str, count: int) -> list[Question]:
+    rng = random.Random(split)
+    made = []
+    for i in range(count):
+        choices = tuple(" ".join(rng.sample(WORDS, rng.randrange(1, 4))) + f" {j}" for j in range(2 + i % 3))
+        context = " ".join(rng.choices(WORDS, k=rng.randrange(1, 30))) if i % 3 else ""
+        made.append(Question(f"{split}{i}", " ".join(rng.sample(WORDS, 4)) + "?", choices, choices[0], context=context))
+    return made
+
+
+TRAIN, VALID = questions("train", 25), questions("valid", 11)
+TOKENIZER = train_tokenizer([*WORDS, "predict: explain: Answer Choices: 0 1 2 3? (a) (b) (c) (d)"], 500)
+
+
+def test_question_batches_hold_every_question_once_longest_first(tmp_path: Path) -> None:
+    sources = SourceTokens(VALID, TOKENIZER, 60, tmp_path)
+    batches = question_batches(VALID, sources, TOKENIZER, prefix="predict: ", batch_size=4, cache=tmp_path)
+    assert [len(batch.questions) for batch in batches] == [4, 4, 3]
+    rows = [row for batch in batches for row in zip(batch.questions, batch.sources, batch.options, strict=True)]
+    assert sorted(question.id for question, _, _ in rows) == sorted(question.id for question in VALID)
+    lengths = [len(source) for _, source, _ in rows]
+    assert lengths == sorted(lengths, reverse=True) and len(set(lengths)) > 5
+    for question, source, options in rows:
+        assert source == sources.source(question.id, "predict: ")
+        assert options == tuple(
+            (*TOKENIZER.encode(choice, add_special_tokens=False), TOKENIZER.eos_token_id) for choice in question.choices
+        )
+
+
+def test_order_of_question_batches_does_not_follow_the_file(tmp_path: Path) -> None:
+    forth, back = (
+        question_batches(
+            part, SourceTokens(part, TOKENIZER, 60, tmp_path), TOKENIZER, prefix="p ", batch_size=4, cache=tmp_path
+        )
+        for part in (VALID, VALID[::-1])
+    )
+    assert forth == back
+
+
+def test_singles_are_the_same_questions_one_a_batch(tmp_path: Path) -> None:
+    sources = SourceTokens(VALID, TOKENIZER, 60, tmp_path)
+    (batch,) = question_batches(VALID, sources, TOKENIZER, prefix="p ", batch_size=99, cache=tmp_path)
+    singles = batch.singles()
+    assert [single.questions for single in singles] == [(question,) for question in batch.questions]
+    assert [single.sources + single.options for single in singles] == [
+        (source, options) for source, options in zip(batch.sources, batch.options, strict=True)
+    ]
+
+
+def module(cache: Path, *, max_source_length: int = 1000, max_target_length: int = 100, accumulate: int = 1):
+    streams = [
+        Stream("answer", "predict: ", 1.0, {q.id: q.answer for q in TRAIN}),
+        Stream("owl", "explain: ", 0.5, {q.id: " ".join(WORDS[: 1 + i]) for i, q in enumerate(TRAIN[:10])}),
+    ]
+    return QuestionDataModule(
+        {"train": TRAIN, "valid": VALID},
+        streams,
+        TOKENIZER,
+        collate=list,
+        max_source_length=max_source_length,
+        max_target_length=max_target_length,
+        reduction=Reduction.example,
+        batch_size=8,
+        accumulate=accumulate,
+        shuffle=True,
+        group_by_length=True,
+        seed=0,
+        answer_prefix="predict: ",
+        evaluation_batch_size=4,
+        cache=cache,
+    )
+
+
+def test_long_targets_are_cut_before_their_end_token_and_counted(tmp_path: Path) -> None:
+    """Rationales of 1 to 10 words: with room for 6 tokens, end token included, those of 6 and more words are cut."""
+    data = module(tmp_path, max_target_length=6)
+    assert data.cut_targets["owl"] == 5
+    owl = data.dataset.targets[1]
+    for i, question in enumerate(TRAIN[:10]):
+        words = TOKENIZER.encode(" ".join(WORDS[: 1 + i]), add_special_tokens=False)
+        assert owl[question.id] == (*words[:5], TOKENIZER.eos_token_id)
+    assert set(owl) == {question.id for question in TRAIN[:10]}
+    assert module(tmp_path).cut_targets == {"answer": 0, "owl": 0}
+
+
+def test_questions_that_lose_context_are_counted_by_stream(tmp_path: Path) -> None:
+    assert module(tmp_path).truncated == {"answer": 0, "owl": 0}
+    data = module(tmp_path, max_source_length=1)
+    assert data.truncated == dict.fromkeys(("answer", "owl"), sum(bool(q.context) for q in TRAIN))
+    assert 0 < data.truncated["answer"] < len(TRAIN)
+
+
+def test_the_loader_gives_the_planned_pairs(tmp_path: Path) -> None:
+    data = module(tmp_path, accumulate=2)
+    batches = list(data.train_dataloader())
+    assert batches == [data.dataset[micro] for micro in data.sampler]
+    targets = [pair.targets[0] for batch in batches for pair in batch]
+    answers = [target.ids for target in targets if target.stream == 0 and target.weight > 0]
+    expected = [(*TOKENIZER.encode(q.answer, add_special_tokens=False), TOKENIZER.eos_token_id) for q in TRAIN]
+    assert sorted(answers) == sorted(expected)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_processes_share_the_questions_out(tmp_path: Path, world: int) -> None:
+    """Three validation batches: five processes get single questions, so that each has some."""
+    data, seen = module(tmp_path), []
+    for rank in range(world):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world, current_epoch=2, global_step=0)
+        own = [question.id for batch in data.val_dataloader() for question in batch.questions]
+        assert own
+        seen += own
+        data.train_dataloader()
+        assert (data.sampler.rank, data.sampler.world, data.sampler.epoch) == (rank, world, 2)
+    assert sorted(seen) == sorted(question.id for question in VALID)
+
+
+def test_state_is_the_step_within_the_epoch(tmp_path: Path) -> None:
+    data = module(tmp_path, accumulate=2)  # 25 questions in steps of 8: 4 steps an epoch
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, current_epoch=1, global_step=4 + 3)
+    assert data.state_dict() == {"epoch_step": 3}
+    other = module(tmp_path, accumulate=2)
+    other.load_state_dict(data.state_dict())
+    assert len(list(other.train_dataloader())) == 2

@@ -1,0 +1,178 @@
+"""Streams of a method: which are built, with which weight and targets, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+
+from tinyllm.config import MethodConfig, StreamConfig, Target, TeacherConfig, WhichTeachers
+from tinyllm.data.streams import Pair, TargetText, build_streams, chosen_teachers, shuffle_rationales
+from tinyllm.errors import UserError
+from tinyllm.records import Question
+
+QUESTIONS = [
+    Question("q1", "What keeps soup warm?", ("a flask", "a sieve"), "a flask"),
+    Question("q2", "What lifts a piano?", ("a spoon", "a crane"), "a crane"),
+    Question("q3", "What marks the hour?", ("a bell", "a brick"), "a bell"),
+]
+TEACHERS = {
+    "owl": TeacherConfig(name="owl", prefix="explain: "),
+    "fox": TeacherConfig(name="fox", prefix="rationale: "),
+    "elk": TeacherConfig(name="elk", prefix="reason: "),
+}
+TEXTS = {name: {f"q{i}": f"{name} says {i}" for i in (1, 2, 3)} for name in TEACHERS}
+
+
+def method(which: WhichTeachers | None, teacher: str | None = None, **answer: object) -> MethodConfig:
+    """Answers, and rationales of `which` teachers (None for no rationale stream)."""
+    streams = {"answer": StreamConfig(Target.answer, prefix="predict: ", **answer)}  # type: ignore[arg-type]
+    if which is not None:
+        streams["rationale"] = StreamConfig(Target.rationale, which)
+    return MethodConfig(name="a_method", teacher=teacher, streams=streams)
+
+
+ALL = method(WhichTeachers.all)
+
+
+def build(how: MethodConfig = ALL, alpha=None, drop=(), teachers=TEACHERS, questions=QUESTIONS, texts=TEXTS):
+    return build_streams(how, teachers, alpha or {}, drop, questions, texts)
+
+
+def test_answers_and_every_teacher_with_its_own_prefix_and_weight() -> None:
+    how = method(WhichTeachers.all, weight=2.0)
+    how.streams["rationale"].weight = 3.0
+    streams = build(how, {"owl": 0.5, "fox": 1.0})
+    assert [(s.name, s.prefix, s.weight) for s in streams] == [
+        ("answer", "predict: ", 2.0),
+        ("owl", "explain: ", 1.5),
+        ("fox", "rationale: ", 3.0),
+        ("elk", "reason: ", 3.0),  # a teacher without an alpha weighs 1
+    ]
+    assert streams[0].targets == {"q1": "a flask", "q2": "a crane", "q3": "a bell"}
+    assert streams[2].targets == TEXTS["fox"]
+
+
+def test_full_fine_tuning_builds_no_rationale_stream() -> None:
+    assert [s.name for s in build(method(None))] == ["answer"]
+    assert chosen_teachers(method(None), TEACHERS, {}, ()) == []
+
+
+def test_weight_0_builds_nothing_and_asks_for_no_text() -> None:
+    class Untouchable(dict):
+        def get(self, key, default=None):
+            assert key != "fox", "the rationales of a teacher with weight 0 were asked for"
+            return super().get(key, default)
+
+    streams = build(alpha={"owl": 1.0, "fox": 0.0}, texts=Untouchable(TEXTS))
+    assert [s.name for s in streams] == ["answer", "owl", "elk"]
+    assert chosen_teachers(ALL, TEACHERS, {"owl": 0, "fox": 0, "elk": 0}, ()) == []
+
+
+def test_a_stream_of_weight_0_is_not_built() -> None:
+    assert [s.name for s in build(method(WhichTeachers.all, weight=0.0))] == ["owl", "fox", "elk"]
+
+
+def test_an_ablated_teacher_is_left_out() -> None:
+    assert [s.name for s in build(drop=["owl", "elk"])] == ["answer", "fox"]
+    assert chosen_teachers(ALL, TEACHERS, {"owl": 3.0}, ["owl"]) == ["fox", "elk"]
+
+
+@pytest.mark.parametrize("text", [None, "", "  \n\t"], ids=["missing", "empty", "blank"])
+def test_a_missing_or_empty_rationale_is_never_a_target(text: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    owl = {"q1": "warm", "q2": text, "q3": "rings"}
+    if text is None:
+        del owl["q2"]
+    with caplog.at_level(logging.WARNING):
+        streams = build(texts={**TEXTS, "owl": owl})
+    by_name = {s.name: s for s in streams}
+    assert by_name["owl"].targets == {"q1": "warm", "q3": "rings"}
+    assert by_name["fox"].targets == TEXTS["fox"]
+    assert [r.getMessage() for r in caplog.records] == [
+        "teacher owl: 1 of 3 training questions have no usable rationale and are left out of its stream"
+    ]
+
+
+@pytest.mark.parametrize("texts", [{}, {"fox": {}}, {"fox": {"q1": " ", "q2": "", "q3": "\n"}}])
+def test_a_teacher_without_any_text_gets_no_stream(texts: dict[str, dict[str, str]]) -> None:
+    texts = {**{name: TEXTS[name] for name in ("owl", "elk")}, **texts}
+    assert [s.name for s in build(texts=texts)] == ["answer", "owl", "elk"]
+
+
+def test_rationales_are_joined_by_id_not_by_position() -> None:
+    turned = dict(reversed(TEXTS["owl"].items())) | {"of another split": "never read"}
+    for questions in (QUESTIONS, QUESTIONS[::-1]):
+        stream = build(questions=questions, texts={**TEXTS, "owl": turned})[1]
+        assert stream.targets == TEXTS["owl"]
+        assert list(stream.targets) == [q.id for q in questions]
+    assert build(questions=QUESTIONS[1:2])[1].targets == {"q2": "owl says 2"}
+
+
+@pytest.mark.parametrize(("teacher", "chosen"), [(None, "owl"), ("owl", "owl"), ("elk", "elk")])
+def test_a_single_teacher_method_takes_the_named_one_or_the_sets_first(teacher: str | None, chosen: str) -> None:
+    how = method(WhichTeachers.one, teacher)
+    assert chosen_teachers(how, TEACHERS, {}, ()) == [chosen]
+    assert [s.name for s in build(how)] == ["answer", chosen]
+
+
+def test_a_single_teacher_method_without_teachers_says_so() -> None:
+    with pytest.raises(UserError, match="expected a teacher in the set, found none: choose teachers="):
+        chosen_teachers(method(WhichTeachers.one), {}, {}, ())
+    assert chosen_teachers(method(WhichTeachers.all), {}, {}, ()) == []
+
+
+@pytest.mark.parametrize(
+    ("how", "alpha", "message"),
+    [
+        (ALL, {"wolf": 0.5}, r"alpha\.wolf: no such teacher in this set; expected one of owl, fox, elk"),
+        (ALL, {"fox": -0.1}, r"alpha\.fox: expected a weight of 0 or more, found -0\.1"),
+        (method(WhichTeachers.one, "wolf"), {}, r"method\.teacher=wolf: expected one of owl, fox, elk"),
+        # A weight is checked though the method does not read it: it is a mistake all the same.
+        (method(None), {"wolf": 1.0}, r"alpha\.wolf: no such teacher"),
+    ],
+)
+def test_mistakes_are_named_with_what_was_expected(how: MethodConfig, alpha: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        chosen_teachers(how, TEACHERS, alpha, ())
+    with pytest.raises(UserError, match=message):
+        build(how, alpha)
+
+
+def test_weight_0_for_a_teacher_outside_of_the_set_is_no_mistake() -> None:
+    assert chosen_teachers(ALL, TEACHERS, {"wolf": 0.0}, ()) == list(TEACHERS)
+
+
+def test_two_streams_with_one_prefix_are_refused() -> None:
+    """The student could not tell the voices apart."""
+    twins = {**TEACHERS, "fox": TeacherConfig(name="fox", prefix="explain: ")}
+    with pytest.raises(UserError, match=r"expected a prefix of its own for every stream.*teachers\.<name>\.prefix"):
+        build(teachers=twins)
+    assert len(build(teachers=twins, alpha={"fox": 0.0})) == 3
+    with pytest.raises(UserError, match="a prefix of its own"):
+        build(teachers={"owl": TeacherConfig(name="owl", prefix="predict: ")})
+
+
+@pytest.mark.parametrize("count", [2, 3, 17, 200])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_shuffling_leaves_no_text_at_its_question_and_loses_none(count: int, seed: int) -> None:
+    texts = {f"q{i}": f"text {i}" for i in range(count)}
+    mixed = shuffle_rationales(texts, seed)
+    assert mixed.keys() == texts.keys()
+    assert Counter(mixed.values()) == Counter(texts.values())
+    assert all(mixed[i] != texts[i] for i in texts)
+
+
+def test_shuffling_follows_seed_and_ids_alone() -> None:
+    texts = {f"q{i}": f"text {i}" for i in range(30)}
+    mixed = shuffle_rationales(texts, 4)
+    assert mixed == shuffle_rationales(dict(reversed(texts.items())), 4)
+    assert mixed != shuffle_rationales(texts, 5)
+    neighbours = sum(int(mixed[f"q{j}"].split()[1]) == i for i, j in pairwise(range(30)))
+    assert neighbours < 10  # a shift in the order of the file would move every text to the next question
+    assert shuffle_rationales({}, 0) == {}
+
+
+def test_length_of_a_pairs_targets_is_their_sum() -> None:
+    assert Pair((5, 1), (TargetText((7, 8, 1)), TargetText((9, 1)))).target_length == 5
