@@ -272,6 +272,21 @@ def _presentable(example: Example) -> Example | None:
     return None
 
 
+def _ask(engine: Engine, prompts: Sequence[str], chat: bool, step: str) -> list[str]:
+    """The teacher's texts in the order of `prompts`, empty where it failed."""
+    requests = [
+        Request(
+            str(index),
+            [{"role": "user", "content": prompt}] if chat else prompt,
+            seed_of("invent", step, index),
+            INVENTION,
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+    texts = {done.id: done.text for batch in engine.complete(requests) for done in batch}
+    return [texts.get(request.id, "") for request in requests]
+
+
 def _first_question(text: str) -> str:
     """The first line that is a question of four words or more; empty where there is none."""
     for line in text.replace("*", "").splitlines():
