@@ -62,7 +62,8 @@ class StepSampler(Sampler[MicroBatch]):
         self.shuffle = shuffle
         self.group_by_length = group_by_length
         self.epoch = 0
-        self.first_step = 0
+        self.resume_at = (0, 0)
+        """Epoch, and steps of that epoch that are done already."""
         self.rank, self.world = 0, 1
 
     def set_epoch(self, epoch: int) -> None:
@@ -91,10 +92,10 @@ class StepSampler(Sampler[MicroBatch]):
 
     def __iter__(self) -> Iterator[MicroBatch]:
         parts = self.accumulate * self.world
-        for step in self.steps()[self.first_step :]:
+        done = self.resume_at[1] if self.epoch == self.resume_at[0] else 0
+        for step in self.steps()[done:]:
             for turn in range(self.accumulate):
                 yield MicroBatch(step[turn * self.world + self.rank :: parts], step, parts)
-        self.first_step = 0
 
     def __len__(self) -> int:
         return -(-len(self.lengths) // self.batch_size) * self.accumulate
@@ -316,10 +317,11 @@ class QuestionDataModule(LightningDataModule):
         return DataLoader(_QuestionBatches(batches[rank::world]), batch_size=None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimizer steps done in the current epoch: where a resumed run goes on."""
+        """Epoch and its optimizer steps done: where a resumed run goes on."""
         steps = len(self.sampler) // self.sampler.accumulate
-        return {"epoch_step": self.trainer.global_step % steps if self.trainer is not None and steps else 0}
+        epoch, step = divmod(self.trainer.global_step, steps) if self.trainer is not None else (0, 0)
+        return {"epoch": epoch, "step": step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Skip the steps that the checkpoint has behind it."""
-        self.sampler.first_step = int(state_dict["epoch_step"])
+        self.sampler.resume_at = (int(state_dict["epoch"]), int(state_dict["step"]))

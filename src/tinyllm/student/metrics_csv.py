@@ -20,7 +20,7 @@ class MetricsCsv(Logger):
     Args:
         path: the file.
         streams: names of the streams, for their columns.
-        from_step: lines of later steps are dropped at the start: a resumed run writes them again.
+        from_step: optimizer steps behind the run; lines of later steps (they count from 0) are dropped, and come again.
     """
 
     def __init__(self, path: Path, streams: Sequence[str], from_step: int | None = None) -> None:
@@ -39,7 +39,7 @@ class MetricsCsv(Logger):
         kept: list[dict[str, str]] = []
         if from_step is not None and path.is_file():
             with path.open(newline="") as file:
-                kept = [row for row in csv.DictReader(file) if row["step"].isdigit() and int(row["step"]) <= from_step]
+                kept = [row for row in csv.DictReader(file) if row["step"].isdigit() and int(row["step"]) < from_step]
         self._start = (kept, from_step)
         self._started = False
 

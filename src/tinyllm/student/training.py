@@ -154,16 +154,15 @@ def make_trainer(
     if trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer.accelerator=gpu: no CUDA card is visible; choose trainer=cpu")
     interval = max(1, round(trainer.valid_every * steps_per_epoch)) * trainer.accumulate
-    checkpoint = ModelCheckpoint(
-        dirpath=folder / "checkpoints",
-        filename="best",
-        monitor="valid/accuracy",
-        mode="max",
-        save_top_k=1,
-        save_last=True,
-        enable_version_counter=False,
-        save_on_train_epoch_end=False,
-    )
+    common: dict[str, Any] = {
+        "dirpath": folder / "checkpoints",
+        "save_top_k": 1,
+        "enable_version_counter": False,
+        "save_on_train_epoch_end": False,
+    }
+    best = ModelCheckpoint(filename="best", monitor="valid/accuracy", mode="max", **common)
+    # Its `save_last` writes only where the best one changes; and the last must hold the best one's state.
+    last = ModelCheckpoint(filename="last", **common)
     bar = trainer.progress_bar and sys.stderr.isatty()
     try:
         return Trainer(
@@ -181,7 +180,7 @@ def make_trainer(
             num_sanity_val_steps=0,
             log_every_n_steps=trainer.log_every,
             logger=list(loggers),
-            callbacks=[checkpoint, *callbacks, *([TQDMProgressBar(leave=True)] if bar else [])],
+            callbacks=[best, last, *callbacks, *([TQDMProgressBar(leave=True)] if bar else [])],
             enable_progress_bar=bar,
             enable_model_summary=False,
             use_distributed_sampler=False,

@@ -1,0 +1,217 @@
+"""The stages one after the other, on minilab."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tests.integration.conftest import SMALL, Stage, finish, popen
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+RESULT_KEYS = {
+    "dataset", "student", "method", "ablation", "teachers", "alpha", "seed", "split", "n", "accuracy", "accuracy_low",
+    "accuracy_high", "accuracy_ranked", "unparsed", "valid_accuracy", "train_examples", "wall_seconds", "config_hash",
+    "version",
+}  # fmt: skip
+
+
+def read_metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(folder / "checkpoints" / name, weights_only=True)["state_dict"]
+    return state
+
+
+def test_from_questions_to_a_result_and_back(stage: Stage, tmp_path: Path) -> None:
+    code, _, err = stage("rationales")
+    assert code == 0, err
+    code, _, err = stage("train", *SMALL, "hydra.run.dir=run", "evaluation.rationales=true")
+    assert code == 0, err
+    run = tmp_path / "run"
+    assert {file.name for file in run.iterdir()} >= {
+        "config.yaml", "metrics.csv", "checkpoints", "predictions.jsonl", "result.json",
+    }  # fmt: skip
+    rows = read_metrics(run)
+    assert {"step", "train/loss", "train/loss/answer", "train/loss/terse", "train/loss/wordy", "valid/accuracy"} <= set(
+        rows[0]
+    )
+    assert "train/examples_per_second" in rows[0]
+    assert [int(row["step"]) for row in rows if row["train/loss"]] == list(range(10))
+    assert sum(bool(row["valid/accuracy"]) for row in rows) == 5  # every 2 of 5 steps, and after the last
+    result = json.loads((run / "result.json").read_text())
+    assert RESULT_KEYS <= set(result)
+    assert (result["n"], result["train_examples"], result["steps"]) == (24, 40, 10)
+    assert result["teachers"] == ["terse", "wordy"] and result["alpha"] == {"terse": 1.0, "wordy": 1.0}
+    predictions = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    assert len({row["id"] for row in predictions}) == 24
+    assert all(set(row["rationales"]) == {"terse", "wordy"} and len(row["scores"]) == 4 for row in predictions)
+    right = sum(row["ranked"] == row["answer"] for row in predictions)
+    assert result["accuracy_ranked"] == pytest.approx(right / 24)
+    assert all(row["ranked"] == row["choices"][row["scores"].index(max(row["scores"]))] for row in predictions)
+
+    before = {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.is_file()}
+    code, _, err = stage("train", *SMALL, "hydra.run.dir=run", "evaluation.rationales=true")
+    assert code == 0 and "finished already" in err
+    assert before == {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.is_file()}
+    code, _, err = stage("train", *SMALL, "hydra.run.dir=run", "seed=1", "data.seed=0")
+    assert code == 2 and "another configuration" in err
+
+    code, _, err = stage("evaluate", "run=run", "evaluation.split=valid", "trainer.precision=32-true")
+    assert code == 0, err
+    valid = json.loads((run / "evaluation-minilab-valid" / "result.json").read_text())
+    assert valid["split"] == "valid" and valid["n"] == 24
+    best = max(float(row["valid/accuracy"]) for row in rows if row["valid/accuracy"])
+    assert valid["accuracy"] == pytest.approx(best) == pytest.approx(result["valid_accuracy"])
+
+    code, out, err = stage("predict", "run=run", "question='What cuts wood?'", "choices=[saw,spoon]")
+    assert code == 0, err
+    assert out.splitlines()[0].startswith("answer: ") and "(b) spoon" in out and "wordy: " in out
+
+    code, _, err = stage("export", "run=run", "output=exported")
+    assert code == 0, err
+    exported = tmp_path / "exported"
+    model = AutoModelForSeq2SeqLM.from_pretrained(exported)
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+    best_state = {k.removeprefix("model."): v for k, v in weights(run, "best.ckpt").items()}
+    assert all(torch.equal(value, best_state[key]) for key, value in model.state_dict().items())
+    assert tokenizer.decode(tokenizer("(b) spoon").input_ids, skip_special_tokens=True) == "(b) spoon"
+    assert f"{result['accuracy']:.4f}" in (exported / "README.md").read_text()
+    code, _, err = stage("export", "run=run", "output=exported")
+    assert code == 2 and "new or empty folder" in err
+    code, _, err = stage(
+        "evaluate", "student.pretrained=exported", "data.limit_test=24", "output=again", "trainer.precision=32-true"
+    )
+    assert code == 0, err
+    again = json.loads((tmp_path / "again" / "result.json").read_text())
+    assert (again["method"], again["accuracy_ranked"]) == ("inference", result["accuracy_ranked"])
+
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "result.json").write_text('{"foreign": 1}')
+    code, out, err = stage("report", "runs=[run,again,broken]", "output=report")
+    assert code == 0, err
+    assert "broken/result.json" in err and "tinyllm" in out and "inference" in out
+    assert len((tmp_path / "report" / "results.csv").read_text().splitlines()) == 1 + 3  # run, its evaluation, again
+
+
+def test_weight_zero_and_ablation_cost_nothing(stage: Stage, tmp_path: Path) -> None:
+    """No stream, no column, and no need for the dropped teacher's rationales."""
+    code, _, err = stage("rationales", "teachers=minilab", "rationales.splits=[train]", "data.limit_train=40")
+    assert code == 0, err
+    code, _, err = stage("train", *SMALL, "alpha.wordy=0", "hydra.run.dir=zero")
+    assert code == 0, err
+    assert "train/loss/wordy" not in read_metrics(tmp_path / "zero")[0]
+    code, _, err = stage("train", *SMALL, "ablation=no_llama", "hydra.run.dir=dropped")
+    assert code == 0, err
+    assert json.loads((tmp_path / "dropped" / "result.json").read_text())["teachers"] == ["terse"]
+    first, second = weights(tmp_path / "zero"), weights(tmp_path / "dropped")
+    assert all(torch.equal(first[key], second[key]) for key in first if key.startswith("model."))
+    code, _, err = stage("train", *SMALL, "method=full_ft", "store=nowhere", "hydra.run.dir=ft")
+    assert code == 0, err
+    code, _, err = stage("train", *SMALL, "method=step_by_step", "method.teacher=wordy", "hydra.run.dir=single")
+    assert code == 0, err
+    assert json.loads((tmp_path / "single" / "result.json").read_text())["teachers"] == ["wordy"]
+
+
+@pytest.mark.parametrize("steps", [12, 33], ids=["first_epoch", "second_epoch"])
+def test_a_killed_run_continues_to_the_same_weights(tmp_path: Path, steps: int) -> None:
+    """SIGKILL in the middle of an epoch, with dropout on; the last epoch's end is the same to the last bit."""
+    finish(tmp_path, "rationales")
+    long = [*SMALL, "student.dropout=0.1", "data.limit_train=160", "trainer.max_epochs=2", "trainer.valid_every=0.25"]
+    finish(tmp_path, "train", *long, "hydra.run.dir=whole")
+    killed = tmp_path / "killed"
+    process = popen(tmp_path, "train", *long, "hydra.run.dir=killed")
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (killed / "metrics.csv").is_file() and (killed / "checkpoints" / "last.ckpt").is_file():
+            rows = [row for row in read_metrics(killed) if row["train/loss"]]
+            if len(rows) > steps:  # past a checkpoint (every 5 steps), in the middle of an epoch of 20
+                break
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()[0]
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (killed / "result.json").exists()
+    out = finish(tmp_path, "train", *long, "hydra.run.dir=killed")
+    assert "going on from step" in out
+    expected, found = weights(tmp_path / "whole"), weights(killed)
+    assert all(torch.equal(expected[key], found[key]) for key in expected if key.startswith("model."))
+    steps = [int(row["step"]) for row in read_metrics(killed) if row["train/loss"]]
+    assert steps == list(range(40))
+    fields = ("accuracy", "accuracy_ranked", "valid_accuracy", "steps", "train_loss")
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "killed")]
+    assert [results[0][f] for f in fields] == [results[1][f] for f in fields]
+
+
+@pytest.mark.parametrize("reduction", ["example", "token"])
+def test_one_device_accumulation_and_two_processes_give_the_same_update(tmp_path: Path, reduction: str) -> None:
+    finish(tmp_path, "rationales", "data.limit_train=40")
+    common = [*SMALL, "student.dropout=0", f"loss.reduction={reduction}", "method.teacher=terse"]
+    finish(tmp_path, "train", *common, "hydra.run.dir=one")
+    finish(tmp_path, "train", *common, "trainer.accumulate=2", "hydra.run.dir=accumulated")
+    finish(
+        tmp_path, "train", *common, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
+        "trainer.precision=32-true", "hydra.run.dir=two",
+    )  # fmt: skip
+    one = weights(tmp_path / "one")
+    for name in ("accumulated", "two"):
+        other = weights(tmp_path / name)
+        for key, value in one.items():
+            torch.testing.assert_close(other[key], value, rtol=1e-3, atol=2e-5, msg=lambda m, k=key: f"{k}: {m}")
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "outputs").exists(), "one folder a run"
+
+
+def test_wandb_offline_records_config_metrics_result_and_predictions(tmp_path: Path) -> None:
+    finish(tmp_path, "rationales", "data.limit_train=40")
+    finish(
+        tmp_path, "train", *SMALL, "logger=wandb", "logger.mode=offline", "logger.project=test", "hydra.run.dir=run"
+    )  # fmt: skip
+    (recorded,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    (file,) = recorded.glob("*.wandb")
+    content = file.read_bytes()
+    for name in (b"max_source_length", b"train/loss/terse", b"valid/accuracy", b"result/accuracy"):
+        assert name in content, name
+    (table,) = recorded.glob("files/media/table/predictions*.table.json")
+    rows = json.loads(table.read_text())
+    assert rows["columns"][:2] == ["id", "question"] and len(rows["data"]) == 24
+
+
+def test_a_sweep_skips_finished_cells_and_retries_failed_ones(stage: Stage, tmp_path: Path) -> None:
+    sweep = ["-m", "method=full_ft,tinyllm", "seed=0,1", *SMALL, "trainer.max_steps=1"]
+    code, _, err = stage("train", *sweep)  # no rationales yet: tinyllm can't, full_ft can
+    assert code == 2
+    assert err.count("lack a terse rationale") == 2
+    results = sorted(tmp_path.glob("runs/minilab/tiny/*/result.json"))
+    assert len(results) == 2 and all("full_ft" in str(path) for path in results)
+    assert len(list(tmp_path.glob("runs/minilab/tiny/tinyllm-*/error.txt"))) == 2
+    before = [path.stat().st_mtime_ns for path in results]
+    for seed in (0, 1):
+        assert stage("rationales", f"seed={seed}")[0] == 0
+    code, _, err = stage("train", *sweep)
+    assert code == 0, err
+    assert err.count("finished already") == 2
+    assert len(list(tmp_path.glob("runs/minilab/tiny/*/result.json"))) == 4
+    assert [path.stat().st_mtime_ns for path in results] == before
+    assert not list(tmp_path.glob("runs/minilab/tiny/*/error.txt"))
+
+
+@pytest.mark.gpu
+def test_a_run_on_a_card(stage: Stage, tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA card")
+    assert stage("rationales", "data.limit_train=40")[0] == 0
+    code, _, err = stage(
+        "train", *SMALL, "trainer=gpu", "trainer.precision=bf16-mixed", "hydra.run.dir=run", "student.dropout=0.1"
+    )
+    assert code == 0, err
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 10
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") != ""
