@@ -1,0 +1,274 @@
+"""The files of a run folder: they come back as they went, and a foreign or broken one is said to be so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinyllm.config import (
+    DataConfig,
+    EvaluateConfig,
+    ExperimentConfig,
+    MethodConfig,
+    Reduction,
+    Schedule,
+    Source,
+    StreamConfig,
+    StudentConfig,
+    Target,
+    TeacherConfig,
+    WhichTeachers,
+)
+from tinyllm.errors import UserError
+from tinyllm.evaluation import run_folder
+from tinyllm.records import Prediction, Result
+
+
+def config() -> ExperimentConfig:
+    return ExperimentConfig(
+        seed=3,
+        data=DataConfig(name="own", source=Source.jsonl, root="/somewhere/own.jsonl", limit_test=5),
+        student=StudentConfig(name="tiny", architecture={"vocab_size": 100, "feed_forward_proj": "relu", "rate": 0.5}),
+        teachers={
+            "owl": TeacherConfig(name="owl", model="m/owl", prefix="explain: "),
+            "fox": TeacherConfig(name="fox", model="m/fox", prefix="rationale: "),
+        },
+        alpha={"owl": 0.5, "fox": 1.0},
+        method=MethodConfig(
+            name="tinyllm",
+            streams={
+                "answer": StreamConfig(Target.answer),
+                "rationale": StreamConfig(Target.rationale, WhichTeachers.all),
+            },
+        ),
+    )
+
+
+RESULT = Result(
+    dataset="own",
+    student="tiny",
+    method="tinyllm",
+    ablation="none",
+    teachers=("owl", "fox"),
+    alpha={"owl": 0.5, "fox": 1.0},
+    seed=3,
+    split="test",
+    n=8,
+    accuracy=0.5,
+    accuracy_low=0.2,
+    accuracy_high=0.8,
+    accuracy_ranked=0.75,
+    accuracy_ranked_low=0.4,
+    accuracy_ranked_high=0.9,
+    unparsed=1,
+    valid_accuracy=None,
+    train_examples=40,
+    wall_seconds=1.5,
+    config_hash="0123456789ab",
+    version="0.0.0",
+    subsets={"visible": {"n": 4, "accuracy": 0.5}},
+    context_truncated=2,
+    steps=10,
+    train_loss={"answer": 1.25},
+)
+
+
+def test_a_configuration_comes_back_as_it_went(tmp_path: Path) -> None:
+    run_folder.write_config(config(), tmp_path / "new" / "run")
+    found = run_folder.read_config(tmp_path / "new" / "run")
+    assert found == config()
+    assert type(found.data) is DataConfig and found.data.source is Source.jsonl
+    assert run_folder.hash_of(found) == run_folder.hash_of(config())
+
+
+def test_a_folder_without_a_configuration_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"expected a run folder with config\.yaml, found none"):
+        run_folder.read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed: 1\nunknown_key: 2\n",
+        "seed: many\n",
+        "optimizer: {lr: high}\n",
+        "data: {source: moon}\n",
+        "",  # nothing in it: no dataset, no student
+    ],
+)
+def test_a_configuration_of_another_version_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config\.yaml: not a configuration of this version \(.+\)") as caught:
+        run_folder.read_config(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_result_comes_back_as_it_went(tmp_path: Path) -> None:
+    run_folder.write_result(RESULT, tmp_path)
+    assert run_folder.read_result(tmp_path / "result.json") == RESULT
+    row = json.loads((tmp_path / "result.json").read_text())
+    assert row == json.loads(json.dumps(asdict(RESULT)))
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]  # no draft is left
+
+
+def test_a_result_of_a_later_version_is_read_without_what_is_new(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({**asdict(RESULT), "carbon": 12}))
+    assert run_folder.read_result(path) == RESULT
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON"),
+        ('{"dataset": "own"', "not JSON"),
+        ("[1, 2]", "not a result of tinyllm"),
+        ('{"foreign": 1}', r"not a result of tinyllm \(lacks accuracy, accuracy_high, .*student\)"),
+        (json.dumps({k: v for k, v in asdict(RESULT).items() if k != "config_hash"}), "lacks config_hash"),
+        (json.dumps({k: v for k, v in asdict(RESULT).items() if k != "wall_seconds"}), "not a result of this version"),
+    ],
+)
+def test_a_broken_or_foreign_result_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        run_folder.read_result(path)
+    assert str(path) in str(caught.value)
+
+
+def test_bytes_that_are_no_text_and_a_missing_file(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "result.json", tmp_path / "none.json"):
+        with pytest.raises(ValueError, match="not JSON"):
+            run_folder.read_result(path)
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_folder.write_result(RESULT, tmp_path)
+    before = (tmp_path / "result.json").read_bytes()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_folder.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_folder.write_result(replace(RESULT, n=9), tmp_path)
+    assert (tmp_path / "result.json").read_bytes() == before
+
+
+def test_predictions_are_a_line_a_question(tmp_path: Path) -> None:
+    rows = [
+        Prediction(
+            "1", "Was ist \u00fcber\nuns?", ("Himmel", "Erde"), "Himmel", "himmel", "Himmel", "Erde", (-0.5, -0.25)
+        ),
+        Prediction("2", "Up?", ("yes", "no"), "no", "?", None, "no", (-1.0, 0.0), "hidden", {"owl": "It is \u2191."}),
+    ]
+    run_folder.write_predictions(iter(rows), tmp_path)
+    lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
+    first, second = map(json.loads, lines)
+    assert first == {
+        "id": "1",
+        "question": "Was ist \u00fcber\nuns?",
+        "choices": ["Himmel", "Erde"],
+        "answer": "Himmel",
+        "generated": "himmel",
+        "predicted": "Himmel",
+        "ranked": "Erde",
+        "scores": [-0.5, -0.25],
+    }
+    assert second["predicted"] is None
+    assert (second["subset"], second["rationales"]) == ("hidden", {"owl": "It is \u2191."})
+
+
+def changed(change: Callable[[ExperimentConfig], Any]) -> str:
+    values = config()
+    change(values)
+    return run_folder.hash_of(values)
+
+
+def put(path: str, value: Any) -> Callable[[ExperimentConfig], None]:
+    *parents, last = path.split(".")
+
+    def change(values: ExperimentConfig) -> None:
+        target: Any = values
+        for name in parents:
+            target = target[name] if isinstance(target, dict) else getattr(target, name)
+        if isinstance(target, dict):
+            target[last] = value
+        else:
+            setattr(target, last, value)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("store", "/elsewhere/store"),
+        ("cache", "/elsewhere/cache"),
+        ("data.root", "/elsewhere/own.jsonl"),
+        ("trainer.devices", 4),
+        ("trainer.num_nodes", 2),
+        ("trainer.accelerator", "gpu"),
+        ("trainer.strategy", "ddp"),
+        ("trainer.strategy_options", {"stage": 2}),
+        ("trainer.log_every", 1),
+        ("trainer.progress_bar", False),
+        ("evaluation.batch_size", 1),
+        ("logger.name", "wandb"),
+        ("logger.project", "another"),
+    ],
+)
+def test_paths_devices_and_loggers_leave_the_hash(path: str, value: Any) -> None:
+    assert changed(put(path, value)) == run_folder.hash_of(config())
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("seed", 4),
+        ("alpha.owl", 0.6),
+        ("alpha.elk", 1.0),
+        ("optimizer.lr", 1e-4),
+        ("optimizer.schedule", Schedule.constant),
+        ("loss.reduction", Reduction.token),
+        ("trainer.batch_size", 16),
+        ("trainer.max_steps", 10),
+        ("trainer.precision", "bf16-mixed"),
+        ("trainer.shuffle", False),
+        ("data.name", "other"),
+        ("data.seed", 1),
+        ("data.train_fraction", 0.25),
+        ("data.limit_test", 6),
+        ("student.architecture.vocab_size", 101),
+        ("student.pretrained", "a/folder"),
+        ("student.max_source_length", 99),
+        ("teachers.owl.prefix", "say: "),
+        ("teachers.owl.model", "m/owl2"),
+        ("method.name", "full_ft"),
+        ("method.streams.rationale.weight", 2.0),
+        ("ablation.drop", ["owl"]),
+        ("prompt.teacher_forcing", False),
+        ("rationales.clean", False),
+        ("rationales.shuffle", True),
+        ("evaluation.split", "valid"),
+    ],
+)
+def test_what_shapes_a_result_changes_the_hash(path: str, value: Any) -> None:
+    assert changed(put(path, value)) != run_folder.hash_of(config())
+
+
+def test_the_hash_does_not_follow_the_order_of_keys_or_the_stage() -> None:
+    def turn(values: ExperimentConfig) -> None:
+        values.alpha = dict(reversed(values.alpha.items()))
+        values.student.architecture = dict(reversed(values.student.architecture.items()))
+
+    assert changed(turn) == run_folder.hash_of(config())
+    stage = EvaluateConfig(**vars(config()), run="runs/one", output="elsewhere")
+    assert run_folder.hash_of(stage) == run_folder.hash_of(config())
+    assert len(run_folder.hash_of(config())) == 12

@@ -1,0 +1,94 @@
+"""Predictions -> scores: what counts as right, what as unparsed, and the subsets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import pytest
+
+from tinyllm.evaluation.score import Scores, is_right, score, score_subsets
+from tinyllm.evaluation.statistics import wilson_interval
+from tinyllm.records import Prediction
+
+CHOICES = ("a kite", "a drum", "A kite.")
+
+
+def prediction(name: str, predicted: str | None, ranked: str, answer: str = "a kite", subset: str = "") -> Prediction:
+    return Prediction(
+        name, "What flies?", CHOICES, answer, predicted or "mumble", predicted, ranked, (-1.0,) * 3, subset
+    )
+
+
+FOUR = [
+    prediction("1", "a kite", "a kite", subset="windy"),
+    prediction("2", "a drum", "a kite", subset="windy"),
+    prediction("3", None, "a drum", subset="calm"),
+    prediction("4", None, "a kite"),
+]
+
+
+def test_scores_by_hand() -> None:
+    found = score(FOUR)
+    assert (found.n, found.accuracy, found.accuracy_ranked, found.unparsed) == (4, 0.25, 0.75, 2)
+    assert (found.accuracy_low, found.accuracy_high) == wilson_interval(1, 4)
+    assert (found.accuracy_ranked_low, found.accuracy_ranked_high) == wilson_interval(3, 4)
+
+
+def test_an_unparsed_generation_counts_as_wrong_never_as_a_guess() -> None:
+    """It stays in the denominator, even where the ranked option is right."""
+    lucky = [prediction(str(i), None, "a kite") for i in range(3)]
+    assert (score(lucky).accuracy, score(lucky).unparsed, score(lucky).n) == (0.0, 3, 3)
+    assert score([*lucky, prediction("x", "a kite", "a kite")]).accuracy == 0.25
+
+
+@pytest.mark.parametrize(
+    ("choice", "answer", "right"),
+    [
+        ("a kite", "a kite", True),
+        ("A kite.", "a kite", True),
+        ("a  KITE", "a kite", True),
+        ("(b) a kite", "a kite", True),
+        ("a drum", "a kite", False),
+        ("a kites", "a kite", False),
+        ("", "a kite", False),
+        (None, "a kite", False),
+    ],
+)
+def test_right_is_what_says_the_same_after_normalisation(choice: str | None, answer: str, right: bool) -> None:
+    assert is_right(choice, answer) is right
+
+
+def test_equal_options_are_equally_right() -> None:
+    """Some published questions have one option twice; the answer names its first."""
+    twin = prediction("1", "A kite.", "A kite.", answer="a kite")
+    assert score([twin]).accuracy == score([twin]).accuracy_ranked == 1.0
+    other = replace(twin, predicted="a kite", ranked="a drum", answer="A kite.")
+    assert (score([other]).accuracy, score([other]).accuracy_ranked) == (1.0, 0.0)
+
+
+def test_no_predictions_score_nothing() -> None:
+    assert score([]) == Scores(0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0)
+    assert score_subsets([]) == {}
+
+
+def test_subsets_are_scored_apart_and_questions_without_one_in_none() -> None:
+    found = score_subsets(FOUR)
+    assert list(found) == ["calm", "windy"]
+    assert found == {"windy": score(FOUR[:2]), "calm": score(FOUR[2:3])}
+    assert (found["windy"].n, found["windy"].accuracy, found["windy"].accuracy_ranked) == (2, 0.5, 1.0)
+    assert (found["calm"].n, found["calm"].unparsed) == (1, 1)
+    assert score_subsets(FOUR[3:]) == {}
+
+
+def test_names_of_scores_are_those_of_results() -> None:
+    """A subset's scores stand in `result.json` under the same names."""
+    assert list(asdict(score(FOUR))) == [
+        "n",
+        "accuracy",
+        "accuracy_low",
+        "accuracy_high",
+        "accuracy_ranked",
+        "accuracy_ranked_low",
+        "accuracy_ranked_high",
+        "unparsed",
+    ]
