@@ -113,10 +113,14 @@ def test_an_interrupted_epoch_goes_on_where_it_stopped_and_the_next_is_whole() -
     plan = sampler(accumulate=2)
     plan.set_epoch(1)
     whole = list(plan)
-    plan.first_step = 10
+    plan.resume_at = (1, 10)
     assert list(plan) == whole[20:]
-    assert list(plan) == whole
-    plan.first_step = len(plan.steps())
+    assert list(plan) == whole[20:]  # a second look, as Lightning takes at the start of a resumed fit, changes nothing
+    for other in (0, 2):
+        plan.set_epoch(other)
+        assert len(list(plan)) == len(whole)
+    plan.set_epoch(1)
+    plan.resume_at = (1, len(plan.steps()))
     assert list(plan) == []
 
 
@@ -301,7 +305,10 @@ def test_processes_share_the_questions_out(tmp_path: Path, world: int) -> None:
 def test_state_is_the_step_within_the_epoch(tmp_path: Path) -> None:
     data = module(tmp_path, accumulate=2)  # 25 questions in steps of 8: 4 steps an epoch
     data.trainer = SimpleNamespace(global_rank=0, world_size=1, current_epoch=1, global_step=4 + 3)
-    assert data.state_dict() == {"epoch_step": 3}
+    assert data.state_dict() == {"epoch": 1, "step": 3}
     other = module(tmp_path, accumulate=2)
     other.load_state_dict(data.state_dict())
-    assert len(list(other.train_dataloader())) == 2
+    assert len(list(other.train_dataloader())) == 8
+    other.sampler.set_epoch(1)
+    data.sampler.set_epoch(1)
+    assert list(other.sampler) == list(data.sampler)[6:]

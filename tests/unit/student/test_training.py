@@ -1,0 +1,166 @@
+"""What `make_trainer` makes of settings, and how it refuses those that can't work."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+
+from tinyllm.config import TrainerConfig
+from tinyllm.errors import UserError
+from tinyllm.student.training import checkpoint_step, make_strategy, make_trainer, resolve_precision
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "gpu"])
+@pytest.mark.parametrize("precision", ["16-mixed", "16-true", "16"])
+def test_fp16_is_refused_with_the_reason(precision: str, accelerator: str) -> None:
+    with pytest.raises(UserError, match=rf"trainer\.precision={precision}: fp16 overflows in T5.*bf16-mixed"):
+        resolve_precision(precision, accelerator)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true", "64-true"])
+def test_a_named_precision_is_taken(precision: str) -> None:
+    assert resolve_precision(precision, "cpu") == precision
+
+
+@pytest.mark.parametrize(
+    ("avx512", "amx", "expected"),
+    [(True, False, "bf16-mixed"), (False, True, "bf16-mixed"), (False, False, "32-true")],
+)
+def test_auto_follows_the_processor(monkeypatch: pytest.MonkeyPatch, avx512: bool, amx: bool, expected: str) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert resolve_precision("auto", "cpu") == expected
+
+
+@pytest.mark.parametrize(
+    ("card", "bf16", "expected"),
+    [(True, True, "bf16-mixed"), (True, False, "32-true"), (False, True, "32-true")],
+)
+def test_auto_follows_the_card(monkeypatch: pytest.MonkeyPatch, card: bool, bf16: bool, expected: str) -> None:
+    """A card that only emulates bf16 is slower in it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: card)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16 or including_emulation)
+    assert resolve_precision("auto", "gpu") == expected
+
+
+@pytest.fixture
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TORCHELASTIC_RUN_ID", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("name", ["", "dpp", "DDP", "horovod"])
+def test_an_unknown_strategy_is_refused_with_the_known_ones(name: str) -> None:
+    with pytest.raises(UserError, match=rf"trainer\.strategy={name}: expected one of auto, ddp, deepspeed, fsdp"):
+        make_strategy(TrainerConfig(strategy=name))
+
+
+@pytest.mark.parametrize("name", ["auto", "single_device"])
+def test_one_process_needs_no_strategy(name: str) -> None:
+    assert make_strategy(TrainerConfig(strategy=name)) == "auto"
+
+
+def test_ddp_on_a_processor_starts_its_own_processes_over_gloo(no_launcher: None) -> None:
+    strategy = make_strategy(TrainerConfig(strategy="ddp", strategy_options={"find_unused_parameters": True}))
+    assert isinstance(strategy, DDPStrategy)
+    assert strategy._start_method == "spawn"
+    assert strategy.process_group_backend == "gloo"
+    assert strategy._ddp_kwargs["find_unused_parameters"] is True
+    on_cards = make_strategy(TrainerConfig(strategy="ddp", accelerator="gpu"))
+    assert isinstance(on_cards, DDPStrategy) and on_cards.process_group_backend is None
+
+
+@pytest.mark.parametrize("variable", ["TORCHELASTIC_RUN_ID", "SLURM_PROCID"])
+def test_ddp_under_a_launcher_starts_none(no_launcher: None, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "1")
+    strategy = make_strategy(TrainerConfig(strategy="ddp"))
+    assert isinstance(strategy, DDPStrategy) and strategy._start_method == "popen"
+
+
+def test_fsdp_takes_its_options() -> None:
+    strategy = make_strategy(TrainerConfig(strategy="fsdp", strategy_options={"state_dict_type": "full"}))
+    assert isinstance(strategy, FSDPStrategy) and strategy._state_dict_type == "full"
+
+
+def test_missing_deepspeed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(**_: object) -> None:
+        raise ImportError("no module named deepspeed")
+
+    monkeypatch.setattr("tinyllm.student.training.DeepSpeedStrategy", missing)
+    with pytest.raises(UserError, match=r"DeepSpeed is not installed: pip install 'tinyllm\[deepspeed\]'"):
+        make_strategy(TrainerConfig(strategy="deepspeed"))
+
+
+def make(folder: Path, steps_per_epoch: int = 10, **settings: object):
+    config = TrainerConfig(**{"precision": "32-true", **settings})  # type: ignore[arg-type]
+    return make_trainer(config, folder, steps_per_epoch=steps_per_epoch, loggers=[], callbacks=[])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 8, "accumulate": 3}, r"trainer\.batch_size=8: expected a multiple of trainer\.accumulate=3"),
+        ({"batch_size": 0}, r"trainer\.batch_size=0: expected a multiple"),
+        ({"accumulate": 0}, r"expected a multiple of trainer\.accumulate=0"),
+        ({"valid_every": 0.0}, r"trainer\.valid_every=0\.0: expected a number of epochs above 0"),
+        ({"precision": "16-mixed"}, r"trainer\.precision=16-mixed: fp16 overflows"),
+        ({"strategy": "dpp"}, r"trainer\.strategy=dpp: expected one of"),
+        ({"precision": "half"}, r"trainer: Lightning refuses these settings: .*half"),
+        ({"accelerator": "abacus"}, r"trainer: Lightning refuses these settings: .*abacus"),
+        (
+            {"strategy": "ddp", "strategy_options": {"wheels": 4, "start_method": "x"}},
+            r"Lightning refuses .*start_method",
+        ),
+    ],
+)
+def test_settings_that_can_not_work_are_one_line(
+    tmp_path: Path, no_launcher: None, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        make(tmp_path, **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_card_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"trainer\.accelerator=gpu: no CUDA card is visible; choose trainer=cpu"):
+        make(tmp_path, accelerator="gpu")
+
+
+@pytest.mark.parametrize(
+    ("steps", "accumulate", "valid_every", "batches"),
+    [(100, 1, 0.25, 25), (100, 4, 0.25, 100), (10, 1, 2.0, 20), (3, 2, 0.01, 2)],
+)
+def test_validation_comes_after_so_many_forward_passes(
+    tmp_path: Path, steps: int, accumulate: int, valid_every: float, batches: int
+) -> None:
+    """`valid_every` is in epochs; Lightning counts forward passes, of which a step has `accumulate`."""
+    trainer = make(tmp_path, steps, accumulate=accumulate, valid_every=valid_every)
+    assert trainer.val_check_interval == batches
+    assert trainer.accumulate_grad_batches == accumulate
+    assert trainer.check_val_every_n_epoch is None
+
+
+def test_the_trainer_keeps_best_and_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    trainer = make(tmp_path, max_epochs=3, max_steps=7, gradient_clip=1.5, log_every=5)
+    best, last = (callback for callback in trainer.callbacks if isinstance(callback, ModelCheckpoint))
+    assert trainer.checkpoint_callback is best  # whose score and path `fit` reads
+    assert (best.filename, best.monitor, best.mode, best.save_top_k) == ("best", "valid/accuracy", "max", 1)
+    assert (last.filename, last.monitor, last.save_top_k) == ("last", None, 1)
+    assert {str(best.dirpath), str(last.dirpath)} == {str(tmp_path / "checkpoints")}
+    assert (trainer.max_epochs, trainer.max_steps, trainer.gradient_clip_val) == (3, 7, 1.5)
+    assert trainer.log_every_n_steps == 5
+    assert trainer.progress_bar_callback is None
+
+
+def test_step_of_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    assert checkpoint_step(path) is None
+    torch.save({"global_step": 42, "state_dict": {}}, path)
+    assert checkpoint_step(path) == 42
