@@ -13,6 +13,9 @@ from tinyllm.teachers.engine import STOP, Completion, Request, seed_of
 if TYPE_CHECKING:
     import torch
 
+STOP_WINDOW = 12
+"""Tokens at a text's end in which `STOP` is looked for; it is 2 to 5 tokens long."""
+
 
 class TransformersEngine:
     """One model, asked in batches.
@@ -168,13 +171,20 @@ class TransformersEngine:
             decoder_start_token_id=own.decoder_start_token_id,
         )
         decoder = not self._model.config.is_encoder_decoder
-        stop = {"stop_strings": [STOP], "tokenizer": self._tokenizer} if decoder and not self.chat else {}
         inputs = {name: encoded[name].to(self._model.device) for name in ("input_ids", "attention_mask")}
+        width = inputs["input_ids"].shape[1]
+
+        def met_stop(ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+            # transformers' own stop strings can't be made for every tokenizer.
+            tails = self._tokenizer.batch_decode(ids[:, max(width, ids.shape[1] - STOP_WINDOW) :])
+            return torch.tensor([STOP in tail for tail in tails], device=ids.device)
+
+        stop = {"stopping_criteria": [met_stop]} if decoder and not self.chat else {}
         if sampled:
             torch.manual_seed(seed_of("batch", first.seed))
         with torch.inference_mode():
             output: torch.Tensor = self._model.generate(**inputs, generation_config=config, **stop)
-        return output[:, inputs["input_ids"].shape[1] :] if decoder else output[:, 1:]
+        return output[:, width:] if decoder else output[:, 1:]
 
     def _completion(self, request: Request, row: torch.Tensor, prompt_tokens: int) -> Completion:
         tokens = row.tolist()
