@@ -82,7 +82,9 @@ def with_alpha_grid(stage: str, arguments: list[str]) -> list[str]:
         raise UserError("alpha=grid: expected a sweep, found a single run: add -m")
     chosen = [a for a in arguments if a.split("=")[0] in ("teachers", "ablation", "experiment")]
     if any("," in a for a in chosen):
-        raise UserError(f"alpha=grid: expected one teacher set, found {' '.join(chosen)}: sweep over sets in calls of their own")
+        raise UserError(
+            f"alpha=grid: expected one teacher set, found {' '.join(chosen)}: sweep over sets in calls of their own"
+        )
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
         names = list(hydra.compose(stage, overrides=chosen).teachers)
     taken = {a.split("=")[0] for a in arguments}

@@ -91,9 +91,11 @@ def from_scratch(
         fields["vocab_size"] = -(-len(tokenizer) // 64) * 64  # a multiple of 64 keeps matrix products fast
     config = T5Config.from_dict({"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1, **fields})
     model = T5ForConditionalGeneration(config)
-    if not config.tie_word_embeddings:
-        # T5 draws an untied head with a deviation of 1, which starts at a loss of hundreds of nats.
-        nn.init.normal_(model.lm_head.weight, std=config.d_model**-0.5)
+    if not fields.get("tie_word_embeddings", True):
+        # transformers 5 ties a new T5 whatever its config says (and unties it when a checkpoint brings both weights).
+        # The deviation keeps the first loss near that of a uniform guess.
+        head = torch.empty_like(model.shared.weight)
+        model.lm_head.weight = nn.Parameter(nn.init.normal_(head, std=config.d_model**-0.5))
     model.generation_config = GenerationConfig.from_model_config(config)
     return model, tokenizer
 

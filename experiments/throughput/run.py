@@ -1,0 +1,301 @@
+"""Training and evaluation speed against the plain way, on the same questions and weights: `make bench`.
+
+The plain way is that of the authors' code: one forward per stream, every source padded to a fixed length, PyTorch's
+own modules. Each measurement has a process of its own; the two ways take turns, and medians are printed.
+
+    python experiments/throughput/run.py --root ../shared/data/release --threads 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
+
+from tinyllm.config import DataConfig, Reduction, Source
+from tinyllm.data import minilab, release
+from tinyllm.data.datamodule import MicroBatch, StreamDataset, question_batches
+from tinyllm.data.questions import load_questions
+from tinyllm.data.streams import Stream
+from tinyllm.data.tokens import SourceTokens, tokenize
+from tinyllm.prompts import student_source
+from tinyllm.student import models
+from tinyllm.student.encoder_decoder import collate, generate, rank, token_losses
+
+HERE = Path(__file__).parent
+BATCH = 8
+SMALL = {  # FLAN-T5-small
+    "vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_decoder_layers": 8,
+    "num_heads": 6, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "dropout_rate": 0.1,
+}  # fmt: skip
+
+
+class Case:
+    """The questions, streams and student that both ways share."""
+
+    def __init__(self, root: str | None, student: str | None, cache: Path) -> None:
+        torch.manual_seed(0)
+        if root is not None:
+            data = DataConfig(name="obqa", source=Source.release, root=root)
+            self.questions = load_questions(data)["train"][:400]
+            texts = release.load_rationales(Path(root), "obqa", "train", load_questions(data)["train"])
+            streams = [("flan_t5_xl", "explain: "), ("llama2_7b_chat", "rationale: ")]
+        else:
+            self.questions = minilab.generate(0)["train"][:400]
+            texts = {voice: {q.id: minilab.explain(q, voice) for q in self.questions} for voice in ("terse", "wordy")}
+            streams = [("terse", "terse: "), ("wordy", "wordy: ")]
+        self.questions = [q for q in self.questions if all(q.id in texts[name] for name, _ in streams)]
+        self.streams = [Stream("answer", "predict: ", 1.0, {q.id: q.answer for q in self.questions})]
+        self.streams += [
+            Stream(name, prefix, 1.0, {q.id: texts[name][q.id] for q in self.questions}) for name, prefix in streams
+        ]
+        corpus = ["".join(student_source(q, "")) for q in self.questions]
+        corpus += [text for stream in self.streams for text in (*stream.targets.values(), stream.prefix)]
+        self.model: T5ForConditionalGeneration
+        self.tokenizer: PreTrainedTokenizerBase
+        if student is None:
+            self.model, self.tokenizer = models.from_scratch(SMALL, corpus)
+        else:
+            self.model, self.tokenizer = models.load_pretrained(student)
+        end = self.tokenizer.eos_token_id
+        self.sources = SourceTokens(self.questions, self.tokenizer, 1024, cache)
+        self.targets: list[dict[str, tuple[int, ...]]] = []
+        for stream in self.streams:
+            ids = tokenize(list(stream.targets.values()), self.tokenizer, cache)
+            self.targets.append({i: (*text, end) for i, text in zip(stream.targets, ids, strict=True)})
+        self.cache = cache
+
+    def step_ids(self, number: int) -> list[str]:
+        """Question ids of one optimizer step."""
+        return [q.id for q in self.questions[number * BATCH : (number + 1) * BATCH]]
+
+
+def plain_step(case: Case, ids: list[str], length: int) -> float:
+    """Forward and backward of every stream in turn; the loss."""
+    total = 0.0
+    for stream, targets in zip(case.streams, case.targets, strict=True):
+        sources = [case.sources.source(i, stream.prefix)[:length] for i in ids]
+        labels = torch.nn.utils.rnn.pad_sequence([torch.tensor(targets[i]) for i in ids], True, -100)
+        input_ids = torch.zeros(len(ids), length, dtype=torch.long)
+        mask = torch.zeros_like(input_ids)
+        for row, source in enumerate(sources):
+            input_ids[row, : len(source)] = torch.tensor(source)
+            mask[row, : len(source)] = 1
+        logits = case.model(input_ids=input_ids, attention_mask=mask, labels=labels).logits.float()
+        losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+        loss = (losses.sum(1) / (labels != -100).sum(1)).mean() * stream.weight
+        loss.backward()  # stream by stream: the graphs of three streams at 1024 tokens would not fit into memory
+        total += loss.item()
+    return total
+
+
+def our_step(case: Case, dataset: StreamDataset, number: int) -> float:
+    """The product's step, from question indices to gradients."""
+    everything = tuple(range(number * BATCH, (number + 1) * BATCH))
+    loss, _ = token_losses(case.model, dataset[MicroBatch(everything, everything, 1)])
+    loss.backward()
+    return float(loss.item())
+
+
+def useful_flops(case: Case, ids: list[str]) -> float:
+    """Of forward and backward on real tokens: 6 a parameter and token for products, and attention's own."""
+    m = case.model.config
+    inner = m.num_heads * m.d_kv
+    attention, feed = 4 * m.d_model * inner, 3 * m.d_model * m.d_ff
+    total = 0.0
+    for stream, targets in zip(case.streams, case.targets, strict=True):
+        for i in ids:
+            s, t = len(case.sources.source(i, stream.prefix)), len(targets[i])
+            total += 6 * s * m.num_layers * (attention + feed)
+            total += 6 * t * m.num_decoder_layers * (attention + attention / 2 + feed)
+            total += 6 * s * m.num_decoder_layers * attention / 2  # keys and values of cross-attention
+            total += 6 * t * m.vocab_size * m.d_model
+            total += 3 * 4 * inner * (m.num_layers * s * s + m.num_decoder_layers * (t * t + t * s))
+    return total
+
+
+def positions(case: Case, ids: list[str], length: int | None) -> tuple[int, int]:
+    """Real tokens of a step, and positions that are computed."""
+    if length is None:
+        dataset = our_dataset(case)
+        index = {q.id: n for n, q in enumerate(case.questions)}
+        step = tuple(index[i] for i in ids)
+        batch = dataset[MicroBatch(step, step, 1)]
+        return batch.tokens, batch.tokens
+    real = computed = 0
+    for stream, targets in zip(case.streams, case.targets, strict=True):
+        real += sum(len(case.sources.source(i, stream.prefix)) + len(targets[i]) for i in ids)
+        computed += len(ids) * (length + max(len(targets[i]) for i in ids))
+    return real, computed
+
+
+def our_dataset(case: Case) -> StreamDataset:
+    """The product's dataset over the case's streams."""
+    start = case.model.config.decoder_start_token_id
+    return StreamDataset(
+        [q.id for q in case.questions], case.sources, case.streams, case.targets,
+        reduction=Reduction.example, collate=lambda pairs: collate(pairs, start_id=start),
+    )  # fmt: skip
+
+
+def peak(precision: str) -> float:
+    """FLOP/s of a square product of 2048."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
+    return 2 * 2048**3 / min(timed(lambda: a @ b) for _ in range(8))
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds of one call."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def measure(task: dict[str, Any]) -> dict[str, Any]:
+    """One measurement, in this process."""
+    torch.set_num_threads(task["threads"])
+    with tempfile.TemporaryDirectory() as cache:
+        case = Case(task["root"], task["student"], Path(cache))
+        if task["kind"] == "evaluate":
+            return measure_evaluation(case, task["way"], task["precision"])
+        case.model.train()
+        ours = task["way"] == "ours"
+        if ours:
+            models.prepare(case.model, accelerator="cpu")
+        dataset = our_dataset(case)
+        optimizer = torch.optim.AdamW(case.model.parameters(), lr=5e-5, fused=ours)
+        losses, seconds = [], []
+        first = task["first"]
+        for number in range(first, first + task["warmup"] + task["steps"]):
+            started = time.perf_counter()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=task["precision"] == "bf16"):
+                ids = case.step_ids(number)
+                loss = our_step(case, dataset, number) if ours else plain_step(case, ids, task["length"])
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss)
+            seconds.append(time.perf_counter() - started)
+        steps = range(first + task["warmup"], first + task["warmup"] + task["steps"])
+        counts = [positions(case, case.step_ids(n), None if ours else task["length"]) for n in steps]
+        flops = statistics.mean(useful_flops(case, case.step_ids(n)) for n in steps)
+        return {
+            "seconds": seconds[task["warmup"] :],
+            "first_loss": losses[0],
+            "padding": 1 - sum(r for r, _ in counts) / sum(c for _, c in counts),
+            "flops": flops,
+            "peak": peak(task["precision"]),
+        }
+
+
+def measure_evaluation(case: Case, way: str, precision: str) -> dict[str, Any]:
+    """Seconds of 128 questions by ranking or by generating; both run on the product's modules."""
+    case.model.eval()
+    models.prepare(case.model, accelerator="cpu")
+    batches = question_batches(
+        case.questions[:128], case.sources, case.tokenizer, prefix="predict: ", batch_size=32, cache=case.cache
+    )
+    pad, tokens = case.tokenizer.pad_token_id, 0
+    started = time.perf_counter()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"), torch.no_grad():
+        for batch in batches:
+            if way == "rank":
+                rank(case.model, batch.sources, batch.options)
+            else:
+                longest = max(len(ids) for options in batch.options for ids in options)
+                made = generate(case.model, batch.sources, pad_id=pad, max_new_tokens=longest + 8)
+                tokens += sum(map(len, made))
+    return {"seconds": [time.perf_counter() - started], "tokens": tokens}
+
+
+def in_process(task: dict[str, Any]) -> dict[str, Any]:
+    """Run `measure` in a process of its own."""
+    out = subprocess.run([sys.executable, __file__, "--task", json.dumps(task)], capture_output=True, text=True)
+    if out.returncode:
+        raise SystemExit(out.stderr)
+    result: dict[str, Any] = json.loads(out.stdout.splitlines()[-1])
+    return result
+
+
+def main() -> None:
+    """Print and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", help="folder of the published data (OBQA); without it, minilab")
+    parser.add_argument("--student", help="model folder; without it, random weights in the shape of FLAN-T5-small")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=3, help="turns of the two ways at length 100")
+    parser.add_argument("--output", type=Path, default=HERE)
+    parser.add_argument("--task", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.task:
+        print(json.dumps(measure(json.loads(arguments.task))))
+        return
+    base = {"root": arguments.root, "student": arguments.student, "threads": arguments.threads}
+    runs: dict[tuple[str, str, int | None], list[dict[str, Any]]] = {}
+    for turn in range(arguments.rounds):
+        for length, steps in ((100, 3), (1024, 1)):
+            if length == 1024 and turn:
+                continue
+            for precision in ("fp32", "bf16"):
+                task = {**base, "kind": "train", "precision": precision, "warmup": 1, "steps": steps, "first": 4 * turn}
+                runs.setdefault(("plain", precision, length), []).append(
+                    in_process({**task, "way": "plain", "length": length, "warmup": 1 if length == 100 else 0})
+                )
+                print(f"plain {precision} {length}: {runs['plain', precision, length][-1]['seconds']}", file=sys.stderr)
+                if length == 100:
+                    runs.setdefault(("ours", precision, None), []).append(
+                        in_process({**task, "way": "ours", "length": None, "warmup": 2, "first": 4 * turn})
+                    )
+                    print(f"ours {precision}: {runs['ours', precision, None][-1]['seconds']}", file=sys.stderr)
+    lines = [
+        f"{torch.__version__}, {arguments.threads} threads, {'OBQA' if arguments.root else 'minilab'}, two teachers, "
+        f"batch {BATCH}; medians of single steps, optimizer included.",
+        "",
+        "| way | precision | source length | s/step | examples/s | x plain fp32, 100 | x plain, same precision (length) "
+        "| padding | share of matmul peak |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    median = {key: statistics.median(s for run in found for s in run["seconds"]) for key, found in runs.items()}
+    for (way, precision, length), found in runs.items():
+        seconds = median[way, precision, length]
+        if way == "plain":
+            same = "1.0"
+        else:
+            same = ", ".join(f"{median['plain', precision, n] / seconds:.1f} ({n})" for n in (100, 1024))
+        share = statistics.median(run["flops"] / run["peak"] for run in found) / seconds
+        lines.append(
+            f"| {way} | {precision} | {length or 'no padding'} | {seconds:.2f} | {BATCH / seconds:.2f} | "
+            f"{median['plain', 'fp32', 100] / seconds:.1f} | {same} | {found[0]['padding']:.0%} | {share:.0%} |"
+        )
+    ratio = median["plain", "fp32", 1024] / median["ours", "bf16", None]
+    lines += ["", f"At the paper's length of 1024, ours in bf16 is {ratio:.1f} times plain fp32."]
+    lines += ["", "| evaluation of 128 questions | precision | s | questions/s |", "| --- | --- | --- | --- |"]
+    for precision in ("fp32", "bf16"):
+        spent = {}
+        for way in ("generate", "rank"):
+            task = {**base, "kind": "evaluate", "way": way, "precision": precision}
+            found = [in_process(task) for _ in range(2)]
+            spent[way] = min(run["seconds"][0] for run in found)
+            note = f" ({found[0]['tokens'] / 128:.1f} tokens each)" if way == "generate" else ""
+            lines.append(f"| {way}{note} | {precision} | {spent[way]:.2f} | {128 / spent[way]:.1f} |")
+        lines.append(f"| ratio | {precision} | {spent['generate'] / spent['rank']:.1f} | |")
+    text = "\n".join(lines) + "\n"
+    print(text)
+    (arguments.output / "results.md").write_text(text)
+    raw = {" ".join(str(part) for part in key): found for key, found in runs.items()}
+    (arguments.output / "results.json").write_text(json.dumps(raw, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
