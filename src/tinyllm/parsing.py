@@ -77,12 +77,10 @@ def clean_rationale(text: str) -> str:
     prompt repeats (a line that begins with `Question:`, `Answer Choices:` or `Context:`). `Q:` inside a sentence is
     text as any other.
     """
-    repeats = _PROMPT_REPEATS.search(text)
-    if repeats:
-        text = text[: repeats.start()]
     while lead_in := _LEAD_IN.match(text):
         text = text[lead_in.end() :]
-    return text.strip()
+    repeats = _PROMPT_REPEATS.search(text)
+    return text[: repeats.start()].strip() if repeats else text.strip()
 
 
 def parse_example(text: str, name: str, n_choices: int, choices: Sequence[str] = ()) -> Example | None:

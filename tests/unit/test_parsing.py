@@ -74,7 +74,19 @@ def test_two_equal_options_do_not_disagree() -> None:
     assert parse_answer("The answer is (b) no.", ("no", "no", "yes")) == "no"
 
 
-@given(st.text(max_size=200))
+PIECES = [
+    "Let's think step by step.",
+    "Rationale:",
+    "Question: Is it?",
+    "Answer Choices:",
+    "\n",
+    " ",
+    "Ice melts.",
+    "Q:",
+]
+
+
+@given(st.text(max_size=200) | st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
 def test_parsing_takes_any_text(text: str) -> None:
     assert parse_answer(text, CHOICES) in (None, *CHOICES)
     cleaned = clean_rationale(text)
@@ -95,6 +107,7 @@ def test_parsing_takes_any_text(text: str) -> None:
         ("He asked: Q: what melts? Ice melts.", "He asked: Q: what melts? Ice melts."),
         ("The question: what melts? Ice melts.", "The question: what melts? Ice melts."),
         ("Question: What is ice?", ""),
+        ("Let's think step by step. Question: What is ice?", ""),
         ("Let's think step by step.", ""),
         ("  \n ", ""),
         ("Ice melts at 0 degrees.\nSo it is water.", "Ice melts at 0 degrees.\nSo it is water."),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
@@ -30,6 +31,7 @@ from tinyllm.teachers.store import RationaleStore
 CLAIM = 16
 """Questions that a process claims at a time."""
 FAILURES_SHOWN = 5
+FREE_BATCH = 256
 
 Ask = Callable[[Iterable[Question]], Iterator[list[Completion]]]
 """Answers questions, a batch at a time; a completion's id is its question's."""
@@ -137,9 +139,14 @@ def stored_name(teacher: TeacherConfig) -> str:
 
 
 def is_recorded(config: ExperimentConfig, teacher: TeacherConfig) -> bool:
-    """Whether this teacher's texts are the published ones: the first sample of the paper's two, on the release."""
+    """Whether this teacher's texts are the published ones: the first sample of the paper's two, on the release.
+
+    They were made with the answer and in-context examples given: without either, the teacher has to be asked.
+    """
     return (
         config.rationales.recorded
+        and config.prompt.teacher_forcing
+        and config.prompt.examples > 0
         and config.data.source is Source.release
         and teacher.sample == 0
         and stored_name(teacher) in RECORDED_TEACHERS
@@ -277,17 +284,14 @@ def ask_script(voice: str, *, teacher_forcing: bool, sample: int = 0) -> Ask:
         text, choice = answer_freely(question, voice, sample)
         return Completion(question.id, text, "stop", answer=choice)
 
-    def ask(questions: Iterable[Question]) -> Iterator[list[Completion]]:
-        batch: list[Completion] = []
-        for question in questions:
-            batch.append(answer(question))
-            if len(batch) == 256:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
+    return lambda questions: _in_batches(answer, questions)
 
-    return ask
+
+def _in_batches(answer: Callable[[Question], Completion], questions: Iterable[Question]) -> Iterator[list[Completion]]:
+    """Answers that cost nothing, in batches so large that writing them costs little."""
+    iterator = iter(questions)
+    while batch := [answer(question) for question in islice(iterator, FREE_BATCH)]:
+        yield batch
 
 
 def _split(name: str, questions: Mapping[Split, Sequence[Question]]) -> Split:
@@ -457,13 +461,12 @@ def _take_recorded(
     _print_there(teacher, config.data.name, split, len(asked), len(missing), console)
     texts = load_rationales(Path(config.data.root), config.data.name, split, asked).get(name, {})
 
+    def answer(question: Question) -> Completion:
+        # Nothing more will ever be published: an empty text says so, and the audit keeps it out of training.
+        return Completion(question.id, texts.get(question.id, ""), "recorded")
+
     def ask(questions: Iterable[Question]) -> Iterator[list[Completion]]:
-        yield [
-            Completion(question.id, texts[question.id], "recorded")
-            if question.id in texts
-            else Completion(question.id, "", "error", error="no text of this teacher was published")
-            for question in questions
-        ]
+        return _in_batches(answer, questions)
 
     summary = _generate(config, teacher, store, ask, asked, split, key, False, False, console)
     _print_summary(teacher, summary, console)

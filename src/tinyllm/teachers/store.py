@@ -143,6 +143,7 @@ class Claims:
         self._read_up_to: dict[Path, int] = {}
         self._there: set[str] = set()
         self._open: dict[str, None] = {}
+        self._lines = 0
         with self._alone():
             self._file = self._own.open("x", encoding="utf-8")
             _lock(self._file.fileno())
@@ -153,11 +154,15 @@ class Claims:
             self._refresh()
             others = self._others()
             taken = [i for i in question_ids if i not in self._there and i not in others]
-            # Only what is still open stays in the file, so that others read little however long this process runs.
-            self._open = {i: None for i in (*self._open, *taken) if i not in self._there}
-            self._file.seek(0)
-            self._file.truncate()
-            self._file.writelines(json.dumps([self._sample, question_id]) + "\n" for question_id in self._open)
+            self._open.update(dict.fromkeys(taken))
+            self._lines += len(taken)
+            new: Iterable[str] = taken
+            if self._lines > 256 and self._lines > 2 * len(self._open):
+                # Only what is still open stays in the file, so that others read little however long this one runs.
+                self._file.seek(0)
+                self._file.truncate()
+                self._lines, new = len(self._open), self._open
+            self._file.writelines(json.dumps([self._sample, question_id]) + "\n" for question_id in new)
             self._file.flush()
         return taken
 
@@ -188,6 +193,7 @@ class Claims:
                 record = _parse(line, file, None)
                 if record is not None and record.sample == self._sample:
                     self._there.add(record.question_id)
+                    self._open.pop(record.question_id, None)
 
     def _others(self) -> set[str]:
         claimed: set[str] = set()

@@ -183,6 +183,19 @@ def test_a_claimed_question_is_taken_by_nobody_else(tmp_path: Path) -> None:
     assert files(tmp_path, "*.claims") == []
 
 
+def test_a_claim_file_stays_small_however_much_is_answered(tmp_path: Path) -> None:
+    store, other = RationaleStore(tmp_path), RationaleStore(tmp_path)
+    with store.claims(*PART) as claims:
+        for block in range(100):
+            ids = [f"q{block}-{i}" for i in range(16)]
+            assert claims.take(ids) == ids
+            store.append(record(question_id) for question_id in ids[1:])
+        (file,) = files(tmp_path, "*.claims")
+        assert len(file.read_text().splitlines()) < 600
+        with other.claims(*PART) as later:  # what was claimed and never answered is still claimed
+            assert later.take([f"q{block}-0" for block in range(100)]) == []
+
+
 def test_the_claims_of_a_killed_process_are_void(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from tinyllm.teachers.store import RationaleStore\n"
