@@ -262,7 +262,7 @@ def main() -> None:
         f"{torch.__version__}, {arguments.threads} threads, {'OBQA' if arguments.root else 'minilab'}, two teachers, "
         f"batch {BATCH}; medians of single steps, optimizer included.",
         "",
-        "| way | precision | source length | s/step | examples/s | x plain fp32, 100 | x plain, same precision (length) "
+        "| way | precision | source length | s/step | examples/s | x plain fp32, 100 | x plain (same precision) "
         "| padding | share of matmul peak |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]

@@ -48,7 +48,7 @@ def test_from_questions_to_a_result_and_back(stage: Stage, tmp_path: Path) -> No
     assert [int(row["step"]) for row in rows if row["train/loss"]] == list(range(10))
     assert sum(bool(row["valid/accuracy"]) for row in rows) == 5  # every 2 of 5 steps, and after the last
     result = json.loads((run / "result.json").read_text())
-    assert RESULT_KEYS <= set(result)
+    assert set(result) >= RESULT_KEYS
     assert (result["n"], result["train_examples"], result["steps"]) == (24, 40, 10)
     assert result["teachers"] == ["terse", "wordy"] and result["alpha"] == {"terse": 1.0, "wordy": 1.0}
     predictions = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]

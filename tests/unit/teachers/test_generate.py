@@ -241,12 +241,14 @@ def test_a_split_without_questions_is_refused(tmp_path: Path) -> None:
 
 
 def test_recorded_texts_are_those_of_the_papers_two_on_the_release(tmp_path: Path) -> None:
-    release = config(tmp_path, data=DataConfig(name="obqa", source=Source.release))
+    release = config(tmp_path, data=DataConfig(name="obqa", source=Source.release), prompt=PromptConfig())
     flan = TeacherConfig(name="flan_t5_xl", model="google/flan-t5-xl", prefix="explain: ")
     assert is_recorded(release, flan)
     assert not is_recorded(release, replace(flan, name="smollm2"))
     assert not is_recorded(release, replace(flan, name="again", stored_as="flan_t5_xl", sample=1))
     assert not is_recorded(config(tmp_path), flan)
+    assert not is_recorded(replace(release, prompt=PromptConfig(examples=0)), flan)
+    assert not is_recorded(replace(release, prompt=PromptConfig(teacher_forcing=False)), flan)
     assert not is_recorded(replace(release, rationales=RationalesConfig(recorded=False)), flan)
 
 
