@@ -21,6 +21,7 @@ from tinyllm.data.datamodule import (
 from tinyllm.data.streams import Pair, Stream
 from tinyllm.data.tokens import SourceTokens
 from tinyllm.records import Question
+from tinyllm.student.encoder_decoder import collate
 from tinyllm.student.tokenizer import train_tokenizer
 
 
@@ -177,6 +178,21 @@ def test_an_empty_part_of_a_step_computes_something_of_no_weight(reduction: Redu
     """Every process must take part in a step; one without a question adds nothing to the gradient."""
     pairs = dataset(reduction)[MicroBatch((), (2, 0), 4)]
     assert summary(pairs) == [(12, 0, (7, 1), 0.0), (12, 1, (9, 9, 1), 0.0)]
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="a part of a step whose questions all lack a target")
+@pytest.mark.parametrize("examples", [(1,), ()])
+def test_a_part_without_any_target_computes_something_of_no_weight(examples: tuple[int, ...]) -> None:
+    """Of a method that teaches rationales alone, where a teacher has none for a question."""
+    alone = StreamDataset(
+        ["10", "11"],
+        Sources(),  # type: ignore[arg-type]
+        STREAMS[1:],
+        [{"10": (8, 1)}],
+        reduction=Reduction.example,
+        collate=lambda pairs: collate(pairs, start_id=0),
+    )
+    assert not alone[MicroBatch(examples, (1, 0), 4)].weight_M.any()
 
 
 def test_length_of_a_question_is_that_of_its_sources_and_targets_over_all_streams() -> None:
