@@ -156,6 +156,7 @@ def _stage_task(stage: str, composed: DictConfig) -> None:
         module = importlib.import_module(f"tinyllm.cli.{stage}")
         for name in ("httpx", "httpcore", "datasets", "filelock", "fsspec", "lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)  # Lightning sets its own when it is imported
+        logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
         cast(Callable[[Any, Path], None], module.main)(typed, folder)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         line = str(error) if isinstance(error, UserError) else one_line(error)

@@ -25,7 +25,7 @@ def main(config: ReportConfig, _: Path) -> None:
     frame.to_csv(output / "results.csv", index=False)
     notes = (
         "Accuracies in percent: by greedy generation (the paper's metric) and by ranking the options. "
-        "In brackets the 95% Wilson interval of a single run; in parentheses the range over seeds. "
+        "In brackets a 95% interval: Wilson's over questions for a single run, Student's t over seeds for several. "
         "Checkpoints were chosen on validation; the test split was read once.\n"
     )
     (output / "report.md").write_text(f"# Comparison\n\n{text}\n{notes}")

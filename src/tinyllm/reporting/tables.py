@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pandas as pd
 
-_GROUP = ["dataset", "split", "student", "method", "ablation", "teachers", "alpha"]
+from tinyllm.evaluation.statistics import t_interval
+
+_GROUP = ["dataset", "split", "student", "method", "ablation", "teachers", "alpha", "steps"]
 
 
 def compare(frame: pd.DataFrame) -> pd.DataFrame:
     """One row for each setting, its runs averaged over seeds.
 
-    A single run shows its 95% Wilson interval over questions; several show the mean and the range over seeds.
+    A single run shows its 95% Wilson interval over questions; several show the mean and its 95% t interval over seeds.
     """
     subsets = sorted({c.split("/")[1] for c in frame.columns if c.startswith("subset/")})
     rows: list[dict[str, object]] = []
@@ -34,10 +36,14 @@ def compare(frame: pd.DataFrame) -> pd.DataFrame:
 def _cell(runs: pd.DataFrame, value: str, low: str, high: str) -> str:
     if value not in runs or runs[value].isna().all():
         return "-"
-    mean = 100 * runs[value].mean()
     if len(runs) == 1:
-        return f"{mean:.1f} [{100 * runs[low].iloc[0]:.1f}, {100 * runs[high].iloc[0]:.1f}]"
-    return f"{mean:.1f} (seeds {100 * runs[value].min():.1f} to {100 * runs[value].max():.1f})"
+        return interval(runs[value].iloc[0], runs[low].iloc[0], runs[high].iloc[0])
+    return interval(*t_interval(list(runs[value])))
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """`61.2 [58.0, 64.3]`, in percent, from shares of 1."""
+    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def markdown(table: pd.DataFrame) -> str:
