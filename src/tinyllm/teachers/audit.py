@@ -60,6 +60,7 @@ _ENGLISH = frozenset(_ENGLISH_WORDS.split())
 _FOREIGN_SHARE = 0.08
 _AROUND_AN_ANSWER = """
     so thus therefore hence the a an answer option choice correct right is of this question to it be would final
+    indeed step by steps reasoning explanation rationale given
 """
 _ANSWER_WORDS = frozenset(_AROUND_AN_ANSWER.split())
 
@@ -236,7 +237,7 @@ def _named(text: str, question: Question) -> tuple[bool, bool]:
 def _is_answer_only(text: str, question: Question) -> bool:
     words = _words(re.sub(r"\([a-z]\)", " ", text.lower()))
     answer = set(_words(question.answer))
-    return sum(word not in _ANSWER_WORDS and word not in answer for word in words) < 3
+    return sum(word not in _ANSWER_WORDS and word not in answer and not word.isdigit() for word in words) < 3
 
 
 def _is_foreign(text: str) -> bool:

@@ -41,6 +41,7 @@ def rationale(question_id: str, text: str, finish: str = "stop", answer: str | N
         ("A rope is no thermometer. The answer is (b) rope.", "stop", {"other_answer"}),
         ("The answer is (a) thermometer.", "stop", {"answer_only"}),
         ("thermometer", "stop", {"answer_only"}),
+        ("The answer is indeed (a) thermometer.\n\nStep-by-step reasoning:\n\n1.", "stop", {"answer_only"}),
         ("Heat moves up the column. The answer is (a) thermometer.", "stop", set()),
         (f"{GOOD}\n\nQuestion: What is hot?\nAnswer Choices:\n(a) ice", "stop", {"debris"}),
         (f"{GOOD} <|im_end|>", "stop", {"debris"}),
