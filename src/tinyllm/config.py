@@ -102,7 +102,7 @@ class DataConfig:
 class StudentConfig:
     name: str = MISSING
     pretrained: str | None = None
-    """Hub id or folder; null starts from random weights in `architecture` with a tokenizer made from the run's texts."""
+    """Hub id or folder; null: random weights in `architecture`, with a tokenizer made from the run's texts."""
     revision: str | None = None
     architecture: dict[str, float | int | str | bool] = field(default_factory=dict)
     """Fields of transformers' T5Config, for random weights."""

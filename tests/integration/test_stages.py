@@ -215,3 +215,16 @@ def test_a_run_on_a_card(stage: Stage, tmp_path: Path) -> None:
     assert code == 0, err
     assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 10
     assert os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+
+
+def test_a_pretrained_student_trains_with_dropout(stage: Stage, tmp_path: Path) -> None:
+    """transformers loads models in evaluation mode, and Lightning keeps the mode that it finds."""
+    assert stage("rationales")[0] == 0
+    assert stage("train", *SMALL, "trainer.max_steps=1", "hydra.run.dir=first")[0] == 0
+    model = "student.pretrained=first/checkpoints/student"
+    first_loss = {}
+    for dropout in (0.0, 0.5):
+        code, _, err = stage("train", *SMALL, model, f"student.dropout={dropout}", f"hydra.run.dir=run{dropout}")
+        assert code == 0, err
+        first_loss[dropout] = float(read_metrics(tmp_path / f"run{dropout}")[0]["train/loss"])
+    assert first_loss[0.5] != first_loss[0.0]

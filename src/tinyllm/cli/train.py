@@ -50,6 +50,8 @@ def main(config: ExperimentConfig, folder: Path) -> None:
         return
     if (folder / run_folder.CONFIG).is_file() and run_folder.hash_of(run_folder.read_config(folder)) != digest:
         raise UserError(f"{folder} holds the unfinished run of another configuration: choose another hydra.run.dir")
+    if config.student.max_target_length < 2:
+        raise UserError(f"student.max_target_length: expected 2 or more, found {config.student.max_target_length}")
     precision = resolve_precision(config.trainer.precision, config.trainer.accelerator)
     started = time.perf_counter()
     questions = load_questions(config.data)

@@ -143,13 +143,18 @@ class StreamDataset(Dataset[Any]):
             for i in self.question_ids
         ]
 
+    def _is_taught(self, index: int) -> bool:
+        return any(self.question_ids[index] in targets for targets in self.targets)
+
     def __getitem__(self, micro: MicroBatch) -> Any:
-        empty = not micro.examples
+        everyone = (*micro.step_examples, *range(len(self.question_ids)))
+        taught = [i for i in micro.examples if self._is_taught(i)]
+        empty = not taught
         pairs: list[Pair] = []
         for number, (stream, targets) in enumerate(zip(self.streams, self.targets, strict=True)):
             step_ids = [self.question_ids[i] for i in micro.step_examples]
             step_tokens = sum(len(targets[i]) for i in step_ids if i in targets)
-            for index in micro.examples or micro.step_examples[:1]:
+            for index in taught or [next(i for i in everyone if self._is_taught(i))]:
                 question_id = self.question_ids[index]
                 if question_id not in targets:
                     continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -65,9 +66,9 @@ def chosen_teachers(
         raise UserError(
             f"alpha.{unknown[0]}: no such teacher in this set; expected one of {', '.join(teachers) or 'none'}"
         )
-    negative = [name for name, weight in alpha.items() if weight < 0]
-    if negative:
-        raise UserError(f"alpha.{negative[0]}: expected a weight of 0 or more, found {alpha[negative[0]]}")
+    wrong = [name for name, weight in alpha.items() if not (math.isfinite(weight) and weight >= 0)]
+    if wrong:
+        raise UserError(f"alpha.{wrong[0]}: expected a weight of 0 or more, found {alpha[wrong[0]]}")
     if method.teacher is not None and method.teacher not in teachers:
         raise UserError(f"method.teacher={method.teacher}: expected one of {', '.join(teachers) or 'none'}")
     wanted: set[str] = set()

@@ -9,6 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -26,7 +27,7 @@ def _write(path: Path, text: str) -> None:
     """Whole or not at all: a killed process leaves no half file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text)
+    draft.write_text(text, encoding="utf-8")
     os.replace(draft, path)
 
 
@@ -55,7 +56,7 @@ def read_config(folder: Path) -> ExperimentConfig:
     try:
         loaded = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), OmegaConf.load(path))
         return cast(ExperimentConfig, OmegaConf.to_object(loaded))
-    except (OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not a configuration of this version ({str(error).splitlines()[0]})") from error
 
 
@@ -83,7 +84,7 @@ def read_result(path: Path) -> Result:
         ValueError: when it is broken or foreign, with what is wrong.
     """
     try:
-        row = json.loads(path.read_text())
+        row = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from error
     names = {field.name for field in fields(Result)}
@@ -91,8 +92,8 @@ def read_result(path: Path) -> Result:
     if not isinstance(row, dict) or needed - set(row):
         missing = ", ".join(sorted(needed - set(row))) if isinstance(row, dict) else "an object"
         raise ValueError(f"{path}: not a result of tinyllm (lacks {missing})")
-    row["teachers"] = tuple(row.get("teachers", ()))
     try:
+        row["teachers"] = tuple(row.get("teachers", ()))
         return Result(**{key: value for key, value in row.items() if key in names})
     except TypeError as error:
         raise ValueError(f"{path}: not a result of this version ({error})") from error

@@ -21,9 +21,9 @@ from tinyllm.data.streams import Pair, TargetText
 from tinyllm.student.cpu_speed import dropout
 from tinyllm.student.losses import linear_cross_entropy
 
-_ALIKE = 1.25
+_ALIKE = 2.0
 """Lengths of one attention group differ by this factor at most, where the group has `_FEW` rows already."""
-_FEW = 4
+_FEW = 8
 
 
 @dataclass(slots=True)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_CHUNK = 128
-"""Tokens whose logits are held at a time: [128, 32128] in fp32 is 16 MB, about a processor's last cache."""
+_CHUNK = 256
+"""Tokens whose logits are held at a time: [256, 32128] in fp32 is 33 MB."""
 _BLOCK = 4096
 """Tokens whose logit gradients are held at a time."""
 

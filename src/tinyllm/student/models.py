@@ -81,6 +81,11 @@ def from_scratch(
             f"found {', '.join(wrong) or 'no vocab_size'}"
         )
     fields = dict(architecture)
+    if int(fields.get("num_decoder_layers", 0)) > int(fields.get("num_layers", 6)):
+        raise UserError(
+            f"student.architecture.num_decoder_layers={fields['num_decoder_layers']}: expected num_layers or fewer, "
+            "since transformers takes the length of its generation cache from the encoder"
+        )
     if dropout is not None:
         fields["dropout_rate"] = dropout
     try:

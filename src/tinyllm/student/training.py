@@ -46,7 +46,7 @@ def resolve_precision(precision: str, accelerator: str) -> str:
     Raises:
         UserError: for fp16, which overflows in T5's feed-forward layers (transformers issue 4586): NaN losses.
     """
-    if precision.startswith("16"):
+    if precision.startswith("16") or "float16" in precision.replace("bfloat16", ""):
         raise UserError(
             f"trainer.precision={precision}: fp16 overflows in T5 and gives NaN losses; "
             "choose bf16-mixed (same speed on current cards) or 32-true"
@@ -222,6 +222,7 @@ def fit(
         loggers=[csv, *loggers],
         callbacks=[progress],
     )
+    module.train()  # from_pretrained gives evaluation mode, and Lightning keeps the mode it finds
     trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     best = trainer.checkpoint_callback
     assert isinstance(best, ModelCheckpoint)

@@ -180,7 +180,6 @@ def test_an_empty_part_of_a_step_computes_something_of_no_weight(reduction: Redu
     assert summary(pairs) == [(12, 0, (7, 1), 0.0), (12, 1, (9, 9, 1), 0.0)]
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="a part of a step whose questions all lack a target")
 @pytest.mark.parametrize("examples", [(1,), ()])
 def test_a_part_without_any_target_computes_something_of_no_weight(examples: tuple[int, ...]) -> None:
     """Of a method that teaches rationales alone, where a teacher has none for a question."""

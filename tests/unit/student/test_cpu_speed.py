@@ -189,7 +189,6 @@ def test_an_accelerated_t5_has_the_same_state_and_outputs() -> None:
     small_t5(seed=1).load_state_dict(after)  # a plain model reads its checkpoint
 
 
-@pytest.mark.xfail(strict=True, reason="new parts come in training mode: a pretrained (evaluation mode) T5 is mixed")
 @pytest.mark.parametrize("training", [False, True])
 def test_accelerating_keeps_the_mode_of_every_part(training: bool) -> None:
     """`from_pretrained` gives a model in evaluation mode: dropout must not wake up."""

@@ -27,6 +27,13 @@ from tinyllm.student.encoder_decoder import (
 LOWEST = torch.finfo(torch.float32).min
 
 
+@pytest.fixture(autouse=True)
+def many_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small cases fall into several attention groups."""
+    monkeypatch.setattr(encoder_decoder, "_ALIKE", 1.25)
+    monkeypatch.setattr(encoder_decoder, "_FEW", 4)
+
+
 def relu_t5(layers: int = 1) -> T5ForConditionalGeneration:
     """The first T5's shape: relu, not gated, tied embeddings whose decoder states are scaled."""
     torch.manual_seed(3)
