@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The methods and their controls on minilab, five seeds: about an hour on 2 cores (two runs at a time, one thread each).
+# The methods and their controls on minilab, five seeds: about half an hour on 2 cores (two runs at a time, one thread each).
 # A finished cell is skipped: run it again after an interruption.
 #     bash experiments/minilab/run.sh [folder for runs and store]
 set -euo pipefail
@@ -15,5 +15,5 @@ tinyllm train -m "${cells[@]}" method=inference,full_ft,tinyllm
 tinyllm train -m "${cells[@]}" method=step_by_step method.teacher=terse alpha.terse=1,2
 tinyllm train -m "${cells[@]}" method=step_by_step method.teacher=wordy alpha.wordy=1,2
 tinyllm train -m "${cells[@]}" ablation=shuffled_rationales
-tinyllm train -m "${cells[@]}" method=full_ft trainer.max_epochs=${MATCHED_EPOCHS:-24}
+tinyllm train -m "${cells[@]}" method=full_ft trainer.max_epochs=${MATCHED_EPOCHS:-18}
 python "$here/summarise.py" runs "$here"
