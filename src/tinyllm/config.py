@@ -320,6 +320,8 @@ class EvaluateConfig(ExperimentConfig):
 
     run: str | None = None
     """Run folder whose student is evaluated; null evaluates `student`."""
+    teacher: TeacherConfig | None = None
+    """A teacher in place of a student, by free generation (the teacher rows of the paper's table 1)."""
     output: str | None = None
 
 

@@ -78,10 +78,10 @@ class Prediction:
     """Greedy generation, as it came."""
     predicted: str | None
     """Option that `generated` names; None where it names none."""
-    ranked: str
-    """Option with the highest mean token log-likelihood."""
+    ranked: str | None
+    """Option with the highest mean token log-likelihood; None for a teacher, whose likelihoods are not asked."""
     scores: tuple[float, ...]
-    """Mean token log-likelihood of each option, in nats, in the order of `choices`."""
+    """Mean token log-likelihood of each option, in nats, in the order of `choices`; empty for a teacher."""
     subset: str = ""
     rationales: dict[str, str] = field(default_factory=dict)
     """The student's own rationale in each teacher's voice; empty unless asked for."""
@@ -105,10 +105,10 @@ class Result:
     """Share whose greedy generation names the right option (the paper's metric)."""
     accuracy_low: float
     accuracy_high: float
-    accuracy_ranked: float
-    """Share whose right option has the highest mean token log-likelihood."""
-    accuracy_ranked_low: float
-    accuracy_ranked_high: float
+    accuracy_ranked: float | None
+    """Share whose right option has the highest mean token log-likelihood; None for a teacher."""
+    accuracy_ranked_low: float | None
+    accuracy_ranked_high: float | None
     unparsed: int
     """Questions whose generation names no option; they count as wrong."""
     valid_accuracy: float | None

@@ -14,6 +14,8 @@ import torch
 from tests.integration.conftest import SMALL, Stage, finish, popen
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from tinyllm.data import minilab
+
 RESULT_KEYS = {
     "dataset", "student", "method", "ablation", "teachers", "alpha", "seed", "split", "n", "accuracy", "accuracy_low",
     "accuracy_high", "accuracy_ranked", "unparsed", "valid_accuracy", "train_examples", "wall_seconds", "config_hash",
@@ -228,3 +230,19 @@ def test_a_pretrained_student_trains_with_dropout(stage: Stage, tmp_path: Path) 
         assert code == 0, err
         first_loss[dropout] = float(read_metrics(tmp_path / f"run{dropout}")[0]["train/loss"])
     assert first_loss[0.5] != first_loss[0.0]
+
+
+def test_a_teacher_in_place_of_a_student(stage: Stage, tmp_path: Path) -> None:
+    """The scripted teacher errs on a known share when it is not told the answer, and knows where."""
+    code, _, err = stage("evaluate", "teacher=wordy", "output=teacher")
+    assert code == 0, err
+    result = json.loads((tmp_path / "teacher" / "result.json").read_text())
+    asked = minilab.generate(0)["test"]
+    wrong = sum(minilab.is_wrong(question, "wordy", free=True) for question in asked)
+    assert (result["student"], result["method"], result["n"]) == ("wordy", "teacher", len(asked))
+    assert result["accuracy"] == pytest.approx(1 - wrong / len(asked)) and result["accuracy_ranked"] is None
+    code, _, err = stage("evaluate", "teacher=wordy", "run=somewhere")
+    assert code == 2 and "found both" in err
+    code, out, err = stage("report", "runs=teacher", "output=report")
+    assert code == 0, err
+    assert "teacher" in out

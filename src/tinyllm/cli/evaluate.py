@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from rich.console import Console
 
 from tinyllm.cli.train import answer_prefix, check_split, load_student, make_result, summary
-from tinyllm.config import EvaluateConfig, ExperimentConfig
+from tinyllm.config import EvaluateConfig, ExperimentConfig, TeacherConfig
 from tinyllm.data.questions import load_questions
 from tinyllm.data.streams import Stream, chosen_teachers
 from tinyllm.errors import UserError
 from tinyllm.evaluation import run_folder
-from tinyllm.evaluation.evaluate import evaluate
+from tinyllm.evaluation.evaluate import Evaluation, evaluate
+from tinyllm.evaluation.score import score, score_subsets
+from tinyllm.records import Prediction, Split
 from tinyllm.student import models
 from tinyllm.student.training import resolve_precision
+from tinyllm.teachers.generate import run, stored
 
 log = logging.getLogger(__name__)
 
@@ -25,12 +30,17 @@ log = logging.getLogger(__name__)
 def main(config: EvaluateConfig, _: Path) -> None:
     """Evaluate on `evaluation.split` of the run's own data, or of the data that the call names."""
     check_split(config)
+    if config.teacher is not None:
+        if config.run is not None:
+            raise UserError("evaluate: expected run=... or teacher=..., found both")
+        evaluate_teacher(config, config.teacher)
+        return
     chosen: ExperimentConfig = config
     if config.run is not None:
-        run = Path(config.run).expanduser()
-        chosen = _of_run(config, run, HydraConfig.get().overrides.task)
-        folder = Path(config.output).expanduser() if config.output else run / f"evaluation-{_name(chosen)}"
-        student = run / run_folder.STUDENT
+        trained = Path(config.run).expanduser()
+        chosen = _of_run(config, trained, HydraConfig.get().overrides.task)
+        folder = Path(config.output).expanduser() if config.output else trained / f"evaluation-{_name(chosen)}"
+        student = trained / run_folder.STUDENT
         if not student.is_dir():
             raise UserError(
                 f"{run}: expected a finished run with {run_folder.STUDENT}, found none: run 'tinyllm train'"
@@ -69,11 +79,47 @@ def main(config: EvaluateConfig, _: Path) -> None:
     log.info("%s", summary(result, folder))
 
 
-def _of_run(config: EvaluateConfig, run: Path, overrides: list[str]) -> ExperimentConfig:
+def evaluate_teacher(config: EvaluateConfig, teacher: TeacherConfig) -> None:
+    """The accuracy of a teacher's own answers: it is asked without being told the right one, and unparsed is wrong."""
+    split: Split = config.evaluation.split  # type: ignore[assignment]
+    questions = load_questions(config.data)
+    free = replace(
+        config,
+        teachers={teacher.name: teacher},
+        prompt=replace(config.prompt, teacher_forcing=False),
+        rationales=replace(config.rationales, splits=[split]),
+    )
+    started = time.perf_counter()
+    summaries = run(free, questions, Console())
+    failed = sum(len(summary.failed) for summary in summaries)
+    if failed:
+        raise UserError(f"{teacher.name} did not answer {failed} questions: run the same command again to ask for them")
+    found = stored(free, teacher, split)
+    predictions = [
+        Prediction(q.id, q.question, q.choices, q.answer, found[q.id].text, found[q.id].answer, None, (), q.subset)
+        for q in questions[split]
+    ]
+    evaluation = Evaluation(
+        predictions, score(predictions), score_subsets(predictions), 0, time.perf_counter() - started
+    )
+    digest = run_folder.hash_of(free)
+    result = replace(
+        make_result(free, evaluation, [], digest, None, evaluation.seconds, train_examples=0),
+        student=teacher.name,
+        method="teacher",
+    )
+    folder = Path(config.output or f"runs/{config.data.name}/{teacher.name}/teacher-{digest}").expanduser()
+    run_folder.write_config(free, folder)
+    run_folder.write_predictions(evaluation.predictions, folder)
+    run_folder.write_result(result, folder)
+    log.info("%s", summary(result, folder))
+
+
+def _of_run(config: EvaluateConfig, folder: Path, overrides: list[str]) -> ExperimentConfig:
     """The run's configuration, with the evaluation settings of this call, and its data where the call names some."""
-    stored = run_folder.read_config(run)
+    theirs = run_folder.read_config(folder)
     names_data = any(override.lstrip("+").startswith(("data=", "data.")) for override in overrides)
-    return replace(stored, evaluation=config.evaluation, data=config.data if names_data else stored.data)
+    return replace(theirs, evaluation=config.evaluation, data=config.data if names_data else theirs.data)
 
 
 def _name(config: ExperimentConfig) -> str:

@@ -229,10 +229,14 @@ def make_result(
 
 def summary(result: Result, folder: Path) -> str:
     """One line for people."""
+    ranked = (
+        f"ranked {result.accuracy_ranked:.3f} [{result.accuracy_ranked_low:.3f}, {result.accuracy_ranked_high:.3f}], "
+        if result.accuracy_ranked is not None
+        else ""
+    )
     return (
         f"{result.dataset}/{result.split} {result.student} {result.method}: accuracy {result.accuracy:.3f} "
-        f"[{result.accuracy_low:.3f}, {result.accuracy_high:.3f}], ranked {result.accuracy_ranked:.3f} "
-        f"[{result.accuracy_ranked_low:.3f}, {result.accuracy_ranked_high:.3f}], n {result.n}, "
+        f"[{result.accuracy_low:.3f}, {result.accuracy_high:.3f}], {ranked}n {result.n}, "
         f"{result.unparsed} unparsed; {folder / run_folder.RESULT}"
     )
 

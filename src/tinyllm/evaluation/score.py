@@ -24,10 +24,10 @@ class Scores:
     """By greedy generation (the paper's metric)."""
     accuracy_low: float
     accuracy_high: float
-    accuracy_ranked: float
-    """By mean token log-likelihood of the options."""
-    accuracy_ranked_low: float
-    accuracy_ranked_high: float
+    accuracy_ranked: float | None
+    """By mean token log-likelihood of the options; None where no option was ranked."""
+    accuracy_ranked_low: float | None
+    accuracy_ranked_high: float | None
     unparsed: int
     """Generations that name no option; they count as wrong."""
 
@@ -37,12 +37,14 @@ def score(predictions: Sequence[Prediction]) -> Scores:
     n = len(predictions)
     right = sum(is_right(p.predicted, p.answer) for p in predictions)
     ranked = sum(is_right(p.ranked, p.answer) for p in predictions)
+    ranking: tuple[float | None, float | None, float | None] = (None, None, None)
+    if any(p.ranked is not None for p in predictions):
+        ranking = (ranked / n, *wilson_interval(ranked, n))
     return Scores(
         n,
         right / n if n else 0.0,
         *wilson_interval(right, n),
-        ranked / n if n else 0.0,
-        *wilson_interval(ranked, n),
+        *ranking,
         sum(p.predicted is None for p in predictions),
     )
 
