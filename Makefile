@@ -32,8 +32,8 @@ format: $(STAMP)  ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## training and evaluation speed against the plain way
-	$(BIN)/python experiments/throughput/run.py
+bench: $(STAMP)  ## training and evaluation speed against the plain way; ROOT=<published data> for OBQA
+	$(BIN)/python experiments/throughput/run.py $(if $(ROOT),--root $(ROOT))
 
 clean:  ## remove the environment and caches (runs and the store stay)
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache dist

@@ -67,7 +67,7 @@ def test_equal_options_are_equally_right() -> None:
 
 
 def test_no_predictions_score_nothing() -> None:
-    assert score([]) == Scores(0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0)
+    assert score([]) == Scores(0, 0.0, 0.0, 1.0, None, None, None, 0)
     assert score_subsets([]) == {}
 
 
