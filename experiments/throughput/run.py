@@ -3,7 +3,7 @@
 The plain way is that of the authors' code: one forward per stream, every source padded to a fixed length, PyTorch's
 own modules. Each measurement has a process of its own; the two ways take turns, and medians are printed.
 
-    python experiments/throughput/run.py --root ../shared/data/release --threads 2
+    python experiments/throughput/run.py --root <folder of the published data> --threads 2
 """
 
 from __future__ import annotations

@@ -353,7 +353,7 @@ class ExportConfig:
     output: str = MISSING
 
 
-_NOT_RESULT = ("store", "cache", "logger", "run", "output")
+_NOT_RESULT = ("store", "cache", "logger")
 """Keys of an experiment that leave its result as it is."""
 _NOT_RESULT_INSIDE = {
     "trainer": ("devices", "num_nodes", "accelerator", "strategy", "strategy_options", "log_every", "progress_bar"),
@@ -375,4 +375,6 @@ def config_hash(values: Mapping[str, Any]) -> str:
         for key, value in values.items()
         if key in {f.name for f in fields(ExperimentConfig)} and key not in _NOT_RESULT
     }
+    if kept.get("data", {}).get("source") == Source.jsonl:  # there the path says which questions they are
+        kept["data"]["root"] = values["data"]["root"]
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import time
 from pathlib import Path
@@ -169,6 +168,10 @@ def test_one_device_accumulation_and_two_processes_give_the_same_update(tmp_path
         other = weights(tmp_path / name)
         for key, value in one.items():
             torch.testing.assert_close(other[key], value, rtol=1e-3, atol=2e-5, msg=lambda m, k=key: f"{k}: {m}")
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "accumulated", "two")]
+    assert [result["steps"] for result in results] == [10, 10, 10]
+    assert len({result["valid_accuracy"] for result in results}) == 1 and results[0]["valid_accuracy"] is not None
+    assert set(results[2]["train_loss"]) == {"answer", "terse", "wordy"}
     assert not (tmp_path / "runs").exists() and not (tmp_path / "outputs").exists(), "one folder a run"
 
 
@@ -215,8 +218,9 @@ def test_a_run_on_a_card(stage: Stage, tmp_path: Path) -> None:
         "train", *SMALL, "trainer=gpu", "trainer.precision=bf16-mixed", "hydra.run.dir=run", "student.dropout=0.1"
     )
     assert code == 0, err
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 10
-    assert os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["steps"] == 10 and all(0 < loss < 20 for loss in result["train_loss"].values())
+    assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "run" / "checkpoints" / "student").dtype is torch.float32
 
 
 def test_a_pretrained_student_trains_with_dropout(stage: Stage, tmp_path: Path) -> None:
@@ -246,3 +250,23 @@ def test_a_teacher_in_place_of_a_student(stage: Stage, tmp_path: Path) -> None:
     code, out, err = stage("report", "runs=teacher", "output=report")
     assert code == 0, err
     assert "teacher" in out
+
+
+def test_other_settings_and_other_files_are_other_runs(stage: Stage, tmp_path: Path) -> None:
+    """A report never averages over settings, and two files of questions never share a run."""
+    tiny = [*SMALL, "method=full_ft", "trainer.max_steps=1"]
+    code, _, err = stage("train", "-m", *tiny, "optimizer.lr=1e-3,1e-4", "seed=0,300000000")
+    assert code == 0, err
+    code, out, err = stage("report", "runs=[runs,runs/minilab]")
+    assert code == 0, err
+    rows = [line for line in out.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) - 1 == 2 and "4 runs" in err, out
+    for name in ("a", "b"):
+        lines = [
+            {"id": str(i), "question": f"{name} {i}?", "choices": ["yes", "no"], "answer": "yes", "split": split}
+            for i, split in enumerate(["train"] * 8 + ["valid"] * 4 + ["test"] * 4)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        code, _, err = stage("train", *tiny, "data=jsonl", f"data.root={name}.jsonl")
+        assert code == 0 and "finished already" not in err, err
+    assert len(list(tmp_path.glob("runs/[ab]/tiny/*/result.json"))) == 2

@@ -11,10 +11,10 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 
-from tinyllm.cli.train import answer_prefix, check_split, load_student, make_result, summary
+from tinyllm.cli.train import answer_prefix, check_split, load_student, make_result, summary, taught_teachers
 from tinyllm.config import EvaluateConfig, ExperimentConfig, TeacherConfig
 from tinyllm.data.questions import load_questions
-from tinyllm.data.streams import Stream, chosen_teachers
+from tinyllm.data.streams import Stream
 from tinyllm.errors import UserError
 from tinyllm.evaluation import run_folder
 from tinyllm.evaluation.evaluate import Evaluation, evaluate
@@ -54,8 +54,8 @@ def main(config: EvaluateConfig, _: Path) -> None:
     if config.run is None:
         answers = Stream("answer", answer_prefix(chosen), 1.0, {q.id: q.answer for q in questions["train"]})
         model, tokenizer = load_student(chosen.student, questions["train"], [answers])
-    names = chosen_teachers(chosen.method, chosen.teachers, chosen.alpha, chosen.ablation.drop)
-    streams = [Stream(name, chosen.teachers[name].prefix, chosen.alpha.get(name, 1.0), {}) for name in names]
+    taught = taught_teachers(Path(config.run).expanduser()) if config.run is not None else {}
+    streams = [Stream(name, prefix, chosen.alpha.get(name, 1.0), {}) for name, prefix in taught.items()]
     models.prepare(model, accelerator=config.trainer.accelerator)
     device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
     evaluation = evaluate(
@@ -90,11 +90,13 @@ def evaluate_teacher(config: EvaluateConfig, teacher: TeacherConfig) -> None:
         rationales=replace(config.rationales, splits=[split]),
     )
     started = time.perf_counter()
-    summaries = run(free, questions, Console())
-    failed = sum(len(summary.failed) for summary in summaries)
-    if failed:
-        raise UserError(f"{teacher.name} did not answer {failed} questions: run the same command again to ask for them")
+    run(free, questions, Console())
     found = stored(free, teacher, split)
+    lacking = sum(question.id not in found for question in questions[split])
+    if lacking:
+        raise UserError(
+            f"{teacher.name} has not answered {lacking} questions: run the same command again to ask for them"
+        )
     predictions = [
         Prediction(q.id, q.question, q.choices, q.answer, found[q.id].text, found[q.id].answer, None, (), q.subset)
         for q in questions[split]

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tinyllm.cli.train import answer_prefix
+from tinyllm.cli.train import answer_prefix, taught_teachers
 from tinyllm.config import ExportConfig
-from tinyllm.data.streams import chosen_teachers
 from tinyllm.errors import UserError
 from tinyllm.evaluation import run_folder
 
@@ -30,7 +29,7 @@ def main(config: ExportConfig, _: Path) -> None:
         result = run_folder.read_result(run / run_folder.RESULT)
     except ValueError as error:
         raise UserError(str(error)) from error
-    names = chosen_teachers(stored.method, stored.teachers, stored.alpha, stored.ablation.drop)
+    taught = taught_teachers(run)
     card = Environment(
         loader=PackageLoader("tinyllm", "reporting/templates"), undefined=StrictUndefined, trim_blocks=True
     ).get_template("model_card.md.jinja")
@@ -39,7 +38,7 @@ def main(config: ExportConfig, _: Path) -> None:
         config=stored,
         result=result,
         answer_prefix=answer_prefix(stored),
-        teachers=[(name, stored.teachers[name].prefix, stored.alpha.get(name, 1.0)) for name in names],
+        teachers=[(name, prefix, stored.alpha.get(name, 1.0)) for name, prefix in taught.items()],
     )
     (output / "README.md").write_text(text)
     log.info("%s: load it with transformers' AutoModelForSeq2SeqLM.from_pretrained", output)

@@ -98,6 +98,7 @@ def register() -> None:
     for stage, node in _SCHEMAS.items():
         store.store(name=f"{stage}_schema", node=node)
     OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+    OmegaConf.register_new_resolver("stem", lambda path: Path(path).stem if path else "jsonl", replace=True)
 
 
 def one_line(error: Exception) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tinyllm.cli.train import answer_prefix
+from tinyllm.cli.train import answer_prefix, taught_teachers
 from tinyllm.config import PredictConfig
 from tinyllm.data.datamodule import question_batches
-from tinyllm.data.streams import chosen_teachers
 from tinyllm.data.tokens import SourceTokens
 from tinyllm.errors import UserError
 from tinyllm.evaluation import run_folder
@@ -37,8 +36,7 @@ def main(config: PredictConfig, _: Path) -> None:
     best = max(prediction.scores)
     for i, (choice, score) in enumerate(zip(prediction.choices, prediction.scores, strict=True)):
         print(f"{'*' if score == best else ' '} {letter(i)} {choice}  ({score:.3f} nats a token)")
-    names = chosen_teachers(stored.method, stored.teachers, stored.alpha, stored.ablation.drop)
-    rows = {name: [sources.source(question.id, stored.teachers[name].prefix)] for name in names}
+    rows = {name: [sources.source(question.id, prefix)] for name, prefix in taught_teachers(run).items()}
     texts = student_rationales(model, tokenizer, rows, max_new_tokens=config.max_rationale_tokens)
     for name, (text,) in texts.items():
         print(f"{name}: {text}")

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import OmegaConf
 from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
@@ -69,7 +68,7 @@ def main(config: ExperimentConfig, folder: Path) -> None:
     loggers = make_loggers(config, folder, digest)
     trained: Fit | None = None
     if config.method.train:
-        trained, trainer = run_training(config, folder, questions, streams, model, tokenizer, loggers)
+        trained, trainer, model = run_training(config, folder, questions, streams, model, tokenizer, loggers)
         if not trainer.is_global_zero:
             return
     models.save(model, tokenizer, folder / run_folder.STUDENT)
@@ -97,6 +96,22 @@ def main(config: ExperimentConfig, folder: Path) -> None:
     run_folder.write_result(result, folder)
     log_to_wandb(loggers, result, evaluation)
     log.info("%s (%.0f s in all)", summary(result, folder), time.perf_counter() - started)
+
+
+def taught_teachers(folder: Path) -> dict[str, str]:
+    """Source prefix of every teacher that a finished run's student was taught by, by name.
+
+    Raises:
+        UserError: when the folder is no finished run.
+    """
+    if not (folder / run_folder.RESULT).is_file():
+        raise UserError(f"{folder}: expected a finished run with {run_folder.RESULT}, found none: run 'tinyllm train'")
+    config = run_folder.read_config(folder)
+    try:
+        names = run_folder.read_result(folder / run_folder.RESULT).teachers
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return {name: config.teachers[name].prefix for name in names if name in config.teachers}
 
 
 def check_split(config: ExperimentConfig) -> None:
@@ -148,8 +163,8 @@ def run_training(
     model: T5ForConditionalGeneration,
     tokenizer: PreTrainedTokenizerBase,
     loggers: Sequence[Logger],
-) -> tuple[Fit, Any]:
-    """Build module and data module, and fit."""
+) -> tuple[Fit, Trainer, T5ForConditionalGeneration]:
+    """Build module and data module, and fit; returns the model with the best weights."""
     data = QuestionDataModule(
         questions,
         streams,
@@ -189,7 +204,7 @@ def run_training(
         seed=config.seed,
     )
     trained, trainer = fit(module, data, config.trainer, folder, loggers)
-    return trained, trainer
+    return trained, trainer, module.model
 
 
 def make_result(

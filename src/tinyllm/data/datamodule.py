@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
@@ -232,7 +233,7 @@ class QuestionDataModule(LightningDataModule):
         questions: by split; `train` and `valid` are read.
         streams: of the training questions.
         tokenizer: the student's.
-        collate: makes the student's batch of pairs (`student.encoder_decoder.pack`).
+        collate: makes the student's batch of pairs (`student.encoder_decoder.collate`).
         max_source_length: tokens; see `SourceTokens`.
         max_target_length: tokens, the end token included; a longer rationale is cut, and counted in `cut_targets`.
         reduction: how token losses are averaged.
@@ -316,6 +317,8 @@ class QuestionDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[QuestionBatch]:
         """This process's share of the validation questions."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        if self.trainer is not None and isinstance(self.trainer.strategy, FSDPStrategy | DeepSpeedStrategy):
+            rank, world = 0, 1  # every forward gathers shards: all processes must take the same ones
         batches = self.valid_batches
         if len(batches) < world:  # every process needs something to do
             batches = [single for batch in batches for single in batch.singles()]

@@ -6,7 +6,7 @@ import pandas as pd
 
 from tinyllm.evaluation.statistics import t_interval
 
-_GROUP = ["dataset", "split", "student", "method", "ablation", "teachers", "alpha", "steps"]
+_GROUP = ["dataset", "split", "student", "method", "ablation", "teachers", "alpha", "steps", "setting"]
 
 
 def compare(frame: pd.DataFrame) -> pd.DataFrame:
@@ -18,7 +18,8 @@ def compare(frame: pd.DataFrame) -> pd.DataFrame:
     rows: list[dict[str, object]] = []
     for key, runs in frame.groupby(_GROUP, sort=False, dropna=False):
         row: dict[str, object] = dict(zip(_GROUP, key, strict=True))
-        row["seeds"] = len(runs)
+        del row["setting"]
+        row["seeds"] = runs["seed"].nunique()
         row["n"] = int(runs["n"].iloc[0])
         row["accuracy"] = _cell(runs, "accuracy", "accuracy_low", "accuracy_high")
         row["ranked"] = _cell(runs, "accuracy_ranked", "accuracy_ranked_low", "accuracy_ranked_high")

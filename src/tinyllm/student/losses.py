@@ -87,5 +87,7 @@ def linear_cross_entropy(
     Example:
         With `token_weights = 1 / N` the first value is `F.cross_entropy(hidden @ weight.T, labels)`.
     """
+    if not torch.is_grad_enabled():  # autograd would still report a weight as wanting its gradient
+        hidden, weight = hidden.detach(), weight.detach()
     loss, losses = _LinearCrossEntropy.apply(hidden, weight, labels, token_weights)  # type: ignore[no-untyped-call]
     return loss, losses

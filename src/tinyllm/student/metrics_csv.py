@@ -39,7 +39,8 @@ class MetricsCsv(Logger):
         kept: list[dict[str, str]] = []
         if from_step is not None and path.is_file():
             with path.open(newline="") as file:
-                kept = [row for row in csv.DictReader(file) if row["step"].isdigit() and int(row["step"]) < from_step]
+                rows = [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
+            kept = [row for row in rows if int(row["step"]) < from_step]
         self._start = (kept, from_step)
         self._started = False
 

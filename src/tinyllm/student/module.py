@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -66,14 +67,13 @@ class StudentModule(LightningModule):
         self.seed = seed
         self.valid_accuracy = MeanMetric()
         self.valid_ranked = MeanMetric()
-        self._seconds = 0.0
+        self._mark = self._seconds = 0.0
         self._examples = 0
 
     def training_step(self, batch: FlatBatch, batch_idx: int) -> Tensor:
         """Sum of weighted token losses of one micro-batch, a scalar; logs the mean loss of every stream in nats."""
-        torch.manual_seed(
-            ((self.seed * 1_000_003 + self.trainer.current_epoch) * 1_000_003 + batch_idx) * 64 + self.global_rank
-        )
+        moment = f"{self.seed}/{self.trainer.current_epoch}/{batch_idx}/{self.global_rank}"
+        torch.manual_seed(int.from_bytes(hashlib.sha256(moment.encode()).digest()[:7], "big"))
         loss, losses_M = token_losses(self.model, batch)
         by_text = mean_by_text(losses_M, batch.text_M)
         stream_by_text = torch.zeros_like(by_text, dtype=torch.long).scatter_(0, batch.text_M, batch.stream_M)
@@ -85,16 +85,21 @@ class StudentModule(LightningModule):
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
-    def on_train_batch_start(self, batch: FlatBatch, batch_idx: int) -> None:
-        self._started = time.perf_counter()
+    def on_train_start(self) -> None:
+        self._mark = time.perf_counter()
+
+    def on_validation_end(self) -> None:
+        self._mark = time.perf_counter()
 
     def on_train_batch_end(self, outputs: Any, batch: FlatBatch, batch_idx: int) -> None:
-        """Speed over the last logged steps: questions per second of training, over all processes."""
-        self._seconds += time.perf_counter() - self._started
+        """Speed over the last logged steps: questions per second, collation included, over all processes."""
+        now = time.perf_counter()
+        self._seconds, self._mark = self._seconds + now - self._mark, now
         answered = batch.text_M[(batch.stream_M == 0) & (batch.weight_M > 0)]
         self._examples += int(answered.unique().numel())
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.trainer.global_step % every == 0 and self._seconds > 0:
+        stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+        if stepped and self.trainer.global_step % every == 0:
             rate = self._examples / self._seconds * self.trainer.world_size
             self.log("train/examples_per_second", rate, prog_bar=True)
             self._seconds, self._examples = 0.0, 0
@@ -117,7 +122,8 @@ class StudentModule(LightningModule):
     ) -> None:
         """Clip by norm; Lightning refuses to with a fused optimizer, for the sake of fp16, which is not used here."""
         if isinstance(self.trainer.strategy, FSDPStrategy):
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            if gradient_clip_val:
+                self.trainer.strategy.model.clip_grad_norm_(gradient_clip_val)  # type: ignore[union-attr, operator]
         elif gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 

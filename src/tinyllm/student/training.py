@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,11 @@ def _launched_from_outside() -> bool:
 def make_strategy(trainer: TrainerConfig) -> Strategy | str:
     """The Lightning strategy of a trainer's settings.
 
-    DDP on one node forks its processes from this one, so that a job of a sweep stays one job and writes one folder;
-    torchrun and SLURM bring their own processes.
+    DDP on one node spawns its processes from this one, so that a job of a sweep stays one job and writes one folder;
+    torchrun and SLURM bring their own processes, which FSDP and DeepSpeed need on several cards.
 
     Raises:
-        UserError: for an unknown strategy.
+        UserError: for an unknown strategy, or one that is not installed or not started by torchrun or SLURM.
     """
     options: dict[str, Any] = dict(trainer.strategy_options)
     if trainer.strategy == "ddp":
@@ -80,13 +81,22 @@ def make_strategy(trainer: TrainerConfig) -> Strategy | str:
         if trainer.accelerator == "cpu":
             options = {"process_group_backend": "gloo", **options}
         return DDPStrategy(start_method="spawn", **options)
+    if trainer.strategy in ("deepspeed", "fsdp") and trainer.devices != 1 and not _launched_from_outside():
+        raise UserError(
+            f"trainer.strategy={trainer.strategy}: on several cards start it with "
+            "'torchrun --no-python --nproc-per-node=<cards> tinyllm train ... trainer.devices=<cards>', or under SLURM"
+        )
     if trainer.strategy == "deepspeed":
         try:
-            return DeepSpeedStrategy(**options)
+            strategy = DeepSpeedStrategy(**options)
         except (ImportError, ModuleNotFoundError) as error:
             raise UserError(
                 "trainer.strategy=deepspeed: DeepSpeed is not installed: pip install 'tinyllm[deepspeed]'"
             ) from error
+        # Lightning would look for the batch size of a batch sampler, which planned steps don't have.
+        assert isinstance(strategy.config, dict)
+        strategy.config.setdefault("train_micro_batch_size_per_gpu", 1)
+        return strategy
     if trainer.strategy == "fsdp":
         return FSDPStrategy(**options)
     if trainer.strategy in ("auto", "single_device"):
@@ -97,7 +107,9 @@ def make_strategy(trainer: TrainerConfig) -> Strategy | str:
 class _Progress(Callback):
     """A line after every validation, a stop at the step limit that validates first, and the seconds spent so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, streams: Sequence[str]) -> None:
+        self.streams = streams
+        self.train_loss: dict[str, float] = {}
         self.before = 0.0
         self.started = time.perf_counter()
 
@@ -113,6 +125,9 @@ class _Progress(Callback):
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        names = {name: f"train/loss/{name}" for name in self.streams}
+        logged = trainer.callback_metrics
+        self.train_loss |= {name: float(logged[key]) for name, key in names.items() if key in logged}
         if trainer.is_global_zero and not trainer.sanity_checking:
             metrics = trainer.callback_metrics
             log.info(
@@ -126,10 +141,11 @@ class _Progress(Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds}
+        return {"seconds": self.seconds, "train_loss": self.train_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.before = float(state_dict["seconds"])
+        self.train_loss = dict(state_dict["train_loss"])
 
 
 def make_trainer(
@@ -190,13 +206,6 @@ def make_trainer(
         raise UserError(f"trainer: Lightning refuses these settings: {' '.join(str(error).split())}") from error
 
 
-def checkpoint_step(path: Path) -> int | None:
-    """Optimizer steps behind a checkpoint; None where there is none."""
-    if not path.exists() or path.is_dir():
-        return None
-    return int(torch.load(path, map_location="cpu", weights_only=True)["global_step"])
-
-
 def fit(
     module: StudentModule,
     data: QuestionDataModule,
@@ -204,17 +213,17 @@ def fit(
     folder: Path,
     loggers: Sequence[Logger],
 ) -> tuple[Fit, Trainer]:
-    """Train, going on from `checkpoints/last.ckpt` where it exists, and load the best weights into the module.
+    """Train, going on from `checkpoints/last.ckpt` where it exists, and put the best weights into `module.model`.
 
     Returns:
         What it came to, and the trainer (for `is_global_zero`: other processes have nothing more to do).
     """
     last = folder / "checkpoints" / "last.ckpt"
-    done = checkpoint_step(last)
-    if done is not None:
-        log.info("going on from step %d (%s)", done, last)
-    progress = _Progress()
-    csv = MetricsCsv(folder / "metrics.csv", module.streams, from_step=done)
+    before = _read(last)
+    if last.exists():
+        log.info("going on from step %s (%s)", before.get("global_step", "?"), last)
+    progress = _Progress(module.streams)
+    csv = MetricsCsv(folder / "metrics.csv", module.streams, from_step=before.get("global_step"))
     trainer = make_trainer(
         trainer_config,
         folder,
@@ -222,19 +231,32 @@ def fit(
         loggers=[csv, *loggers],
         callbacks=[progress],
     )
+    sharded = isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy)
+    whole = copy.deepcopy(module.model) if sharded else None
     module.train()  # from_pretrained gives evaluation mode, and Lightning keeps the mode it finds
     trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    if whole is not None:  # the trained one holds this process's shards
+        module.model = whole
     best = trainer.checkpoint_callback
     assert isinstance(best, ModelCheckpoint)
     if best.best_model_path:
         _load_weights(module, Path(best.best_model_path))
-    score = best.best_model_score
-    losses = _stream_losses(trainer.callback_metrics, module.streams)
-    return Fit(float(score) if score is not None else None, trainer.global_step, losses, progress.seconds), trainer
+    # Processes of their own bring back the path alone, and a run with nothing left to do has logged nothing:
+    # what training came to stands in the last checkpoint, which is written at the last step.
+    after = _read(last)
+    states = after.get("callbacks", {})
+    score = states.get(best.state_key, {}).get("best_model_score", best.best_model_score)
+    state = states.get(progress.state_key, progress.state_dict())
+    steps = int(after.get("global_step", trainer.global_step))
+    return Fit(float(score) if score is not None else None, steps, state["train_loss"], state["seconds"]), trainer
 
 
-def _stream_losses(metrics: Mapping[str, Any], streams: Sequence[str]) -> dict[str, float]:
-    return {name: float(metrics[f"train/loss/{name}"]) for name in streams if f"train/loss/{name}" in metrics}
+def _read(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's content; empty where there is none, or where it lies in shards."""
+    if not checkpoint.is_file():
+        return {}
+    content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    return content
 
 
 def _load_weights(module: StudentModule, path: Path) -> None:
@@ -242,8 +264,6 @@ def _load_weights(module: StudentModule, path: Path) -> None:
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
         state = get_fp32_state_dict_from_zero_checkpoint(str(path))
-        module.load_state_dict(
-            {key.removeprefix("_forward_module."): value for key, value in state.items()}, strict=False
-        )
+        module.load_state_dict({key.removeprefix("_forward_module."): value for key, value in state.items()})
         return
-    module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    module.load_state_dict(_read(path)["state_dict"])

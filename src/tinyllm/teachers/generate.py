@@ -94,7 +94,7 @@ def run(
     if not 0 <= index < count:
         raise UserError(f"shard: expected an index of 0 to count - 1, found index {index} of count {count}")
     splits = [_split(name, questions) for name in config.rationales.splits]
-    store = RationaleStore(Path(config.store))
+    store = RationaleStore(Path(config.store).expanduser())
     summaries: list[Summary] = []
     for teacher in config.teachers.values():
         if audit_only:
@@ -129,7 +129,7 @@ def run(
 def stored(config: ExperimentConfig, teacher: TeacherConfig, split: Split) -> dict[str, Rationale]:
     """What the store holds of this teacher under this run's prompt, by question id."""
     key = prompt_key(teacher, config.prompt, config.data.name, recorded=is_recorded(config, teacher))
-    store = RationaleStore(Path(config.store))
+    store = RationaleStore(Path(config.store).expanduser())
     return store.read(config.data.name, split, stored_name(teacher), key, teacher.sample)
 
 
@@ -459,7 +459,7 @@ def _take_recorded(
     key = prompt_key(teacher, config.prompt, config.data.name, recorded=True)
     missing = store.missing(config.data.name, split, name, key, (question.id for question in asked), teacher.sample)
     _print_there(teacher, config.data.name, split, len(asked), len(missing), console)
-    texts = load_rationales(Path(config.data.root), config.data.name, split, asked).get(name, {})
+    texts = load_rationales(Path(config.data.root).expanduser(), config.data.name, split, asked).get(name, {})
 
     def answer(question: Question) -> Completion:
         # Nothing more will ever be published: an empty text says so, and the audit keeps it out of training.

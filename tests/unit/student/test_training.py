@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 
 from tinyllm.config import TrainerConfig
 from tinyllm.errors import UserError
-from tinyllm.student.training import checkpoint_step, make_strategy, make_trainer, resolve_precision
+from tinyllm.student.training import make_strategy, make_trainer, resolve_precision
 
 
 @pytest.mark.parametrize("accelerator", ["cpu", "gpu"])
@@ -157,10 +157,3 @@ def test_the_trainer_keeps_best_and_last(tmp_path: Path, monkeypatch: pytest.Mon
     assert (trainer.max_epochs, trainer.max_steps, trainer.gradient_clip_val) == (3, 7, 1.5)
     assert trainer.log_every_n_steps == 5
     assert trainer.progress_bar_callback is None
-
-
-def test_step_of_a_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "last.ckpt"
-    assert checkpoint_step(path) is None
-    torch.save({"global_step": 42, "state_dict": {}}, path)
-    assert checkpoint_step(path) == 42
