@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +91,7 @@ def evaluate_teacher(config: EvaluateConfig, teacher: TeacherConfig) -> None:
         rationales=replace(config.rationales, splits=[split]),
     )
     started = time.perf_counter()
-    run(free, questions, Console())
+    run(free, questions, Console(width=None if sys.stdout.isatty() else 160))
     found = stored(free, teacher, split)
     lacking = sum(question.id not in found for question in questions[split])
     if lacking:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +20,7 @@ def main(config: RationalesStageConfig, _: Path) -> None:
     summaries = run(
         config,
         load_questions(config.data),
-        Console(),
+        Console(width=None if sys.stdout.isatty() else 160),
         shard=(config.shard.index, config.shard.count),
         audit_only=config.audit,
         audit_file=Path(config.store).expanduser() / "audit.json",
