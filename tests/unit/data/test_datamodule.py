@@ -308,7 +308,9 @@ def test_processes_share_the_questions_out(tmp_path: Path, world: int) -> None:
     """Three validation batches: five processes get single questions, so that each has some."""
     data, seen = module(tmp_path), []
     for rank in range(world):
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=world, current_epoch=2, global_step=0)
+        data.trainer = SimpleNamespace(
+            global_rank=rank, world_size=world, current_epoch=2, global_step=0, strategy=None
+        )
         own = [question.id for batch in data.val_dataloader() for question in batch.questions]
         assert own
         seen += own

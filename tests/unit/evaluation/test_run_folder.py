@@ -199,9 +199,10 @@ def test_predictions_are_a_line_a_question(tmp_path: Path) -> None:
     assert (second["subset"], second["rationales"]) == ("hidden", {"owl": "It is \u2191."})
 
 
-def changed(change: Callable[[ExperimentConfig], Any]) -> str:
+def changed(*changes: Callable[[ExperimentConfig], Any]) -> str:
     values = config()
-    change(values)
+    for change in changes:
+        change(values)
     return run_folder.hash_of(values)
 
 
@@ -225,7 +226,6 @@ def put(path: str, value: Any) -> Callable[[ExperimentConfig], None]:
     [
         ("store", "/elsewhere/store"),
         ("cache", "/elsewhere/cache"),
-        ("data.root", "/elsewhere/own.jsonl"),
         ("trainer.devices", 4),
         ("trainer.num_nodes", 2),
         ("trainer.accelerator", "gpu"),
@@ -286,3 +286,11 @@ def test_the_hash_does_not_follow_the_order_of_keys_or_the_stage() -> None:
     stage = EvaluateConfig(**vars(config()), run="runs/one", output="elsewhere")
     assert run_folder.hash_of(stage) == run_folder.hash_of(config())
     assert len(run_folder.hash_of(config())) == 12
+
+
+def test_a_root_names_the_questions_of_jsonl_alone() -> None:
+    """The release or parquet files may lie anywhere; a user's own file is the dataset itself."""
+    moved = put("data.root", "/elsewhere/own.jsonl")
+    assert changed(moved) != run_folder.hash_of(config())
+    release = put("data.source", Source.release)
+    assert changed(release, moved) == changed(release)
