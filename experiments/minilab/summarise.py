@@ -48,7 +48,8 @@ def main() -> None:
             gain = {t: list(paired[c] - paired[f"{c}_base"]) for t, c in SCORES.items()}
             differences.append({"setting": name(*key)} | {t: interval(*t_interval(v)) for t, v in gain.items()})
     text = "Accuracy in percent, mean over seeds with its 95% t interval.\n\n" + table(rows)
-    text += f"\nDifference to full_ft of {base.steps.iloc[0]} steps, in points, paired by seed, with its 95% t interval.\n\n"
+    text += f"\nDifference to full_ft of {base.steps.iloc[0]} steps, in points, paired by seed, "
+    text += "with its 95% t interval.\n\n"
     (output / "results.md").write_text(text + table(differences))
     print(text + table(differences))
 
