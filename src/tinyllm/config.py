@@ -10,9 +10,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 
 class Source(StrEnum):
@@ -60,6 +61,15 @@ class Schedule(StrEnum):
     linear = "linear"
 
 
+class Metric(StrEnum):
+    """Which of a run's two accuracies is compared."""
+
+    accuracy = "accuracy"
+    """By greedy generation (the paper's)."""
+    accuracy_ranked = "accuracy_ranked"
+    """By ranking the options."""
+
+
 class Target(StrEnum):
     """What a stream teaches the student to write."""
 
@@ -67,6 +77,12 @@ class Target(StrEnum):
     """The text of the right option."""
     rationale = "rationale"
     """A teacher's rationale: the stream is built once for each chosen teacher and weighted by its α."""
+    teacher_answer = "teacher_answer"
+    """The option that the teacher chose itself when it was not told the answer (standard KD)."""
+    teacher_options = "teacher_options"
+    """Every option, weighted by the teacher's probability of it (standard KD with logits)."""
+    every_option = "every_option"
+    """Every option, all alike: the flat answer of PINTO's counterfactual term."""
 
 
 class WhichTeachers(StrEnum):
@@ -197,6 +213,24 @@ class StreamConfig:
     """Source prefix, with its trailing space; a rationale stream uses its teacher's."""
     weight: float = 1.0
     """Factor in the summed loss; a rationale stream multiplies it by its teacher's α."""
+    temperature: float = 1.0
+    """`teacher_options`: the teacher's option scores are divided by it before the softmax; above 1 is flatter."""
+    mask: float = 0.0
+    """Share of the tokens of the source's rationale that are masked, drawn anew every epoch (0 to 1)."""
+
+
+@dataclass
+class LoraConfig:
+    """Low-rank adapters (Hu et al. 2022), trained in place of the weights; as in peft's LoraConfig."""
+
+    r: int = 16
+    """Rank."""
+    alpha: float = 32.0
+    """Scale: the update is multiplied by alpha / r."""
+    dropout: float = 0.05
+    """Probability, on the adapters' input."""
+    target_modules: list[str] = field(default_factory=lambda: ["q", "v"])
+    """Names of the linear layers that get adapters."""
 
 
 @dataclass
@@ -206,6 +240,10 @@ class MethodConfig:
     """False evaluates the student as it is."""
     teacher: str | None = None
     """Of the single-teacher methods; null is the set's first."""
+    source_rationale: bool = False
+    """Put the free rationale of `teacher` into every source, at training and at test (PINTO)."""
+    lora: LoraConfig | None = None
+    """Train adapters in place of the weights; null trains all weights."""
     streams: dict[str, StreamConfig] = field(default_factory=dict)
 
 
@@ -332,6 +370,14 @@ class ReportConfig:
     runs: Any = "runs"
     """A folder or a list of folders."""
     output: str = "report"
+    title: str = "Report"
+    """Heading of the page."""
+    metric: Metric = Metric.accuracy
+    """What tables, tests and figures compare; the other one has its own columns in results.csv."""
+    resamples: int = 2000
+    """Of the paired bootstrap."""
+    seed: int = 0
+    """Of the paired bootstrap."""
 
 
 @dataclass
@@ -362,13 +408,29 @@ _NOT_RESULT_INSIDE = {
 }
 
 
+def _told(values: Any, default: Any) -> Any:
+    """What differs from the schema's defaults, so that a key that a later version adds leaves old hashes alone."""
+    if not (isinstance(values, Mapping) and isinstance(default, Mapping)):
+        return values
+    pairs = {key: (value, default.get(key)) for key, value in values.items()}
+    told = {key: _told(value, known) for key, (value, known) in pairs.items() if value != known}
+    return {key: value for key, value in told.items() if value != {}}
+
+
+@cache
+def _schema(of: type) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(of), enum_to_str=True))
+
+
 def config_hash(values: Mapping[str, Any]) -> str:
     """First 12 hex digits of the SHA-256 of what shapes a result: not of paths, loggers, devices or progress bars.
+
+    Values that equal the schema's defaults are left out.
 
     Args:
         values: a resolved configuration as nested dicts (`OmegaConf.to_container`).
     """
-    kept = {
+    kept: dict[str, Any] = {
         key: {k: v for k, v in value.items() if k not in _NOT_RESULT_INSIDE.get(key, ())}
         if isinstance(value, Mapping)
         else value
@@ -377,4 +439,34 @@ def config_hash(values: Mapping[str, Any]) -> str:
     }
     if kept.get("data", {}).get("source") == Source.jsonl:  # there the path says which questions they are
         kept["data"]["root"] = values["data"]["root"]
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    told = _told(kept, _schema(ExperimentConfig))
+    told["teachers"] = {name: _told(one, _schema(TeacherConfig)) for name, one in kept.get("teachers", {}).items()}
+    streams = kept.get("method", {}).get("streams", {})
+    told.setdefault("method", {})["streams"] = {
+        name: _told(one, _schema(StreamConfig)) for name, one in streams.items()
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+PAPER_SETTINGS: dict[str, Any] = {
+    "optimizer.lr": 5e-5,
+    "trainer.batch_size": 8,
+    "trainer.max_epochs": 1,
+    "trainer.max_steps": -1,
+    "student.max_source_length": 1024,
+    "data.limit_train": None,
+    "data.limit_valid": None,
+    "data.limit_test": None,
+}
+"""The settings of the paper's section 4.1, and its whole splits; `experiment=paper` sets them."""
+
+
+def deviations(config: ExperimentConfig) -> dict[str, list[str]]:
+    """Where a run's settings are not the paper's: key -> [the paper's value, this run's], as texts."""
+    found: dict[str, list[str]] = {}
+    for key, value in PAPER_SETTINGS.items():
+        group, name = key.split(".")
+        own = getattr(getattr(config, group), name)
+        if own != value:
+            found[key] = ["null" if one is None else f"{one:g}" for one in (value, own)]
+    return found

@@ -125,3 +125,13 @@ class Result:
     """Optimizer steps taken."""
     train_loss: dict[str, float] = field(default_factory=dict)
     """Last logged training loss of each stream, in nats."""
+    parameters: int = 0
+    """Weights of the student."""
+    trained_parameters: int = 0
+    """Weights that training changed: fewer than `parameters` with LoRA, 0 where nothing was trained."""
+    train_tokens: int = 0
+    """Source and target tokens that training has read, over all streams and epochs: what it cost, on any machine."""
+    train_seconds: float = 0.0
+    """Of `wall_seconds`, those of training and validation."""
+    deviations: dict[str, list[str]] = field(default_factory=dict)
+    """Key -> [the paper's value, this run's], where this run's settings are not the paper's (section 4.1)."""

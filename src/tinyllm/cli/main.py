@@ -92,6 +92,26 @@ def with_alpha_grid(stage: str, arguments: list[str]) -> list[str]:
     return [*arguments, *(f"alpha.{name}={grid}" for name in names if f"alpha.{name}" not in taken)]
 
 
+def with_paper_settings(arguments: list[str]) -> list[str]:
+    """`paper=true` is short for `experiment=paper`; `paper=false` for nothing.
+
+    Raises:
+        UserError: for another value, or beside another experiment.
+    """
+    given = [a for a in arguments if a.split("=")[0] == "paper"]
+    if not given:
+        return arguments
+    if given[-1] not in ("paper=true", "paper=false"):
+        raise UserError(f"{given[-1]}: expected paper=true or paper=false")
+    rest = [a for a in arguments if a not in given]
+    if given[-1] == "paper=false":
+        return rest
+    others = [a for a in rest if a.startswith("experiment=") and a != "experiment=none"]
+    if others:
+        raise UserError(f"paper=true is experiment=paper, and beside it stands {others[0]}: choose one of them")
+    return [*(a for a in rest if a != "experiment=none"), "experiment=paper"]
+
+
 def register() -> None:
     """Make the schemas and resolvers known to Hydra; may be called again."""
     store = ConfigStore.instance()
@@ -206,7 +226,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     register()
     try:
-        sys.argv = [f"tinyllm {stage}", *with_alpha_grid(stage, arguments[1:])]
+        sys.argv = [f"tinyllm {stage}", *with_alpha_grid(stage, with_paper_settings(arguments[1:]))]
         _decorated(stage)()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
 
 import tinyllm
-from tinyllm.config import ExperimentConfig, StudentConfig, Target
+from tinyllm.config import ExperimentConfig, StudentConfig, Target, deviations
 from tinyllm.data.datamodule import QuestionDataModule
 from tinyllm.data.questions import load_questions
 from tinyllm.data.streams import Stream, build_streams
@@ -132,6 +132,8 @@ def describe(config: ExperimentConfig, questions: dict[Split, list[Question]], s
     """Say what the run is made of."""
     counts = ", ".join(f"{len(questions[split])} {split}" for split in SPLITS)
     log.info("%s: %s", config.data.name, counts)
+    for key, (paper, own) in deviations(config).items():
+        log.info("not the paper's: %s is %s (paper: %s)", key, own, paper)
     for stream in streams:
         log.info(
             "stream %s: weight %g, prefix %r, %d targets",
@@ -239,6 +241,7 @@ def make_result(
         context_truncated=evaluation.truncated,
         steps=trained.steps if trained else 0,
         train_loss=trained.train_loss if trained else {},
+        deviations=deviations(config),
     )
 
 

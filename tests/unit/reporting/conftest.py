@@ -1,0 +1,112 @@
+"""Run folders made by hand, as the stages write them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinyllm.config import DataConfig, ExperimentConfig, MethodConfig, StreamConfig, StudentConfig, TeacherConfig
+from tinyllm.evaluation import run_folder
+from tinyllm.evaluation.score import score
+from tinyllm.records import Prediction, Result
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """Write a finished run folder below `tmp_path / "runs"` and return it.
+
+    `right` (a share, or a bool a question) says which of the `n` questions are answered rightly, by both metrics;
+    `result`, `config` replace fields of the records; `rationales` are the student's own, for every question.
+    """
+
+    def make(
+        method: str = "tinyllm",
+        *,
+        seed: int = 0,
+        right: float | Sequence[bool] = 0.5,
+        n: int = 40,
+        dataset: str = "minilab",
+        student: str = "tiny",
+        alpha: dict[str, float] | None = None,
+        teacher: str | None = None,
+        fraction: float = 1.0,
+        valid: float | None = 0.4,
+        result: dict[str, Any] | None = None,
+        config: Callable[[ExperimentConfig], ExperimentConfig] = lambda c: c,
+        rationales: dict[str, str] | None = None,
+    ) -> Path:
+        alpha = {"terse": 1.0, "wordy": 1.0} if alpha is None and method == "tinyllm" else (alpha or {})
+        rng = random.Random(f"{method}{seed}{alpha}{teacher}{fraction}{right}")
+        flags = [rng.random() < right for _ in range(n)] if isinstance(right, float | int) else list(right)
+        predictions = []
+        for i, flag in enumerate(flags):
+            choices = ("oak", "ivy", "elm", "fir")
+            chosen = choices[0] if flag else choices[1 + i % 3]
+            scores = tuple(-0.5 if c == chosen else -1.5 for c in choices)
+            predictions.append(
+                Prediction(
+                    f"q{i}",
+                    f"Which tree is number {i}?",
+                    choices,
+                    "oak",
+                    chosen,
+                    chosen,
+                    chosen,
+                    scores,
+                    "hidden" if i % 4 == 0 else "visible",
+                    rationales or {},
+                )
+            )
+        made = config(
+            ExperimentConfig(
+                seed=seed,
+                data=DataConfig(name=dataset, seed=seed, train_fraction=fraction),
+                student=StudentConfig(name=student),
+                teachers={
+                    name: TeacherConfig(name=name, model=name, prefix=f"{name}: ") for name in ("terse", "wordy")
+                },
+                alpha=alpha,
+                method=MethodConfig(name=method, teacher=teacher, streams={"answer": StreamConfig()}),
+            )
+        )
+        scores_of = score(predictions)
+        row = Result(
+            dataset=dataset,
+            student=student,
+            method=method,
+            ablation=made.ablation.name,
+            teachers=tuple(alpha) if teacher is None else (teacher,),
+            alpha=alpha,
+            seed=seed,
+            split="test",
+            **{name: getattr(scores_of, name) for name in scores_of.__slots__},
+            valid_accuracy=valid,
+            train_examples=round(100 * fraction),
+            wall_seconds=10.0,
+            config_hash=run_folder.hash_of(made),
+            version="0",
+            steps=60,
+            parameters=1000,
+            trained_parameters=1000,
+            train_tokens=5000,
+            train_seconds=8.0,
+        )
+        row = replace(row, **(result or {}))
+        folder = tmp_path / "runs" / dataset / student / f"{method}-seed{seed}-{row.config_hash}"
+        run_folder.write_config(made, folder)
+        run_folder.write_predictions(predictions, folder)
+        run_folder.write_result(row, folder)
+        lines = ["step,train/loss,train/loss/answer,valid/accuracy,train/examples_per_second"]
+        lines += [f"{step},{3 - step / 30:.3f},{2 - step / 40:.3f},," for step in range(10, 61, 10)]
+        lines += [f"{step},,,{step / 200:.3f}," for step in (30, 60)]
+        (folder / run_folder.METRICS).write_text("\n".join(lines) + "\n")
+        return folder
+
+    return make
