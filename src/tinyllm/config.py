@@ -252,6 +252,8 @@ class AblationConfig:
     name: str = "none"
     drop: list[str] = field(default_factory=list)
     """Teachers whose streams are left out."""
+    strongest: str | None = None
+    """Two samples of one teacher stand in for the set: its name, or `valid` for the best on validation."""
 
 
 @dataclass

@@ -11,15 +11,18 @@ from tinyllm.config import RationalesStageConfig
 from tinyllm.data.questions import load_questions
 from tinyllm.errors import UserError
 from tinyllm.teachers.generate import run
+from tinyllm.teachers.strongest import with_strongest_twice
 
 
 def main(config: RationalesStageConfig, _: Path) -> None:
     """Ask every teacher of the set for what the store lacks, then print the audit and write `audit.json`."""
     if not config.teachers:
         raise UserError("teachers: expected a teacher set with one teacher or more, found none: choose teachers=...")
+    questions = load_questions(config.data)
+    config = with_strongest_twice(config, questions["valid"])
     summaries = run(
         config,
-        load_questions(config.data),
+        questions,
         Console(width=None if sys.stdout.isatty() else 160),
         shard=(config.shard.index, config.shard.count),
         audit_only=config.audit,

@@ -29,6 +29,7 @@ from tinyllm.student import models
 from tinyllm.student.encoder_decoder import collate
 from tinyllm.student.module import StudentModule
 from tinyllm.student.training import Fit, fit, resolve_precision
+from tinyllm.teachers.strongest import doubled, with_strongest_twice
 from tinyllm.teachers.texts import training_texts
 
 log = logging.getLogger(__name__)
@@ -54,11 +55,12 @@ def main(config: ExperimentConfig, folder: Path) -> None:
     precision = resolve_precision(config.trainer.precision, config.trainer.accelerator)
     started = time.perf_counter()
     questions = load_questions(config.data)
+    composed, config = config, with_strongest_twice(config, questions["valid"])
     texts = training_texts(config, questions["train"]) if config.method.train else {}
     streams = build_streams(
         config.method, config.teachers, config.alpha, config.ablation.drop, questions["train"], texts
     )  # fmt: skip
-    run_folder.write_config(config, folder)
+    run_folder.write_config(composed, folder)
     (folder / "error.txt").unlink(missing_ok=True)
     log.info("run folder: %s", folder)
     describe(config, questions, streams)
@@ -111,6 +113,8 @@ def taught_teachers(folder: Path) -> dict[str, str]:
         names = run_folder.read_result(folder / run_folder.RESULT).teachers
     except ValueError as error:
         raise UserError(str(error)) from error
+    if config.ablation.strongest is not None and names:
+        config = doubled(config, names[0])
     return {name: config.teachers[name].prefix for name in names if name in config.teachers}
 
 
