@@ -1,0 +1,347 @@
+"""Predictions of several runs -> cases: a question, what everybody answered, and why they say so (paper, figure 4)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+
+from tinyllm.config import Metric
+from tinyllm.evaluation import run_folder
+from tinyllm.evaluation.score import is_right
+from tinyllm.prompts import letter
+from tinyllm.records import Prediction
+
+log = logging.getLogger(__name__)
+
+KINDS = {
+    "tinyllm_only": "Only TinyLLM is right",
+    "teacher_misleads": "A teacher misleads its student",
+    "tinyllm_wrong": "TinyLLM is wrong where another student is right",
+}
+"""Kinds of cases, with their headings; a case may be of several kinds or of none."""
+
+_METHODS = {
+    "teacher": "",
+    "inference": "Inference",
+    "full_ft": "Full fine-tuning",
+    "lora": "LoRA",
+    "pinto": "PINTO",
+    "standard_kd": "Standard KD",
+    "step_by_step": "Distilling step-by-step",
+    "tinyllm": "TinyLLM",
+}
+_ABLATIONS = {
+    "no_in_context": "w/o in-context",
+    "no_llama": "w/o LLaMA",
+    "no_t5": "w/o T5",
+    "no_diverse_teachers": "w/o diverse teachers",
+    "no_teacher_forcing": "w/o teacher-forcing",
+}
+ORDER = tuple(_METHODS)
+"""Methods in the order of the paper's table 1; names of other methods come after them."""
+
+
+def name(run: Mapping[str, Any], *, ablation: bool = True) -> str:
+    """What a run is called in figures and cases: `Distilling step-by-step (wordy)`, `TinyLLM w/o in-context`.
+
+    Args:
+        run: a row of the frame.
+        ablation: say the ablation and the variant too.
+    """
+    if run["method"] == "teacher":
+        return f"{run['student']} (teacher)"
+    parts = [_METHODS.get(run["method"], run["method"])]
+    if run.get("method_teacher"):
+        parts.append(f"({run['method_teacher']})")
+    if ablation and run["ablation"] != "none":
+        parts.append(_ABLATIONS.get(run["ablation"], run["ablation"].replace("_", " ")))
+    if ablation and run.get("variant"):
+        parts.append(f"[{run['variant']}]")
+    return " ".join(parts)
+
+
+def place(run: Mapping[str, Any]) -> tuple[int, str]:
+    """Sort key of a run: the paper's order of methods, ablations and variants last, then by name."""
+    method = ORDER.index(run["method"]) if run["method"] in ORDER else len(ORDER)
+    return method + (len(ORDER) + 1) * bool(run["ablation"] != "none" or run.get("variant")), name(run)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one model answered."""
+
+    who: str
+    chosen: str | None
+    """Text of the option; None where the generation names none."""
+    generated: str
+    """Its text, as it came."""
+    right: bool
+    method: str
+    """As in the result; `teacher` for a teacher."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """What one model gave as its reason."""
+
+    who: str
+    voice: str
+    """Teacher in whose voice a student speaks; empty for a teacher itself."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One test question as the runs of one student and one seed answered it, and the teachers beside them."""
+
+    dataset: str
+    student: str
+    seed: int
+    id: str
+    question: str
+    choices: tuple[str, ...]
+    answer: str
+    subset: str
+    kinds: tuple[str, ...]
+    """Keys of `KINDS`."""
+    answers: tuple[Answer, ...]
+    """The teachers first, then the students in the paper's order."""
+    rationales: tuple[Reasoning, ...]
+
+
+def read_predictions(folder: Path) -> list[Prediction]:
+    """The lines of a run's `predictions.jsonl`; none, with a warning, where the file is missing or broken."""
+    path = folder / run_folder.PREDICTIONS
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [
+            Prediction(**{**row, "choices": tuple(row["choices"]), "scores": tuple(row["scores"] or ())})
+            for row in rows
+        ]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        log.warning("%s: no predictions for the cases (%s)", path, error)
+        return []
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A run with its predictions by question."""
+
+    row: Mapping[str, Any]
+    who: str
+    by_question: dict[tuple[Any, ...], Prediction]
+
+    @property
+    def ordinary(self) -> bool:
+        return bool(self.row["ablation"] == "none")
+
+
+def _key(prediction: Prediction) -> tuple[Any, ...]:
+    """An id names a question within one sample of a dataset; with its text it can't stand for two."""
+    return prediction.id, prediction.question, prediction.choices
+
+
+def _runs(frame: pd.DataFrame) -> list[_Run]:
+    records = cast(list[dict[str, Any]], frame.to_dict("records"))
+    rows = sorted(records, key=lambda row: (*place(row), str(row["setting"]), row["seed"]))
+    settings: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    for row in rows:
+        settings[row["dataset"], row["student"], name(row)].add(row["setting"])
+    runs = []
+    for row in rows:
+        # Two settings of one name stand side by side only when their names tell them apart.
+        alike = sorted(settings[row["dataset"], row["student"], name(row)])
+        who = name(row)
+        if len(alike) > 1:
+            weights = str(row["alpha"])
+            who += f" {weights}" if weights else f" #{alike.index(row['setting']) + 1}"
+        predictions = read_predictions(Path(row["folder"]))
+        runs.append(_Run(row, who, {_key(p): p for p in predictions}))
+    return runs
+
+
+def cases(frame: pd.DataFrame, metric: Metric) -> list[Case]:
+    """Every test question that a student answered, joined over the runs by dataset, seed and question id.
+
+    Of every student, the runs with the largest share of the training questions are taken. A teacher's answer comes from
+    its run with the same seed, else from any run in which it was asked the same question with the same id.
+
+    Args:
+        frame: a row a run; one setting a method (what validation chose).
+        metric: which answer of a student counts. A teacher's is always the one that it generated.
+
+    Returns:
+        Sorted by dataset, student, seed and id.
+    """
+    largest = frame.groupby(["dataset", "student", "method", "ablation"])["train_fraction"].transform("max")
+    runs = _runs(frame[(frame["train_fraction"] == largest) | largest.isna()])
+    teachers: dict[str, list[_Run]] = defaultdict(list)
+    students: dict[tuple[str, str, int], list[_Run]] = defaultdict(list)
+    for run in runs:
+        if run.row["method"] == "teacher":
+            teachers[run.row["dataset"]].append(run)
+        else:
+            students[run.row["dataset"], run.row["student"], int(run.row["seed"])].append(run)
+    found: list[Case] = []
+    for dataset, student, seed in sorted(students):
+        asked = students[dataset, student, seed]
+        at_hand = sorted(teachers[dataset], key=lambda run: run.row["seed"] != seed)
+        for key in sorted({key for run in asked for key in run.by_question}):
+            found.append(_case(dataset, student, seed, key, _first_of_each(at_hand, key), asked, metric))
+    return found
+
+
+def _first_of_each(teachers: Sequence[_Run], key: tuple[Any, ...]) -> list[_Run]:
+    by_who: dict[str, _Run] = {}
+    for run in teachers:
+        if key in run.by_question:
+            by_who.setdefault(run.who, run)
+    return [by_who[who] for who in sorted(by_who)]
+
+
+def _case(
+    dataset: str,
+    student: str,
+    seed: int,
+    key: tuple[Any, ...],
+    teachers: Sequence[_Run],
+    students: Sequence[_Run],
+    metric: Metric,
+) -> Case:
+    given = [(run, run.by_question[key]) for run in (*teachers, *students) if key in run.by_question]
+    answers, rationales = [], []
+    for run, prediction in given:
+        teacher = run.row["method"] == "teacher"
+        ranks = metric is Metric.accuracy_ranked and not teacher
+        chosen = prediction.ranked if ranks else prediction.predicted
+        right = is_right(chosen, prediction.answer)
+        answers.append(Answer(run.who, chosen, prediction.generated, right, run.row["method"]))
+        if teacher:
+            rationales.append(Reasoning(run.who, "", prediction.generated))
+        rationales += [Reasoning(run.who, voice, text) for voice, text in sorted(prediction.rationales.items())]
+    asked = given[0][1]
+    return Case(
+        dataset, student, seed, asked.id, asked.question, asked.choices, asked.answer, asked.subset,
+        _kinds([run for run, _ in given], answers), tuple(answers), tuple(rationales),
+    )  # fmt: skip
+
+
+def _kinds(runs: Sequence[_Run], answers: Sequence[Answer]) -> tuple[str, ...]:
+    """Ablations of TinyLLM are neither TinyLLM nor "another student"."""
+    pairs = [(run, answer) for run, answer in zip(runs, answers, strict=True) if run.ordinary]
+    tinyllm = [a for _, a in pairs if a.method == "tinyllm"]
+    others = [a for _, a in pairs if a.method not in ("tinyllm", "teacher")]
+    kinds = []
+    if tinyllm and others and all(a.right for a in tinyllm) and not any(a.right for a in others):
+        kinds.append("tinyllm_only")
+    wrong = {run.row["student"]: a.chosen for run, a in pairs if a.method == "teacher" and not a.right and a.chosen}
+    if any(
+        a.chosen is not None and a.chosen == wrong.get(teacher)
+        for run, a in pairs
+        if a.method != "teacher"
+        for teacher in str(run.row["teachers"]).split("+")
+    ):
+        kinds.append("teacher_misleads")
+    if tinyllm and not any(a.right for a in tinyllm) and any(a.right for a in others):
+        kinds.append("tinyllm_wrong")
+    return tuple(kinds)
+
+
+HOW_DRAWN = (
+    "Cases are drawn by a hash of dataset, student, seed and question id, which knows nothing of their content; "
+    "those for which more models' rationales are stored come first."
+)
+
+
+def draw(cases: Iterable[Case]) -> Iterator[Case]:
+    """The cases in a fixed order that does not look at what they say, the groups (dataset, student, kind) in turn.
+
+    A case of several kinds comes once. `HOW_DRAWN` says it to a reader.
+    """
+    groups: dict[tuple[str, str, str], list[Case]] = defaultdict(list)
+    for case in sorted(cases, key=_lot):
+        for kind in case.kinds or ("",):
+            groups[case.dataset, case.student, kind].append(case)
+    queues = [iter(groups[group]) for group in sorted(groups, key=lambda g: (g[2] == "", g))]
+    seen: set[tuple[str, str, int, str]] = set()
+    while queues:
+        for queue in list(queues):
+            new = next((case for case in queue if _identity(case) not in seen), None)
+            if new is None:
+                queues.remove(queue)
+                continue
+            seen.add(_identity(new))
+            yield new
+
+
+def _identity(case: Case) -> tuple[str, str, int, str]:
+    return case.dataset, case.student, case.seed, f"{case.id}\n{case.question}\n{case.choices}"
+
+
+def _lot(case: Case) -> tuple[int, str]:
+    digest = hashlib.sha256("\n".join([case.dataset, case.student, str(case.seed), case.id]).encode()).hexdigest()
+    return -len({rationale.who for rationale in case.rationales}), digest
+
+
+_SPECIAL = re.compile(r"([\\`*_\[\]<>#|~&$!])")
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def escape(text: str) -> str:
+    """Model text as one line of Markdown that shows just its characters: no markup, HTML or table cell of its own."""
+    flat = " ".join(_UNPRINTABLE.sub(" ", text).split())
+    return _SPECIAL.sub(r"\\\1", flat)
+
+
+def markdown(cases: Sequence[Case], per_kind: int = 2) -> str:
+    """Figure 4 as Markdown: some cases of every kind, with every answer and rationale.
+
+    Args:
+        cases: all of them; the function draws.
+        per_kind: cases of a kind at most.
+    """
+    drawn = list(draw(cases))
+    lines = [f"{len(cases)} cases (a question, a student, a seed). {HOW_DRAWN} Nothing was picked by hand.", ""]
+    shown: set[tuple[str, str, int, str]] = set()
+    for kind, heading in KINDS.items():
+        of_kind = [case for case in drawn if kind in case.kinds]
+        picked = [case for case in of_kind if _identity(case) not in shown][:per_kind]
+        shown |= {_identity(case) for case in picked}
+        lines += [f"### {heading}", "", f"{len(of_kind)} of {len(cases)} cases; {len(picked)} shown.", ""]
+        for case in picked:
+            lines += _one(case)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _one(case: Case) -> list[str]:
+    where = [case.dataset, *([case.subset] if case.subset else []), case.student, f"seed {case.seed}", case.id]
+    lines = [f"**Question.** {escape(case.question)} ({escape(', '.join(where))})", ""]
+    lines += [f"- {letter(i)} {escape(choice)}" for i, choice in enumerate(case.choices)]
+    lines += ["", "| | answer | | generated |", "| --- | --- | --- | --- |"]
+    lines.append(f"| Ground truth | {_option(case, case.answer)} | | |")
+    for answer in case.answers:
+        mark = "✓" if answer.right else "✗"
+        # A teacher's text stands among the rationales; here it would burst the table.
+        text = "" if answer.method == "teacher" else escape(answer.generated)
+        lines.append(f"| {escape(answer.who)} | {_option(case, answer.chosen)} | {mark} | {text} |")
+    lines.append("")
+    for said in case.rationales:
+        voice = f", in the voice of {escape(said.voice)}" if said.voice else ""
+        lines.append(f"- **{escape(said.who)}{voice}:** {escape(said.text) or '(nothing)'}")
+    return [*lines, ""]
+
+
+def _option(case: Case, chosen: str | None) -> str:
+    if chosen is None:
+        return "none of them"
+    index = next((i for i, choice in enumerate(case.choices) if choice == chosen), None)
+    return f"{letter(index)} {escape(chosen)}" if index is not None else escape(chosen)
