@@ -1,11 +1,18 @@
-"""Intervals of accuracies."""
+"""Intervals and tests of accuracies. Shares are of 1; tests are two-sided."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from scipy.stats import binomtest, t
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.stats import binom, binomtest, t
+
+Right = NDArray[np.bool_]
+"""Which of some questions were answered rightly; shape (questions,)."""
 
 
 def wilson_interval(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -27,3 +34,182 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
     mean = statistics.fmean(values)
     half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
     return mean, mean - half, mean + half
+
+
+def mcnemar(right_a: Right, right_b: Right) -> float:
+    """p of McNemar's exact test that two systems are equally often right (McNemar 1947).
+
+    Only questions on which they differ count; without any, p is 1.
+
+    Args:
+        right_a: of one system, shape (questions,).
+        right_b: of the other on the same questions, in the same order.
+
+    Raises:
+        ValueError: when the lengths differ.
+    """
+    _check_aligned(right_a, right_b)
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A quantity of two systems, with its interval and the p of its being zero."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def bootstrap_means(
+    right_a: Sequence[Right],
+    right_b: Sequence[Right],
+    *,
+    same_questions: bool = False,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """Mean accuracies of two systems over resampled seeds and resampled questions.
+
+    Every resample draws as many seeds as there are, with replacement, then questions within each of them; both systems
+    are always seen on the same ones. A single seed is kept, so that the result speaks of its questions alone.
+
+    Args:
+        right_a: of one system, for each seed an array of shape (questions,).
+        right_b: of the other on the same seeds and questions, in the same order.
+        same_questions: every seed asks the same questions in the same order. A resample then draws them once for all seeds:
+            drawn apart, a question that is hard for every seed would count as evidence once for each.
+        resamples: how many.
+        seed: of the random numbers.
+
+    Returns:
+        Shape (resamples, 2): shares of 1.
+
+    Raises:
+        ValueError: without a seed or a question, or when shapes differ.
+    """
+    if len(right_a) != len(right_b) or not right_a or any(len(part) == 0 for part in right_a):
+        raise ValueError(
+            f"expected as many seeds of both, each with questions, found {len(right_a)} and {len(right_b)}"
+        )
+    for a, b in zip(right_a, right_b, strict=True):
+        _check_aligned(a, b)
+    rng = np.random.default_rng(seed)
+    seeds = len(right_a)
+    drawn = rng.integers(seeds, size=(resamples, seeds))
+    # A resample of questions is a multinomial draw over the patterns of right and wrong that occur: as exact as drawing
+    # the questions one by one, and its cost doesn't grow with their number.
+    if same_questions:
+        patterns, counts = np.unique(np.stack([*right_a, *right_b]), axis=1, return_counts=True)
+        n = int(counts.sum())
+        means = rng.multinomial(n, counts / n, size=resamples) @ patterns.T.astype(float) / n
+        each = np.stack([means[:, :seeds], means[:, seeds:]], axis=-1)
+        taken: NDArray[np.float64] = np.take_along_axis(each, drawn[:, :, None], axis=1)
+        return np.asarray(taken.mean(axis=1))
+    sizes = np.array([len(part) for part in right_a])
+    cells = np.stack([np.bincount(2 * a + b, minlength=4) for a, b in zip(right_a, right_b, strict=True)])
+    counted = rng.multinomial(sizes[drawn], (cells / sizes[:, None])[drawn]) / sizes[drawn][:, :, None]
+    shares = np.stack([counted[..., 2] + counted[..., 3], counted[..., 1] + counted[..., 3]], axis=-1)
+    return np.asarray(shares.mean(axis=1))
+
+
+def difference(means: NDArray[np.float64], observed: tuple[float, float], confidence: float = 0.95) -> Difference:
+    """First system minus second: percentile interval and p.
+
+    p is twice the smaller share of resamples on either side of zero, each counted with one more (Davison and Hinkley
+    1997, section 4.2): never 0.
+
+    Args:
+        means: from `bootstrap_means`, or an average of several.
+        observed: the two means themselves.
+        confidence: of the interval.
+    """
+    return _summary(means[:, 0] - means[:, 1], observed[0] - observed[1], confidence)
+
+
+def relative_gain(
+    means: NDArray[np.float64], observed: tuple[float, float], confidence: float = 0.95
+) -> Difference | None:
+    """First system over second, minus 1 (the paper's Δ): arguments as in `difference`; None where the second is 0."""
+    if observed[1] == 0:
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = means[:, 0] / means[:, 1] - 1
+    return _summary(ratios[~np.isnan(ratios)], observed[0] / observed[1] - 1, confidence)
+
+
+def paired_bootstrap(
+    right_a: Sequence[Right],
+    right_b: Sequence[Right],
+    *,
+    same_questions: bool = False,
+    resamples: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Difference:
+    """Difference of two systems' mean accuracies, over questions and seeds (arguments as in `bootstrap_means`).
+
+    With S seeds the part of the interval that seeds contribute is too narrow by a factor of sqrt((S - 1) / S), as in
+    any bootstrap of few units; one seed contributes nothing.
+    """
+    means = bootstrap_means(right_a, right_b, same_questions=same_questions, resamples=resamples, seed=seed)
+    return difference(means, observed_means(right_a, right_b), confidence)
+
+
+def observed_means(right_a: Sequence[Right], right_b: Sequence[Right]) -> tuple[float, float]:
+    """Both systems' accuracies, averaged over seeds."""
+    return statistics.fmean(float(a.mean()) for a in right_a), statistics.fmean(float(b.mean()) for b in right_b)
+
+
+def _summary(values: NDArray[np.float64], observed: float, confidence: float) -> Difference:
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2], method="nearest")
+    tail = min(int((values <= 0).sum()), int((values >= 0).sum()))
+    return Difference(float(observed), float(low), float(high), min(1.0, 2 * (tail + 1) / (len(values) + 1)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p adjusted for their number by Holm's step-down method (Holm 1979), in the order given."""
+    adjusted = [0.0] * len(p_values)
+    running = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = running
+    return adjusted
+
+
+def smallest_difference(n: int, discordance: float, *, alpha: float = 0.05, power: float = 0.8) -> float | None:
+    """Smallest true difference in accuracy that McNemar's exact test would show with the given power.
+
+    Args:
+        n: questions.
+        discordance: share of them on which the two systems differ: one is right and the other wrong.
+        alpha: level of the two-sided test.
+        power: chance of a significant outcome.
+
+    Returns:
+        Share of 1; None where even a system that wins on every question on which they differ would not be told apart.
+    """
+    if n <= 0 or discordance <= 0:
+        return None
+    within = [int(q) for q in binom.ppf([1e-9, 1 - 1e-9], n, discordance)]
+    differing = np.arange(max(within[0], 0), within[1] + 1)
+    chance = binom.pmf(differing, n, discordance)
+    # The largest count of the rarer side with 2 P(X <= count) <= alpha; -1 where no outcome is significant.
+    critical = binom.ppf(alpha / 2, differing, 0.5).astype(int)
+    critical -= 2 * binom.cdf(critical, differing, 0.5) > alpha
+
+    def shortfall(gain: float) -> float:
+        wins = (1 + gain / discordance) / 2
+        shown = binom.cdf(critical, differing, 1 - wins) + binom.cdf(critical, differing, wins)
+        return float(chance @ np.where(critical >= 0, shown, 0.0)) - power
+
+    if shortfall(discordance) < 0:
+        return None
+    return float(brentq(shortfall, 0.0, discordance, xtol=1e-6))
+
+
+def _check_aligned(right_a: Right, right_b: Right) -> None:
+    if right_a.shape != right_b.shape or right_a.ndim != 1:
+        raise ValueError(f"expected the same questions, found shapes {right_a.shape} and {right_b.shape}")

@@ -1,12 +1,23 @@
-"""Wilson's interval against its formula, worked out by hand."""
+"""Intervals and tests against formulas, hand-computed numbers and naive loops."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
-from tinyllm.evaluation.statistics import wilson_interval
+from tinyllm.evaluation.statistics import (
+    Right,
+    bootstrap_means,
+    holm,
+    mcnemar,
+    paired_bootstrap,
+    relative_gain,
+    smallest_difference,
+    t_interval,
+    wilson_interval,
+)
 
 
 def by_formula(right: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
@@ -50,3 +61,156 @@ def test_mirrors_and_narrows() -> None:
 
 def test_nothing_is_known_of_no_questions() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_student_interval_by_hand() -> None:
+    """Mean 4, standard deviation 2, n 3: half width 4.302653 x 2 / sqrt(3)."""
+    assert t_interval([2.0, 4.0, 6.0]) == pytest.approx((4.0, 4 - 4.96828, 4 + 4.96828), abs=1e-4)
+    with pytest.raises(ValueError, match="two values or more, found 1"):
+        t_interval([0.5])
+
+
+def flags(*runs: tuple[bool, int]) -> Right:
+    return np.array([value for value, times in runs for _ in range(times)])
+
+
+def pair(both: int, only_a: int, only_b: int, neither: int) -> tuple[Right, Right]:
+    a = flags((True, both + only_a), (False, only_b + neither))
+    b = flags((True, both), (False, only_a), (True, only_b), (False, neither))
+    return a, b
+
+
+def exact_p(k: int, m: int) -> float:
+    return min(1.0, 2 * sum(math.comb(m, i) for i in range(min(k, m - k) + 1)) / 2**m)
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(1, 8), (8, 1), (6, 6), (0, 5), (12, 25), (3, 2)])
+def test_mcnemar_counts_only_what_differs(only_a: int, only_b: int) -> None:
+    p = mcnemar(*pair(30, only_a, only_b, 7))
+    assert p == pytest.approx(exact_p(only_a, only_a + only_b))
+    assert p == mcnemar(*pair(0, only_a, only_b, 90))
+
+
+def test_mcnemar_by_hand() -> None:
+    """1 against 8: 2 (1 + 9) / 512. Nothing differs: 1."""
+    assert mcnemar(*pair(10, 1, 8, 10)) == pytest.approx(20 / 512)
+    assert mcnemar(*pair(10, 0, 0, 10)) == 1.0
+    with pytest.raises(ValueError, match="same questions"):
+        mcnemar(flags((True, 3)), flags((True, 4)))
+
+
+def naive_bootstrap(a: list[Right], b: list[Right], same: bool, resamples: int, seed: int) -> np.ndarray:
+    """Seeds, then questions, one by one."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for _ in range(resamples):
+        common = rng.integers(len(a[0]), size=len(a[0]))
+        gaps = []
+        for s in rng.integers(len(a), size=len(a)):
+            q = common if same else rng.integers(len(a[s]), size=len(a[s]))
+            gaps.append(a[s][q].mean() - b[s][q].mean())
+        out.append(np.mean(gaps))
+    return np.array(out)
+
+
+def seeds_of(questions: int, seeds: int, same: bool) -> tuple[list[Right], list[Right]]:
+    """Seeds that differ in their gap; with `same`, questions whose difficulty all seeds share."""
+    rng = np.random.default_rng(5)
+    a, b = [], []
+    ease = rng.random(questions)
+    for s in range(seeds):
+        n = questions if same else questions + 10 * s
+        chance = ease if same else rng.random(n)
+        a.append(chance + 0.1 * rng.random(n) > 0.40 + 0.02 * s)
+        b.append(chance * 0.8 + 0.3 * rng.random(n) > 0.55)
+    return a, b
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_bootstrap_agrees_with_drawing_one_by_one(same: bool, seeds: int) -> None:
+    a, b = seeds_of(120, seeds, same)
+    found = paired_bootstrap(a, b, same_questions=same, resamples=20_000, seed=1)
+    naive = naive_bootstrap(a, b, same, 4_000, 2)
+    assert found.mean == pytest.approx(np.mean([x.mean() - y.mean() for x, y in zip(a, b, strict=True)]))
+    step = 1.01 / 120 if seeds == 1 else 0  # one seed's differences come in steps of a question
+    close = 0.12 * naive.std() + step
+    assert found.low == pytest.approx(np.quantile(naive, 0.025), abs=close)
+    assert found.high == pytest.approx(np.quantile(naive, 0.975), abs=close)
+    means = bootstrap_means(a, b, same_questions=same, resamples=20_000, seed=1)
+    assert (means[:, 0] - means[:, 1]).std() == pytest.approx(naive.std(), rel=0.05)
+
+
+def test_questions_that_all_seeds_share_are_not_counted_twice() -> None:
+    """Three copies of one seed know no more than one: drawn apart, they would look sure by a factor of sqrt(3)."""
+    a, b = pair(30, 16, 6, 30)
+    one = paired_bootstrap([a], [b], resamples=20_000)
+    shared = paired_bootstrap([a] * 3, [b] * 3, same_questions=True, resamples=20_000)
+    apart = paired_bootstrap([a] * 3, [b] * 3, resamples=20_000)
+    assert shared.high - shared.low == pytest.approx(one.high - one.low, rel=0.05)
+    assert (apart.high - apart.low) * math.sqrt(3) == pytest.approx(one.high - one.low, rel=0.08)
+
+
+def test_bootstrap_interval_by_the_normal_approximation() -> None:
+    """Variance of a mean paired difference: (share that differs - difference squared) / n."""
+    a, b = pair(400, 160, 100, 340)
+    found = paired_bootstrap([a], [b], resamples=40_000)
+    error = math.sqrt((0.26 - 0.06**2) / 1000)
+    assert found.mean == pytest.approx(0.06)
+    assert (found.low, found.high) == pytest.approx((0.06 - 1.96 * error, 0.06 + 1.96 * error), abs=0.0015)
+    assert found.p == pytest.approx(2 * (1 - 0.5 * (1 + math.erf(0.06 / error / math.sqrt(2)))), abs=5e-4)
+
+
+def test_bootstrap_is_seeded_antisymmetric_and_knows_a_tie() -> None:
+    a, b = seeds_of(80, 3, False)
+    assert paired_bootstrap(a, b, seed=3) == paired_bootstrap(a, b, seed=3)
+    assert paired_bootstrap(a, b, seed=3) != paired_bootstrap(a, b, seed=4)
+    there, back = paired_bootstrap(a, b, resamples=20_000), paired_bootstrap(b, a, resamples=20_000)
+    assert (back.mean, back.low) == pytest.approx((-there.mean, -there.high), abs=0.005)
+    assert paired_bootstrap(a, a).p == 1.0
+    sure = paired_bootstrap([flags((True, 50))], [flags((False, 50))], resamples=999)
+    assert (sure.mean, sure.low, sure.high, sure.p) == (1.0, 1.0, 1.0, pytest.approx(2 / 1000))
+    with pytest.raises(ValueError, match="as many seeds"):
+        paired_bootstrap([], [])
+
+
+def test_relative_gain_is_of_the_means() -> None:
+    """60 of 100 against 40 of 100: half as many again; the interval is the ratio's, not the difference's."""
+    a, b = pair(30, 30, 10, 30)
+    means = bootstrap_means([a], [b], resamples=20_000)
+    gain = relative_gain(means, (0.6, 0.4))
+    assert gain is not None and gain.mean == pytest.approx(0.5)
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(100, size=(20_000, 100))
+    ratios = a[drawn].mean(axis=1) / b[drawn].mean(axis=1) - 1
+    assert (gain.low, gain.high) == pytest.approx(tuple(np.quantile(ratios, [0.025, 0.975])), abs=0.02)
+    assert relative_gain(means, (0.6, 0.0)) is None
+
+
+def test_holm_by_hand() -> None:
+    """The example of R's p.adjust: 0.01 x 4, 0.02 x 3, then never below an earlier one."""
+    assert holm([0.01, 0.02, 0.03, 0.04]) == pytest.approx([0.04, 0.06, 0.06, 0.06])
+    assert holm([0.04, 0.01, 0.6]) == pytest.approx([0.08, 0.03, 0.6])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize(("n", "discordance"), [(500, 0.3), (784, 0.2), (200, 0.1)])
+def test_smallest_difference_has_the_power_it_claims(n: int, discordance: float) -> None:
+    """Simulated tests at that difference come out significant in 80 of 100 (3 standard errors of 4000 are 2 points)."""
+    gain = smallest_difference(n, discordance)
+    assert gain is not None
+    rng = np.random.default_rng(0)
+    chances = [(discordance + gain) / 2, (discordance - gain) / 2, 1 - discordance]
+    counts = rng.multinomial(n, chances, size=4000)
+    shown = np.mean([exact_p(int(x), int(x + y)) <= 0.05 for x, y, _ in counts])
+    assert shown == pytest.approx(0.8, abs=0.02)
+    # Connor (1987): n = (z_alpha sqrt(psi) + z_beta sqrt(psi - d^2))^2 / d^2; the exact test needs a little more.
+    connor = (1.959964 * math.sqrt(discordance) + 0.841621 * math.sqrt(discordance - gain**2)) ** 2 / gain**2
+    assert 0.8 * n < connor < n
+
+
+def test_smallest_difference_that_no_test_could_show() -> None:
+    assert smallest_difference(10, 0.2) is None
+    assert smallest_difference(0, 0.2) is None
+    assert smallest_difference(100, 0.0) is None
