@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench clean
+.PHONY: help run experiment test check format bench clean
+
+NAME ?= table1
+SCALE ?= minilab
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -19,6 +22,9 @@ run: $(STAMP)  ## install, then train and compare TinyLLM on the embedded datase
 	$(BIN)/tinyllm rationales
 	$(BIN)/tinyllm train -m method=full_ft,tinyllm
 	$(BIN)/tinyllm report runs=runs/minilab
+
+experiment: $(STAMP)  ## a table or figure: NAME=table1|table2_ablation|fig2_train_size|fig3_alpha|fig4_cases SCALE=minilab|paper [ARGS=...]
+	$(BIN)/python experiments/run.py $(NAME) $(SCALE) $(ARGS)
 
 test: $(STAMP)  ## all tests that this machine can run
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not network"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
 import logging
 import os
 import sys
 import traceback
+import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -61,7 +64,8 @@ def _plain(root: DictConfig) -> dict[str, Any]:
     }
 
 
-def _run_name(*, _root_: DictConfig) -> str:
+def run_name(_root_: DictConfig) -> str:
+    """A run's folder below `runs`: `<data>/<student>/<method>[-<ablation>]-seed<seed>-<config_hash>`."""
     values = _plain(_root_)
     parts = [values["method"]["name"]]
     if values["ablation"]["name"] != "none":
@@ -117,7 +121,7 @@ def register() -> None:
     store = ConfigStore.instance()
     for stage, node in _SCHEMAS.items():
         store.store(name=f"{stage}_schema", node=node)
-    OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+    OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)
     OmegaConf.register_new_resolver("stem", lambda path: Path(path).stem if path else "jsonl", replace=True)
 
 
@@ -150,6 +154,35 @@ def _nearest(found: str, allowed: list[str]) -> str:
 
 _failed: list[tuple[str, str, int]] = []
 """Jobs of this process that failed: their overrides, one line, exit code."""
+_SWEEP = "TINYLLM_SWEEP_FAILURES"
+"""Environment variable: the file where jobs of a sweep that a launcher runs elsewhere tell that they failed."""
+
+
+def _fail(overrides: str, line: str, code: int) -> None:
+    path, _, owner = os.environ.get(_SWEEP, "").rpartition(":")
+    if not path or owner == str(os.getpid()):
+        _failed.append((overrides, line, code))
+        return
+    with open(path, "a") as file:  # one line a job: short enough to be appended whole
+        file.write(json.dumps([overrides, line, code]) + "\n")
+
+
+@contextmanager
+def _gathering_failures(arguments: list[str]) -> Iterator[None]:
+    """Under `-m`: read what jobs in other processes or on other machines (joblib, submitit) have told."""
+    if not {"-m", "--multirun"} & set(arguments):
+        yield
+        return
+    path = Path(".cache/tinyllm/sweeps").resolve() / f"{uuid.uuid4().hex}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.environ[_SWEEP] = f"{path}:{os.getpid()}"
+    try:
+        yield
+    finally:
+        del os.environ[_SWEEP]
+        if path.exists():
+            _failed.extend(tuple(json.loads(line)) for line in path.read_text().splitlines())
+            path.unlink()
 
 
 def _check_known(node: DictConfig, path: str = "") -> None:
@@ -182,12 +215,12 @@ def _stage_task(stage: str, composed: DictConfig) -> None:
     except (UserError, HydraException, OmegaConfBaseException) as error:
         line = str(error) if isinstance(error, UserError) else one_line(error)
         _mark(stage, folder, multirun, line)
-        _failed.append((overrides, line, 2))
+        _fail(overrides, line, 2)
     except Exception as error:
         if not multirun:
             raise
         _mark(stage, folder, multirun, traceback.format_exc())
-        _failed.append((overrides, f"{type(error).__name__}: {error} (see {folder / 'error.txt'})", 1))
+        _fail(overrides, f"{type(error).__name__}: {error} (see {folder / 'error.txt'})", 1)
 
 
 def _mark(stage: str, folder: Path, multirun: bool, text: str) -> None:
@@ -227,7 +260,8 @@ def main() -> None:
     register()
     try:
         sys.argv = [f"tinyllm {stage}", *with_alpha_grid(stage, with_paper_settings(arguments[1:]))]
-        _decorated(stage)()
+        with _gathering_failures(arguments):
+            _decorated(stage)()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
