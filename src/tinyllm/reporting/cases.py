@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 KINDS = {
     "tinyllm_only": "Only TinyLLM is right",
-    "teacher_misleads": "A teacher misleads its student",
+    "teacher_misleads": "A teacher is wrong, and a student of it chooses the same option",
     "tinyllm_wrong": "TinyLLM is wrong where another student is right",
 }
 """Kinds of cases, with their headings; a case may be of several kinds or of none."""
