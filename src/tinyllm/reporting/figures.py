@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,9 +14,10 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from tinyllm.config import Metric
 from tinyllm.evaluation import run_folder
@@ -131,30 +132,38 @@ _LINE = ["dataset", "student", "method", "ablation", "variant", "method_teacher"
 
 
 def _panels(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """(title, runs) of every dataset and student."""
-    groups = frame.groupby(["dataset", "student"], sort=True)
-    return [(f"{dataset} · {student}", runs) for (dataset, student), runs in groups]
+    """(title, runs) of every dataset and student, the small students first."""
+    groups = [(f"{dataset} · {student}", runs) for (dataset, student), runs in frame.groupby(["dataset", "student"])]
+    return sorted(groups, key=lambda g: (g[1]["dataset"].iloc[0], g[1]["parameters"].fillna(0).mean(), g[0]))
 
 
-def _canvas(panels: int, size: tuple[float, float] = _PANEL, most: int = 3) -> tuple[Canvas, list[Axes]]:
-    columns = min(panels, most)
+def _canvas(panels: int, size: tuple[float, float] = _PANEL) -> tuple[Canvas, list[Axes]]:
+    columns = 2 if panels == 4 else min(panels, 3)
     rows = math.ceil(panels / columns)
     canvas = Canvas(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
     axes = [canvas.add_subplot(rows, columns, index + 1) for index in range(panels)]
     return canvas, axes
 
 
-def _legend(canvas: Canvas, axes: Iterable[Axes]) -> None:
-    """One legend under all panels, where it can't cover data."""
+def _legend(canvas: Canvas, axes: Sequence[Axes]) -> None:
+    """One legend for all panels, on room of its own: beside a single panel, under several."""
     entries: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    if entries:
-        width = canvas.get_size_inches()[0]
-        letters = max(map(len, entries))
-        columns = max(1, min(len(entries), int(width / (0.075 * letters + 0.6))))
-        canvas.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
+    if not entries:
+        return
+    labels = sorted(entries, key=lambda label: not isinstance(entries[label], ErrorbarContainer))  # references last
+    handles = [entries[label] for label in labels]
+    width, height = canvas.get_size_inches()
+    needed = 0.075 * max(map(len, labels)) + 0.6  # inches of a column, at the legend's type size
+    if len(axes) == 1:
+        canvas.set_size_inches(width + needed, max(height, 0.2 * len(labels) + 0.4))
+        canvas.legend(handles, labels, loc="outside right center")
+    else:
+        columns = max(1, min(len(labels), int(width / needed)))
+        canvas.set_size_inches(width, height + 0.2 * math.ceil(len(labels) / columns))
+        canvas.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def _looks(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
@@ -424,7 +433,10 @@ def _curves(frame: pd.DataFrame, metric: str) -> list[Figure]:
                 axis.set_title("answer stream" if stream == "answer" else f"stream {stream}")
                 axis.set_ylabel("training loss (nats)")
                 axis.set_yscale("log")
+                low, high = axis.get_ylim()
+                axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
                 axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+                axis.yaxis.set_minor_formatter(NullFormatter())
         canvas.suptitle(title, fontsize=10)
         _legend(canvas, axes)
         caption = (
