@@ -12,13 +12,12 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 
-from tinyllm.cli.train import answer_prefix, check_split, load_student, make_result, summary, taught_teachers
 from tinyllm.config import EvaluateConfig, ExperimentConfig, TeacherConfig
 from tinyllm.data.questions import load_questions
-from tinyllm.data.streams import Stream
+from tinyllm.data.streams import Stream, answer_prefix
 from tinyllm.errors import UserError
 from tinyllm.evaluation import run_folder
-from tinyllm.evaluation.evaluate import Evaluation, evaluate
+from tinyllm.evaluation.evaluate import Evaluation, check_split, evaluate, make_result
 from tinyllm.evaluation.score import score, score_subsets
 from tinyllm.records import Prediction, Split
 from tinyllm.student import models
@@ -53,9 +52,9 @@ def main(config: EvaluateConfig, _: Path) -> None:
         folder = Path(config.output or f"runs/evaluate/{run_folder.hash_of(chosen)}").expanduser()
     questions = load_questions(chosen.data)
     if config.run is None:
-        answers = Stream("answer", answer_prefix(chosen), 1.0, {q.id: q.answer for q in questions["train"]})
-        model, tokenizer = load_student(chosen.student, questions["train"], [answers])
-    taught = taught_teachers(Path(config.run).expanduser()) if config.run is not None else {}
+        answers = Stream("answer", answer_prefix(chosen.method), 1.0, {q.id: q.answer for q in questions["train"]})
+        model, tokenizer = models.load(chosen.student, questions["train"], [answers])
+    taught = run_folder.taught_teachers(Path(config.run).expanduser()) if config.run is not None else {}
     streams = [Stream(name, prefix, chosen.alpha.get(name, 1.0), {}) for name, prefix in taught.items()]
     models.prepare(model, accelerator=config.trainer.accelerator)
     device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
@@ -63,7 +62,7 @@ def main(config: EvaluateConfig, _: Path) -> None:
         model.to(device),  # type: ignore[arg-type]
         tokenizer,
         questions[chosen.evaluation.split],  # type: ignore[index]
-        prefix=answer_prefix(chosen),
+        prefix=answer_prefix(chosen.method),
         voices={stream.name: stream.prefix for stream in streams} if config.evaluation.rationales else {},
         max_source_length=chosen.student.max_source_length,
         max_rationale_tokens=config.evaluation.max_rationale_tokens,
@@ -72,12 +71,13 @@ def main(config: EvaluateConfig, _: Path) -> None:
         cache=Path(config.cache).expanduser(),
     )
     result = make_result(
-        chosen, evaluation, streams, run_folder.hash_of(chosen), None, evaluation.seconds, train_examples=0
-    )
+        chosen, evaluation, streams, run_folder.hash_of(chosen), None, evaluation.seconds,
+        parameters=model.num_parameters(), train_examples=0,
+    )  # fmt: skip
     run_folder.write_config(chosen, folder)
     run_folder.write_predictions(evaluation.predictions, folder)
     run_folder.write_result(result, folder)
-    log.info("%s", summary(result, folder))
+    log.info("%s", run_folder.summary(result, folder))
 
 
 def evaluate_teacher(config: EvaluateConfig, teacher: TeacherConfig) -> None:
@@ -107,7 +107,7 @@ def evaluate_teacher(config: EvaluateConfig, teacher: TeacherConfig) -> None:
     )
     digest = run_folder.hash_of(free)
     result = replace(
-        make_result(free, evaluation, [], digest, None, evaluation.seconds, train_examples=0),
+        make_result(free, evaluation, [], digest, None, evaluation.seconds, parameters=0, train_examples=0),
         student=teacher.name,
         method="teacher",
     )
@@ -115,7 +115,7 @@ def evaluate_teacher(config: EvaluateConfig, teacher: TeacherConfig) -> None:
     run_folder.write_config(free, folder)
     run_folder.write_predictions(evaluation.predictions, folder)
     run_folder.write_result(result, folder)
-    log.info("%s", summary(result, folder))
+    log.info("%s", run_folder.summary(result, folder))
 
 
 def _of_run(config: EvaluateConfig, folder: Path, overrides: list[str]) -> ExperimentConfig:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tinyllm.cli.train import answer_prefix, taught_teachers
 from tinyllm.config import ExportConfig
+from tinyllm.data.streams import answer_prefix
 from tinyllm.errors import UserError
 from tinyllm.evaluation import run_folder
 
@@ -29,7 +29,7 @@ def main(config: ExportConfig, _: Path) -> None:
         result = run_folder.read_result(run / run_folder.RESULT)
     except ValueError as error:
         raise UserError(str(error)) from error
-    taught = taught_teachers(run)
+    taught = run_folder.taught_teachers(run)
     card = Environment(
         loader=PackageLoader("tinyllm", "reporting/templates"), undefined=StrictUndefined, trim_blocks=True
     ).get_template("model_card.md.jinja")
@@ -37,7 +37,7 @@ def main(config: ExportConfig, _: Path) -> None:
     text = card.render(
         config=stored,
         result=result,
-        answer_prefix=answer_prefix(stored),
+        answer_prefix=answer_prefix(stored.method),
         teachers=[(name, prefix, stored.alpha.get(name, 1.0)) for name, prefix in taught.items()],
     )
     (output / "README.md").write_text(text)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tinyllm.cli.train import answer_prefix, taught_teachers
 from tinyllm.config import PredictConfig
 from tinyllm.data.datamodule import question_batches
+from tinyllm.data.streams import answer_prefix
 from tinyllm.data.tokens import SourceTokens
 from tinyllm.errors import UserError
 from tinyllm.evaluation import run_folder
@@ -30,13 +30,15 @@ def main(config: PredictConfig, _: Path) -> None:
     question = Question("asked", config.question, tuple(config.choices), config.choices[0], config.context)
     cache = Path(stored.cache).expanduser()
     sources = SourceTokens([question], tokenizer, stored.student.max_source_length, cache)
-    batches = question_batches([question], sources, tokenizer, prefix=answer_prefix(stored), batch_size=1, cache=cache)
+    batches = question_batches(
+        [question], sources, tokenizer, prefix=answer_prefix(stored.method), batch_size=1, cache=cache
+    )
     ((prediction,),) = predict(model, tokenizer, batches)
     print(f"answer: {prediction.generated}")
     best = max(prediction.scores)
     for i, (choice, score) in enumerate(zip(prediction.choices, prediction.scores, strict=True)):
         print(f"{'*' if score == best else ' '} {letter(i)} {choice}  ({score:.3f} nats a token)")
-    rows = {name: [sources.source(question.id, prefix)] for name, prefix in taught_teachers(run).items()}
+    rows = {name: [sources.source(question.id, prefix)] for name, prefix in run_folder.taught_teachers(run).items()}
     texts = student_rationales(model, tokenizer, rows, max_new_tokens=config.max_rationale_tokens)
     for name, (text,) in texts.items():
         print(f"{name}: {text}")

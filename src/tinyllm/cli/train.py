@@ -15,21 +15,19 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import OmegaConf
 from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
 
-import tinyllm
-from tinyllm.config import ExperimentConfig, StudentConfig, Target, deviations
+from tinyllm.config import ExperimentConfig, deviations
 from tinyllm.data.datamodule import QuestionDataModule
 from tinyllm.data.questions import load_questions
-from tinyllm.data.streams import Stream, build_streams
+from tinyllm.data.streams import Stream, answer_prefix, build_streams
 from tinyllm.errors import UserError
 from tinyllm.evaluation import run_folder
-from tinyllm.evaluation.evaluate import Evaluation, evaluate
-from tinyllm.prompts import student_source
+from tinyllm.evaluation.evaluate import Evaluation, check_split, evaluate, make_result
 from tinyllm.records import SPLITS, Question, Result, Split
 from tinyllm.student import models
 from tinyllm.student.encoder_decoder import collate
 from tinyllm.student.module import StudentModule
 from tinyllm.student.training import Fit, fit, resolve_precision
-from tinyllm.teachers.strongest import doubled, with_strongest_twice
+from tinyllm.teachers.strongest import with_strongest_twice
 from tinyllm.teachers.texts import training_texts
 
 log = logging.getLogger(__name__)
@@ -46,7 +44,7 @@ def main(config: ExperimentConfig, folder: Path) -> None:
             raise UserError(f"{error}: remove {folder} or choose another hydra.run.dir") from error
         if finished.config_hash != digest:
             raise UserError(f"{folder} holds the finished run of another configuration: choose another hydra.run.dir")
-        log.info("finished already: %s", summary(finished, folder))
+        log.info("finished already: %s", run_folder.summary(finished, folder))
         return
     if (folder / run_folder.CONFIG).is_file() and run_folder.hash_of(run_folder.read_config(folder)) != digest:
         raise UserError(f"{folder} holds the unfinished run of another configuration: choose another hydra.run.dir")
@@ -65,7 +63,7 @@ def main(config: ExperimentConfig, folder: Path) -> None:
     log.info("run folder: %s", folder)
     describe(config, questions, streams)
     seed_everything(config.seed, verbose=False)
-    model, tokenizer = load_student(config.student, questions["train"], streams)
+    model, tokenizer = models.load(config.student, questions["train"], streams)
     models.prepare(model, accelerator=config.trainer.accelerator)
     loggers = make_loggers(config, folder, digest)
     trained: Fit | None = None
@@ -81,7 +79,7 @@ def main(config: ExperimentConfig, folder: Path) -> None:
         model.to(device),  # type: ignore[arg-type]
         tokenizer,
         questions[split],
-        prefix=answer_prefix(config),
+        prefix=answer_prefix(config.method),
         voices={stream.name: stream.prefix for stream in streams[1:]} if config.evaluation.rationales else {},
         max_source_length=config.student.max_source_length,
         max_rationale_tokens=config.evaluation.max_rationale_tokens,
@@ -92,44 +90,12 @@ def main(config: ExperimentConfig, folder: Path) -> None:
     seconds = trained.seconds if trained else 0.0
     result = make_result(
         config, evaluation, streams, digest, trained, seconds + evaluation.seconds,
-        train_examples=len(questions["train"]) if trained else 0,
+        parameters=model.num_parameters(), train_examples=len(questions["train"]) if trained else 0,
     )  # fmt: skip
     run_folder.write_predictions(evaluation.predictions, folder)
     run_folder.write_result(result, folder)
     log_to_wandb(loggers, result, evaluation)
-    log.info("%s (%.0f s in all)", summary(result, folder), time.perf_counter() - started)
-
-
-def taught_teachers(folder: Path) -> dict[str, str]:
-    """Source prefix of every teacher that a finished run's student was taught by, by name.
-
-    Raises:
-        UserError: when the folder is no finished run.
-    """
-    if not (folder / run_folder.RESULT).is_file():
-        raise UserError(f"{folder}: expected a finished run with {run_folder.RESULT}, found none: run 'tinyllm train'")
-    config = run_folder.read_config(folder)
-    try:
-        names = run_folder.read_result(folder / run_folder.RESULT).teachers
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    if config.ablation.strongest is not None and names:
-        config = doubled(config, names[0])
-    return {name: config.teachers[name].prefix for name in names if name in config.teachers}
-
-
-def check_split(config: ExperimentConfig) -> None:
-    """Raise a UserError for a split that does not exist."""
-    if config.evaluation.split not in SPLITS:
-        raise UserError(f"evaluation.split={config.evaluation.split}: expected one of {', '.join(SPLITS)}")
-
-
-def answer_prefix(config: ExperimentConfig) -> str:
-    """Prefix of the method's answer stream: with it the student is asked for its answer."""
-    for stream in config.method.streams.values():
-        if stream.target is Target.answer:
-            return stream.prefix
-    raise UserError(f"method={config.method.name}: expected a stream with target answer, found none")
+    log.info("%s (%.0f s in all)", run_folder.summary(result, folder), time.perf_counter() - started)
 
 
 def describe(config: ExperimentConfig, questions: dict[Split, list[Question]], streams: Sequence[Stream]) -> None:
@@ -146,19 +112,6 @@ def describe(config: ExperimentConfig, questions: dict[Split, list[Question]], s
             stream.prefix,
             len(stream.targets),
         )
-
-
-def load_student(
-    student: StudentConfig, questions: Sequence[Question], streams: Sequence[Stream]
-) -> tuple[T5ForConditionalGeneration, PreTrainedTokenizerBase]:
-    """The student in fp32: pretrained, or from scratch with a tokenizer of the run's training texts."""
-    if student.pretrained:
-        return models.load_pretrained(student.pretrained, revision=student.revision, dropout=student.dropout)
-    texts = ["".join(student_source(question, "")) for question in questions]
-    texts += [text for stream in streams for text in (*stream.targets.values(), stream.prefix)]
-    return models.from_scratch(
-        student.architecture, texts, dropout=student.dropout, trim_vocabulary=student.trim_vocabulary
-    )
 
 
 def run_training(
@@ -184,7 +137,7 @@ def run_training(
         shuffle=config.trainer.shuffle,
         group_by_length=config.trainer.group_by_length,
         seed=config.seed,
-        answer_prefix=answer_prefix(config),
+        answer_prefix=answer_prefix(config.method),
         evaluation_batch_size=config.evaluation.batch_size,
         cache=Path(config.cache).expanduser(),
     )
@@ -211,56 +164,6 @@ def run_training(
     )
     trained, trainer = fit(module, data, config.trainer, folder, loggers)
     return trained, trainer, module.model
-
-
-def make_result(
-    config: ExperimentConfig,
-    evaluation: Evaluation,
-    streams: Sequence[Stream],
-    digest: str,
-    trained: Fit | None,
-    seconds: float,
-    *,
-    train_examples: int,
-) -> Result:
-    """`result.json` of an evaluation."""
-    scores = evaluation.scores
-    taught = [stream for stream in streams if stream.name in config.teachers]
-    return Result(
-        dataset=config.data.name,
-        student=config.student.name,
-        method=config.method.name,
-        ablation=config.ablation.name,
-        teachers=tuple(stream.name for stream in taught),
-        alpha={stream.name: config.alpha.get(stream.name, 1.0) for stream in taught},
-        seed=config.seed,
-        split=config.evaluation.split,  # type: ignore[arg-type]
-        **asdict(scores),
-        valid_accuracy=trained.valid_accuracy if trained else None,
-        train_examples=train_examples,
-        wall_seconds=round(seconds, 3),
-        config_hash=digest,
-        version=tinyllm.__version__,
-        subsets={name: asdict(part) for name, part in evaluation.subsets.items()},
-        context_truncated=evaluation.truncated,
-        steps=trained.steps if trained else 0,
-        train_loss=trained.train_loss if trained else {},
-        deviations=deviations(config),
-    )
-
-
-def summary(result: Result, folder: Path) -> str:
-    """One line for people."""
-    ranked = (
-        f"ranked {result.accuracy_ranked:.3f} [{result.accuracy_ranked_low:.3f}, {result.accuracy_ranked_high:.3f}], "
-        if result.accuracy_ranked is not None
-        else ""
-    )
-    return (
-        f"{result.dataset}/{result.split} {result.student} {result.method}: accuracy {result.accuracy:.3f} "
-        f"[{result.accuracy_low:.3f}, {result.accuracy_high:.3f}], {ranked}n {result.n}, "
-        f"{result.unparsed} unparsed; {folder / run_folder.RESULT}"
-    )
 
 
 def make_loggers(config: ExperimentConfig, folder: Path, digest: str) -> list[Logger]:

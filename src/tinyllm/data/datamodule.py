@@ -73,11 +73,20 @@ class StepSampler(Sampler[MicroBatch]):
 
     def steps(self) -> list[tuple[int, ...]]:
         """Question indices of every optimizer step of the current epoch."""
+        return self._steps_of(self.epoch)
+
+    def tokens_read(self, steps: int) -> int:
+        """Tokens of the questions (their `lengths`) in the first `steps` optimizer steps, over all epochs."""
+        epochs, rest = divmod(steps, -(-len(self.lengths) // self.batch_size))
+        begun = self._steps_of(epochs)[:rest] if rest else []
+        return epochs * sum(self.lengths) + sum(self.lengths[i] for step in begun for i in step)
+
+    def _steps_of(self, epoch: int) -> list[tuple[int, ...]]:
         order = list(range(len(self.lengths)))
         size = self.batch_size
         if not self.shuffle:
             return [tuple(order[i : i + size]) for i in range(0, len(order), size)]
-        rng = random.Random(f"{self.seed}/{self.epoch}")
+        rng = random.Random(f"{self.seed}/{epoch}")
         rng.shuffle(order)
         if self.group_by_length:
             pool = size * 50

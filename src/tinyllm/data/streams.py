@@ -82,6 +82,18 @@ def chosen_teachers(
     return [name for name in teachers if name in wanted and name not in drop and alpha.get(name, 1.0) > 0]
 
 
+def answer_prefix(method: MethodConfig) -> str:
+    """Prefix of the method's answer stream: with it the student is asked for its answer.
+
+    Raises:
+        UserError: when it has none.
+    """
+    for stream in method.streams.values():
+        if stream.target is Target.answer:
+            return stream.prefix
+    raise UserError(f"method={method.name}: expected a stream with target answer, found none")
+
+
 def build_streams(
     method: MethodConfig,
     teachers: Mapping[str, TeacherConfig],

@@ -1,22 +1,27 @@
-"""Evaluate a student on questions: predictions, scores, scores by subset."""
+"""Evaluate a student on questions: predictions, scores, scores by subset, and the result of a run."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
 
+import tinyllm
+from tinyllm.config import ExperimentConfig, deviations
 from tinyllm.data.datamodule import question_batches
+from tinyllm.data.streams import Stream
 from tinyllm.data.tokens import SourceTokens
+from tinyllm.errors import UserError
 from tinyllm.evaluation.predict import predict, student_rationales
 from tinyllm.evaluation.score import Scores, score, score_subsets
-from tinyllm.records import Prediction, Question
+from tinyllm.records import SPLITS, Prediction, Question, Result
+from tinyllm.student.training import Fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +82,61 @@ def evaluate(
         predictions, score(predictions), score_subsets(predictions), len(sources.truncated(prefix)),
         time.perf_counter() - started,
     )  # fmt: skip
+
+
+def check_split(config: ExperimentConfig) -> None:
+    """Raise a UserError for an `evaluation.split` that does not exist."""
+    if config.evaluation.split not in SPLITS:
+        raise UserError(f"evaluation.split={config.evaluation.split}: expected one of {', '.join(SPLITS)}")
+
+
+def make_result(
+    config: ExperimentConfig,
+    evaluation: Evaluation,
+    streams: Sequence[Stream],
+    digest: str,
+    trained: Fit | None,
+    seconds: float,
+    *,
+    parameters: int,
+    train_examples: int,
+) -> Result:
+    """`result.json` of an evaluation.
+
+    Args:
+        config: of the run.
+        evaluation: of its student.
+        streams: those that the student was taught by.
+        digest: the run's `config_hash`.
+        trained: None where nothing was trained.
+        seconds: of training and evaluation.
+        parameters: weights of the student.
+        train_examples: training questions; 0 where nothing was trained.
+    """
+    scores = evaluation.scores
+    taught = [stream for stream in streams if stream.name in config.teachers]
+    return Result(
+        dataset=config.data.name,
+        student=config.student.name,
+        method=config.method.name,
+        ablation=config.ablation.name,
+        teachers=tuple(stream.name for stream in taught),
+        alpha={stream.name: config.alpha.get(stream.name, 1.0) for stream in taught},
+        seed=config.seed,
+        split=config.evaluation.split,  # type: ignore[arg-type]
+        **asdict(scores),
+        valid_accuracy=trained.valid_accuracy if trained else None,
+        train_examples=train_examples,
+        wall_seconds=round(seconds, 3),
+        config_hash=digest,
+        version=tinyllm.__version__,
+        subsets={name: asdict(part) for name, part in evaluation.subsets.items()},
+        context_truncated=evaluation.truncated,
+        steps=trained.steps if trained else 0,
+        train_loss=trained.train_loss if trained else {},
+        parameters=parameters,
+        trained_parameters=trained.parameters if trained else 0,
+        train_tokens=trained.tokens if trained else 0,
+        train_seconds=round(trained.seconds, 3) if trained else 0.0,
+        deviations=deviations(config),
+    )

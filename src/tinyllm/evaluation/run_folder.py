@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tinyllm.config import ExperimentConfig, config_hash
 from tinyllm.errors import UserError
 from tinyllm.records import Prediction, Result
+from tinyllm.teachers.strongest import doubled
 
 CONFIG, METRICS, PREDICTIONS, RESULT = "config.yaml", "metrics.csv", "predictions.jsonl", "result.json"
 CHECKPOINTS, LAST = "checkpoints", "checkpoints/last.ckpt"
@@ -97,3 +98,35 @@ def read_result(path: Path) -> Result:
         return Result(**{key: value for key, value in row.items() if key in names})
     except TypeError as error:
         raise ValueError(f"{path}: not a result of this version ({error})") from error
+
+
+def taught_teachers(folder: Path) -> dict[str, str]:
+    """Source prefix of every teacher that a finished run's student was taught by, by name.
+
+    Raises:
+        UserError: when the folder is no finished run.
+    """
+    if not (folder / RESULT).is_file():
+        raise UserError(f"{folder}: expected a finished run with {RESULT}, found none: run 'tinyllm train'")
+    config = read_config(folder)
+    try:
+        names = read_result(folder / RESULT).teachers
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if config.ablation.strongest is not None and names:
+        config = doubled(config, names[0])
+    return {name: config.teachers[name].prefix for name in names if name in config.teachers}
+
+
+def summary(result: Result, folder: Path) -> str:
+    """One line for people."""
+    ranked = (
+        f"ranked {result.accuracy_ranked:.3f} [{result.accuracy_ranked_low:.3f}, {result.accuracy_ranked_high:.3f}], "
+        if result.accuracy_ranked is not None
+        else ""
+    )
+    return (
+        f"{result.dataset}/{result.split} {result.student} {result.method}: accuracy {result.accuracy:.3f} "
+        f"[{result.accuracy_low:.3f}, {result.accuracy_high:.3f}], {ranked}n {result.n}, "
+        f"{result.unparsed} unparsed; {folder / RESULT}"
+    )

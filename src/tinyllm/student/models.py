@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +18,11 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from tinyllm.config import StudentConfig
+from tinyllm.data.streams import Stream
 from tinyllm.errors import UserError
+from tinyllm.prompts import student_source
+from tinyllm.records import Question
 from tinyllm.student.cpu_speed import accelerate
 from tinyllm.student.tokenizer import train_tokenizer
 
@@ -103,6 +107,21 @@ def from_scratch(
         model.lm_head.weight = nn.Parameter(nn.init.normal_(head, std=config.d_model**-0.5))
     model.generation_config = GenerationConfig.from_model_config(config)
     return model, tokenizer
+
+
+def load(
+    student: StudentConfig, questions: Sequence[Question], streams: Sequence[Stream]
+) -> tuple[T5ForConditionalGeneration, PreTrainedTokenizerBase]:
+    """The student in fp32: pretrained, or from scratch with a tokenizer of the run's training texts.
+
+    Raises:
+        UserError: as `load_pretrained` and `from_scratch`.
+    """
+    if student.pretrained:
+        return load_pretrained(student.pretrained, revision=student.revision, dropout=student.dropout)
+    texts = ["".join(student_source(question, "")) for question in questions]
+    texts += [text for stream in streams for text in (*stream.targets.values(), stream.prefix)]
+    return from_scratch(student.architecture, texts, dropout=student.dropout, trim_vocabulary=student.trim_vocabulary)
 
 
 def prepare(model: T5ForConditionalGeneration, *, accelerator: str) -> None:

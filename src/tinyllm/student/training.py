@@ -39,6 +39,10 @@ class Fit:
     """Last loss of each stream, in nats."""
     seconds: float
     """Of training and validation, those before an interruption included."""
+    tokens: int
+    """Source and target tokens read, over all streams, epochs and processes."""
+    parameters: int
+    """Weights that were trained."""
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:
@@ -233,6 +237,7 @@ def fit(
     )
     sharded = isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy)
     whole = copy.deepcopy(module.model) if sharded else None
+    trained = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
     module.train()  # from_pretrained gives evaluation mode, and Lightning keeps the mode it finds
     trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     if whole is not None:  # the trained one holds this process's shards
@@ -248,7 +253,11 @@ def fit(
     score = states.get(best.state_key, {}).get("best_model_score", best.best_model_score)
     state = states.get(progress.state_key, progress.state_dict())
     steps = int(after.get("global_step", trainer.global_step))
-    return Fit(float(score) if score is not None else None, steps, state["train_loss"], state["seconds"]), trainer
+    fitted = Fit(
+        float(score) if score is not None else None, steps, state["train_loss"], state["seconds"],
+        data.sampler.tokens_read(steps), trained,
+    )  # fmt: skip
+    return fitted, trainer
 
 
 def _read(checkpoint: Path) -> dict[str, Any]:

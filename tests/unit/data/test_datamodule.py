@@ -125,6 +125,23 @@ def test_an_interrupted_epoch_goes_on_where_it_stopped_and_the_next_is_whole() -
     assert list(plan) == []
 
 
+@pytest.mark.parametrize(("shuffle", "accumulate", "world"), [(True, 1, 1), (True, 2, 2), (False, 1, 1)])
+def test_tokens_read_are_those_of_the_steps_dealt_out(shuffle: bool, accumulate: int, world: int) -> None:
+    plans = [sampler(37, batch_size=8, accumulate=accumulate, shuffle=shuffle) for _ in range(world)]
+    read = [0]  # after 0, 1, 2, ... steps, counted as the processes read them
+    for epoch in range(3):
+        dealt = []
+        for rank, plan in enumerate(plans):
+            plan.set_epoch(epoch)
+            plan.rank, plan.world = rank, world
+            dealt.append(list(plan))
+        for number in range(5):
+            mine = slice(number * accumulate, (number + 1) * accumulate)
+            tokens = sum(plans[0].lengths[i] for own in dealt for micro in own[mine] for i in micro.examples)
+            read.append(read[-1] + tokens)
+    assert [plans[0].tokens_read(steps) for steps in range(16)] == read
+
+
 class Sources:
     """A source whose one token tells the question and whose length tells the prefix."""
 
