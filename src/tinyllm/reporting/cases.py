@@ -271,7 +271,8 @@ def draw(cases: Iterable[Case]) -> Iterator[Case]:
     for case in sorted(cases, key=_lot):
         for kind in case.kinds or ("",):
             groups[case.dataset, case.student, kind].append(case)
-    queues = [iter(groups[group]) for group in sorted(groups, key=lambda g: (g[2] == "", g))]
+    rank = {kind: i for i, kind in enumerate([*KINDS, ""])}
+    queues = [iter(groups[group]) for group in sorted(groups, key=lambda g: (rank[g[2]], g))]
     seen: set[tuple[str, str, int, str]] = set()
     while queues:
         for queue in list(queues):

@@ -1,0 +1,143 @@
+"""Tables, figures and cases -> one HTML page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+
+from tinyllm.reporting.cases import HOW_DRAWN, KINDS, Case, draw
+from tinyllm.reporting.figures import Figure, png
+from tinyllm.reporting.table import Cell, Table
+
+_MOST_CASES = 300
+_MOST_CASE_BYTES = 2_000_000
+"""Of the cases' JSON: with the figures, the page stays below some 5 MB."""
+
+
+def page(
+    title: str, *, tables: Sequence[Table], figures: Sequence[Figure], cases: Sequence[Case], notes: Sequence[str]
+) -> str:
+    """The report as one HTML page: no network, all text escaped, a Content-Security-Policy that lets nothing else run.
+
+    Tables and figures show without JavaScript too; sorting and the browser of cases need it.
+
+    Args:
+        title: heading.
+        tables: in order.
+        figures: in order; they go in as PNG.
+        cases: all of them; at most some 300 go in, drawn as the page says.
+        notes: paragraphs above the tables.
+    """
+    style, script = (_asset(name) for name in ("report.css", "report.js"))
+    data, shown = _embedded(cases)
+    environment = Environment(
+        loader=PackageLoader("tinyllm.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.jinja").render(
+        title=title,
+        notes=notes,
+        tables=tables,
+        figures=[(figure, base64.b64encode(png(figure)).decode(), _width(figure)) for figure in figures],
+        number=_number,
+        in_words=lambda table, column: all(row[column].value is None for row in table.rows),
+        has_paper=lambda table: any(cell.paper is not None for row in table.rows for cell in row),
+        sort_key=_sort_key,
+        kinds=[(heading, sum(kind in case.kinds for case in cases)) for kind, heading in KINDS.items()],
+        total=len(cases),
+        shown=shown,
+        how_drawn=HOW_DRAWN,
+        data=data,
+        style=Markup(style),
+        script=Markup(script),
+        policy="; ".join(
+            (
+                "default-src 'none'",
+                "img-src data:",
+                f"style-src '{_digest(style)}'",
+                f"script-src '{_digest(script)}'",
+                "base-uri 'none'",
+                "form-action 'none'",
+            )
+        ),
+    )
+
+
+def _asset(name: str) -> str:
+    return (files("tinyllm.reporting") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _width(figure: Figure) -> int:
+    """Pixels of the page: 100 an inch shows the type at the size of the text, and leaves sharp screens some more."""
+    return round(100 * float(figure.figure.get_size_inches()[0]))
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _number(table: Table, value: float | None, digits: int = 1) -> str:
+    """`61.2` for a share of 0.612; counts with their thousands apart."""
+    if value is None:
+        return ""
+    if table.percent:
+        return f"{100 * value:.{digits}f}"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
+
+
+def _sort_key(cell: Cell) -> str:
+    """Empty for a missing cell: those stay at the end."""
+    if cell.value is not None:
+        return repr(float(cell.value))
+    return cell.text or ""
+
+
+def _embedded(cases: Sequence[Case]) -> tuple[Markup, int]:
+    """The drawn cases as JSON that can stand in a script element, and how many they are.
+
+    Every `<`, `>` and `&` is written as an escape, so no text can close the element or open a comment.
+    """
+    rows: list[Markup] = []
+    size = 0
+    for case in draw(cases):
+        row = htmlsafe_json_dumps(_row(case))
+        size += len(row)
+        if len(rows) == _MOST_CASES or size > _MOST_CASE_BYTES:
+            break
+        rows.append(row)
+    kinds = htmlsafe_json_dumps(KINDS)
+    return Markup('{"kinds":') + kinds + Markup(',"cases":[') + Markup(",\n").join(rows) + Markup("]}"), len(rows)
+
+
+def _row(case: Case) -> dict[str, object]:
+    return {
+        "dataset": case.dataset,
+        "student": case.student,
+        "seed": case.seed,
+        "id": case.id,
+        "question": case.question,
+        "choices": case.choices,
+        "answer": case.answer,
+        "subset": case.subset,
+        "kinds": case.kinds,
+        "answers": [
+            {
+                "who": a.who,
+                "chosen": a.chosen,
+                "generated": a.generated,
+                "right": a.right,
+                "teacher": a.method == "teacher",
+            }
+            for a in case.answers
+        ],
+        "rationales": [{"who": r.who, "voice": r.voice, "text": r.text} for r in case.rationales],
+    }
