@@ -79,8 +79,8 @@ def bootstrap_means(
     Args:
         right_a: of one system, for each seed an array of shape (questions,).
         right_b: of the other on the same seeds and questions, in the same order.
-        same_questions: every seed asks the same questions in the same order. A resample then draws them once for all seeds:
-            drawn apart, a question that is hard for every seed would count as evidence once for each.
+        same_questions: every seed asks the same questions in the same order. A resample then draws them once for all
+            seeds: drawn apart, a question that is hard for every seed would count as evidence once for each.
         resamples: how many.
         seed: of the random numbers.
 

@@ -3,59 +3,321 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from tinyllm.config import (
+    AblationConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    MethodConfig,
+    PromptConfig,
+    RationalesConfig,
+    StudentConfig,
+    WhichTeachers,
+    deviations,
+)
 from tinyllm.errors import UserError
 from tinyllm.evaluation import run_folder
+from tinyllm.records import Result
 
 log = logging.getLogger(__name__)
 
+TEACHER = "teacher"
+"""`method` of a teacher that was asked in place of a student; its name stands in `student`."""
 
-def collect(folders: Sequence[Path]) -> pd.DataFrame:
-    """All results below the folders; a broken or foreign `result.json` is named and skipped.
 
-    Returns:
-        The fields of `records.Result`, flattened (`subset/hidden/accuracy`), plus `folder` and `setting`: the same for
-        runs that differ in their seed alone.
+class Collected(NamedTuple):
+    """What was found below some folders."""
+
+    frame: pd.DataFrame
+    """A row a run, in the order of the folders and of the paths inside them. Columns: the fields of `records.Result`
+    (teachers joined with "+", alpha, train_loss and deviations as text), and
+
+    - `alpha/<teacher>`: weight of that teacher's stream, NaN where the run knows no such stream;
+    - `subset/<name>/<score>`: scores of a named part of the split;
+    - `train_fraction`, `data_seed`: of the configuration; NaN without one;
+    - `method_teacher`: the teacher of a single-teacher method, "" for other methods;
+    - `setting`: the same for runs that differ in their seeds, or in the split that they were evaluated on, alone;
+    - `family`: the same for settings that differ in α, the single teacher or the training fraction at most;
+    - `variant`: "" for the family with the settings that most runs of its dataset and student share; for another one of
+      the same method and ablation, the keys by which it differs from that one, such as `trainer.max_epochs=18`;
+    - `folder`: where the run's files are; `run`: the same, relative to the folder that was searched.
+
+    A student that was evaluated apart from its run has `trained elsewhere` there, unless its run is among the folders:
+    it then has the validation accuracy of that run.
+
+    What has no influence on a run is not part of its setting: evaluation options, the optimizer of an untrained model,
+    the teachers of a method that has none."""
+    skipped: list[str]
+    """A line for every `result.json` that is broken or foreign, with what is wrong with it."""
+    repeated: list[str]
+    """A line for every run that was left out because the same setting with the same seeds stands in another folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    setting: str
+    family: str
+    circumstances: str
+    """Hash of what methods have in common: data, student, optimizer, trainer."""
+    values: dict[str, str]
+    """Flattened settings of the family, for telling families apart."""
+
+
+def collect(folders: Sequence[Path]) -> Collected:
+    """All results below the folders; what can't be used is named in a warning and skipped.
 
     Raises:
         UserError: when a folder is missing, or none holds a result.
     """
-    rows: list[dict[str, object]] = []
-    seen: set[Path] = set()
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"runs: expected a folder, found none at {folder}")
-        for path in sorted(folder.rglob(run_folder.RESULT)):
-            if path.resolve() in seen:
-                continue
-            seen.add(path.resolve())
-            try:
-                result = run_folder.read_result(path)
-            except ValueError as error:
-                log.warning("skipped: %s", error)
-                continue
-            row = asdict(result)
-            for name, scores in row.pop("subsets").items():
-                row |= {f"subset/{name}/{key}": value for key, value in scores.items()}
-            row["alpha"] = " ".join(f"{name}={weight:g}" for name, weight in result.alpha.items())
-            row["teachers"] = "+".join(result.teachers)
-            row["train_loss"] = " ".join(f"{name}={loss:.4f}" for name, loss in result.train_loss.items())
-            row["setting"] = _setting(path.parent) or result.config_hash
-            row["folder"] = str(path.parent)
-            rows.append(row)
+    rows: list[tuple[dict[str, Any], _Identity]] = []
+    skipped: list[str] = []
+    for root, path in _results(folders):
+        try:
+            result = run_folder.read_result(path)
+            row = _row(result)
+        except (ValueError, AttributeError, TypeError) as error:
+            skipped.append(str(error) if str(path) in str(error) else f"{path}: not a result of this version ({error})")
+            log.warning("skipped: %s", skipped[-1])
+            continue
+        folder = path.parent
+        config = _config(folder)
+        identity = _identity(config, result)
+        row |= _of_config(config, result)
+        row["setting"], row["family"] = identity.setting, identity.family
+        row["evaluated_only"] = config is not None and config.method.train and result.train_examples == 0
+        row["folder"] = str(folder)
+        row["run"] = folder.name if folder == root else folder.relative_to(root).as_posix()
+        rows.append((row, identity))
     if not rows:
         raise UserError(f"runs: no {run_folder.RESULT} below {', '.join(map(str, folders))}: run 'tinyllm train'")
-    return pd.DataFrame(rows)
+    kept, repeated = _once(rows)
+    frame = pd.DataFrame([row for row, _ in kept])
+    frame["variant"] = _variants(frame, [identity for _, identity in kept])
+    return Collected(frame.drop(columns="evaluated_only"), skipped, repeated)
 
 
-def _setting(folder: Path) -> str | None:
+def _once(rows: list[tuple[dict[str, Any], _Identity]]) -> tuple[list[tuple[dict[str, Any], _Identity]], list[str]]:
+    """Every setting once for the same seeds and split, and evaluations together with what their training knew.
+
+    A run that trained goes before a later evaluation of it.
+    """
+    trained = {
+        (row["setting"], row["seed"], row["data_seed"]): row["valid_accuracy"]
+        for row, _ in rows
+        if not row["evaluated_only"]
+    }
+    first: dict[tuple[object, ...], str] = {}
+    kept: list[tuple[dict[str, Any], _Identity]] = []
+    repeated: list[str] = []
+    for row, identity in sorted(rows, key=lambda pair: bool(pair[0]["evaluated_only"])):
+        key = (row["setting"], row["seed"], row["data_seed"])
+        whole = (*key, row["split"], row["student"], row["method"])
+        if whole in first:
+            repeated.append(f"{row['folder']}: the same setting and seeds as {first[whole]}")
+            log.info("counted once: %s", repeated[-1])
+            continue
+        first[whole] = row["folder"]
+        if row["evaluated_only"] and key in trained:
+            row["valid_accuracy"] = trained[key]
+        elif row["evaluated_only"]:
+            # Perhaps a student that learned on other data: the configuration can't tell.
+            identity = replace(identity, family=f"{identity.family}-elsewhere", values={"trained": "elsewhere"})
+            row["family"] = identity.family
+        kept.append((row, identity))
+    return kept, repeated
+
+
+def on_test(frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs that were evaluated on the test split: what tables and figures are made from.
+
+    Raises:
+        UserError: when there are none.
+    """
+    rows = frame[frame["split"] == "test"]
+    if rows.empty:
+        found = ", ".join(sorted(set(frame["split"])))
+        raise UserError(
+            f"runs: expected evaluations on the test split, found only {found}: run 'tinyllm evaluate run=<folder>'"
+        )
+    return rows.reset_index(drop=True)
+
+
+def _results(folders: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
+    """(folder that was given, `result.json`) pairs; outer folders come first, so a run precedes its re-evaluations."""
+    seen: set[Path] = set()
+    for root in folders:
+        if not root.is_dir():
+            raise UserError(f"runs: expected a folder, found none at {root}")
+        for path in sorted(root.rglob(run_folder.RESULT), key=lambda p: (len(p.parts), p)):
+            if path.resolve() not in seen:
+                seen.add(path.resolve())
+                yield root, path
+
+
+def _row(result: Result) -> dict[str, Any]:
+    row = asdict(result)
+    for name, scores in row.pop("subsets").items():
+        row |= {f"subset/{name}/{key}": value for key, value in scores.items()}
+    row["alpha"] = " ".join(f"{name}={weight:g}" for name, weight in result.alpha.items())
+    row["teachers"] = "+".join(result.teachers)
+    row["train_loss"] = " ".join(f"{name}={loss:.4f}" for name, loss in result.train_loss.items())
+    row["valid_accuracy"] = float("nan") if result.valid_accuracy is None else float(result.valid_accuracy)
+    for score in ("accuracy", "accuracy_low", "accuracy_high", "seed", "n"):
+        if not isinstance(row[score], int | float):
+            raise ValueError(f"{score} is {row[score]!r}")
+    return row
+
+
+def _config(folder: Path) -> ExperimentConfig | None:
     try:
-        config = run_folder.read_config(folder)
+        return run_folder.read_config(folder)
     except UserError:
         return None
-    return run_folder.hash_of(replace(config, seed=0, data=replace(config.data, seed=0)))
+
+
+def _of_config(config: ExperimentConfig | None, result: Result) -> dict[str, Any]:
+    """Columns that only the configuration knows. Without one there is nothing to say, and the run stays by itself."""
+    weights = dict(result.alpha)
+    if config is None:
+        own = {"train_fraction": 1.0, "data_seed": result.seed, "method_teacher": "", "deviations": ""}
+    else:
+        if _which(config) is WhichTeachers.all:  # a dropped stream is a point of the α grid too
+            weights |= {name: 0.0 for name, weight in config.alpha.items() if weight == 0 and name in config.teachers}
+        told = result.deviations or (deviations(config) if config.method.train else {})
+        own = {
+            "train_fraction": config.data.train_fraction,
+            "data_seed": config.data.seed,
+            "method_teacher": _single_teacher(config),
+            "deviations": "; ".join(f"{key}={ours} (paper: {paper})" for key, (paper, ours) in told.items()),
+        }
+    return own | {f"alpha/{name}": float(weight) for name, weight in weights.items()}
+
+
+def _which(config: ExperimentConfig) -> WhichTeachers:
+    """What a method asks of its teachers, over all its streams."""
+    asked = {stream.teachers for stream in config.method.streams.values()}
+    if WhichTeachers.all in asked:
+        return WhichTeachers.all
+    return WhichTeachers.one if WhichTeachers.one in asked or config.method.source_rationale else WhichTeachers.none
+
+
+def _single_teacher(config: ExperimentConfig) -> str:
+    if _which(config) is not WhichTeachers.one:
+        return ""
+    return config.method.teacher or next(iter(config.teachers), "")
+
+
+def _identity(config: ExperimentConfig | None, result: Result) -> _Identity:
+    if config is None:
+        return _Identity(result.config_hash, result.config_hash, result.config_hash, {"config": result.config_hash})
+    data = replace(config.data, seed=0)
+    shaping = replace(config, seed=0, data=data, evaluation=EvaluationConfig())
+    which = _which(config)
+    if result.method == TEACHER:
+        whole = replace(data, train_fraction=1.0)
+        shaping = ExperimentConfig(
+            data=whole,
+            student=StudentConfig(name=result.student),
+            teachers=config.teachers,
+            method=MethodConfig(name=TEACHER),
+            prompt=config.prompt,
+        )
+    elif not config.method.train:
+        base = ExperimentConfig()
+        shaping = replace(shaping, optimizer=base.optimizer, loss=base.loss, trainer=base.trainer)
+    if which is WhichTeachers.none and result.method != TEACHER:
+        shaping = replace(shaping, teachers={}, alpha={}, prompt=PromptConfig(), rationales=RationalesConfig())
+    elif result.method != TEACHER:
+        method = replace(config.method, teacher=_single_teacher(config) or None)
+        shaping = replace(shaping, alpha=dict(result.alpha), method=method)
+    family = replace(
+        shaping,
+        alpha={},
+        method=replace(shaping.method, teacher=None),
+        data=replace(shaping.data, train_fraction=1.0),
+        teachers={} if which is WhichTeachers.one else shaping.teachers,
+    )
+    common = ExperimentConfig(
+        data=family.data,
+        student=family.student,
+        optimizer=family.optimizer,
+        trainer=family.trainer,
+        loss=family.loss,
+        method=MethodConfig(name=""),
+        ablation=AblationConfig(),
+    )
+    return _Identity(
+        run_folder.hash_of(shaping),
+        run_folder.hash_of(family),
+        run_folder.hash_of(common),
+        dict(_flat(asdict(family))),
+    )
+
+
+def _flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted key -> value as text."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+_NOT_SETTINGS = ("store", "cache", "logger.", "evaluation.")
+
+
+def _variants(frame: pd.DataFrame, identities: Sequence[_Identity]) -> list[str]:
+    """The text of each run's variant.
+
+    The ordinary family is the one whose circumstances most runs of the dataset and the student share: a control that
+    trained three times as long stays the exception however many seeds it has.
+    """
+    variants = [""] * len(frame)
+    shared: Counter[tuple[object, ...]] = Counter()
+    for position, row in enumerate(frame.itertuples()):
+        shared[row.dataset, row.student, row.split, identities[position].circumstances] += 1
+    for _, group in frame.groupby(["dataset", "student", "method", "ablation", "split"], sort=False, dropna=False):
+        places = list(group.index)
+        sizes = Counter(identities[i].family for i in places)
+        if len(sizes) == 1:
+            continue
+        row = frame.loc[places[0]]
+        ordinary = min(
+            places,
+            key=lambda i: (
+                -shared[row["dataset"], row["student"], row["split"], identities[i].circumstances],
+                -sizes[identities[i].family],
+                identities[i].family,
+            ),
+        )
+        for i in places:
+            if identities[i].family != identities[ordinary].family:
+                variants[i] = _told_apart(identities[i].values, identities[ordinary].values)
+    return variants
+
+
+def _told_apart(own: Mapping[str, str], ordinary: Mapping[str, str]) -> str:
+    """The keys that differ; a teacher or stream that only one of the two has is told by its name."""
+    if "trained" in own:
+        return "trained elsewhere"
+    parts: dict[str, None] = {}
+    for key in [*own, *(key for key in ordinary if key not in own)]:
+        if key.startswith(_NOT_SETTINGS) or own.get(key) == ordinary.get(key):
+            continue
+        group = "teachers." if key.startswith("teachers.") else "method.streams."
+        if key.startswith(group) and _names(own, group) != _names(ordinary, group):
+            parts[f"{group.rstrip('.')}={'+'.join(_names(own, group)) or 'none'}"] = None
+        else:
+            parts[f"{key}={own.get(key, 'null')}"] = None
+    return ", ".join(parts) or "other settings"
+
+
+def _names(values: Mapping[str, str], group: str) -> list[str]:
+    return list(dict.fromkeys(key.removeprefix(group).split(".")[0] for key in values if key.startswith(group)))

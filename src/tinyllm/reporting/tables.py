@@ -1,61 +1,578 @@
-"""The frame of runs -> tables for people."""
+"""The frame of runs -> the paper's tables, the tests between methods, and every setting."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from tinyllm.evaluation.statistics import t_interval
+from tinyllm.config import Metric
+from tinyllm.evaluation.statistics import (
+    Difference,
+    difference,
+    holm,
+    relative_gain,
+    smallest_difference,
+    t_interval,
+)
+from tinyllm.reporting import paper
+from tinyllm.reporting.cases import name, place
+from tinyllm.reporting.choose import Choice, chosen, setting_name
+from tinyllm.reporting.frame import TEACHER
+from tinyllm.reporting.paired import Answers, Pair, average
+from tinyllm.reporting.table import Cell, Table
 
-_GROUP = ["dataset", "split", "student", "method", "ablation", "teachers", "alpha", "steps", "setting"]
+LEVEL = 0.05
+"""Of every test, after Holm's correction."""
+POWER = 0.8
+
+_INTERVALS = (
+    "In brackets 95% intervals: Student's t over seeds where there are several, Wilson's over questions where there is "
+    "one"
+)
+_BY_VALIDATION = "α, checkpoint and best teacher are chosen on validation; the test split was read once."
+_METRIC = {
+    Metric.accuracy: (
+        "Accuracy in percent, by greedy generation (the paper's metric); text that names no option is wrong."
+    ),
+    Metric.accuracy_ranked: (
+        "Accuracy in percent, by ranking the options; the paper's numbers are by greedy generation, and so are "
+        "teachers' answers, which therefore have none here."
+    ),
+}
 
 
-def compare(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row for each setting, its runs averaged over seeds.
+@dataclass(frozen=True, slots=True)
+class _Column:
+    name: str
+    datasets: tuple[str, ...]
+    """One, or those that a total averages."""
+    subset: str = ""
 
-    A single run shows its 95% Wilson interval over questions; several show the mean and its 95% t interval over seeds.
-    """
-    subsets = sorted({c.split("/")[1] for c in frame.columns if c.startswith("subset/")})
-    rows: list[dict[str, object]] = []
-    for key, runs in frame.groupby(_GROUP, sort=False, dropna=False):
-        row: dict[str, object] = dict(zip(_GROUP, key, strict=True))
-        del row["setting"]
-        row["seeds"] = runs["seed"].nunique()
-        row["n"] = int(runs["n"].iloc[0])
-        row["accuracy"] = _cell(runs, "accuracy", "accuracy_low", "accuracy_high")
-        row["ranked"] = _cell(runs, "accuracy_ranked", "accuracy_ranked_low", "accuracy_ranked_high")
-        for name in subsets:
-            stem = f"subset/{name}/"
-            row[f"{name} ranked"] = _cell(
-                runs, f"{stem}accuracy_ranked", f"{stem}accuracy_ranked_low", f"{stem}accuracy_ranked_high"
+    @property
+    def total(self) -> bool:
+        return self.name == "Total"
+
+    @property
+    def in_paper(self) -> str:
+        return paper.TOTAL if self.total else "" if self.subset else self.datasets[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    label: str
+    student: str
+    method: str
+    ablation: str
+    variant: str
+    runs: pd.DataFrame
+    """Of one setting a dataset."""
+
+    def on(self, dataset: str) -> pd.DataFrame:
+        return self.runs[self.runs["dataset"] == dataset]
+
+    def in_paper(self, column: _Column) -> float | None:
+        return None if self.variant else paper.reported(self.student, self.method, column.in_paper, self.ablation)
+
+
+class _Study:
+    """What all tables are made from: the chosen runs on all training questions, and their predictions."""
+
+    def __init__(
+        self, frame: pd.DataFrame, choices: Sequence[Choice], metric: Metric, resamples: int, seed: int
+    ) -> None:
+        runs = chosen(frame, choices)
+        self.runs = runs[(runs["train_fraction"] == 1) | (runs["method"] == TEACHER)]
+        self.choices = [choice for choice in choices if choice.train_fraction == 1]
+        self.metric = metric
+        self.answers = Answers(metric)
+        self.resamples = resamples
+        self.seed = seed
+
+    # Rows and columns
+
+    def students(self) -> list[str]:
+        found = set(self.runs.loc[self.runs["method"] != TEACHER, "student"])
+        return [s for s in paper.STUDENTS if s in found] + sorted(found - set(paper.STUDENTS))
+
+    def columns(self, student: str | None, runs: pd.DataFrame) -> list[_Column]:
+        """The paper's six datasets for its students, with their total; then what else the runs have."""
+        found = list(dict.fromkeys(runs["dataset"]))
+        six = paper.DATASETS if student in paper.STUDENTS else ()
+        columns = [_Column(dataset, (dataset,)) for dataset in six]
+        others = [_Column(d, (d,)) for d in (*(d for d in paper.DATASETS if d in found), *sorted(found))]
+        others = [c for c in dict.fromkeys(others) if c not in columns]
+        with_parts: list[_Column] = []
+        for column in others:
+            with_parts += [column, *self._subsets(column.name, runs)]
+        if six:
+            return [*columns, _Column("Total", six), *with_parts]
+        total = [_Column("Total", tuple(c.name for c in others))] if len(others) > 1 else []
+        return [*with_parts, *total]
+
+    def _subsets(self, dataset: str, runs: pd.DataFrame) -> list[_Column]:
+        rows = runs[runs["dataset"] == dataset]
+        scores = [c for c in rows.columns if c.startswith("subset/") and c.endswith("/n") and rows[c].notna().any()]
+        names = sorted((c.split("/")[1] for c in scores), reverse=True)  # visible before hidden
+        return [_Column(f"{dataset}/{subset}", (dataset,), subset) for subset in names]
+
+    def row(self, student: str, method: str, ablation: str = "none", variant: str = "") -> _Row:
+        """A row of the grid, with or without runs."""
+        runs = self.runs
+        runs = runs[
+            (runs["student"] == student)
+            & (runs["method"] == method)
+            & (runs["ablation"] == ablation)
+            & (runs["variant"] == variant)
+        ]
+        told = {"student": student, "method": method, "ablation": ablation, "variant": variant}
+        return _Row(name(told), student, method, ablation, variant, runs)
+
+    def rows_of(self, student: str) -> list[_Row]:
+        """All that a student was trained or asked by, in the paper's order."""
+        runs = self.runs[(self.runs["student"] == student) & (self.runs["method"] != TEACHER)]
+        kinds = runs[["method", "ablation", "variant"]].drop_duplicates().to_dict("records")
+        return [
+            self.row(student, str(kind["method"]), str(kind["ablation"]), str(kind["variant"]))
+            for kind in sorted(kinds, key=lambda kind: place({str(k): v for k, v in kind.items()}))
+        ]
+
+    # Cells
+
+    def cell(self, row: _Row, column: _Column) -> Cell:
+        if column.total:
+            return self._total(row, column)
+        reported = row.in_paper(column)
+        runs = row.on(column.datasets[0])
+        stem = f"subset/{column.subset}/{self.metric}" if column.subset else str(self.metric)
+        if stem not in runs or runs[stem].isna().all():
+            return Cell(paper=reported)
+        runs = _distinct(runs[runs[stem].notna()])
+        value, low, high = interval(runs, stem)
+        n = runs[f"subset/{column.subset}/n" if column.subset else "n"]
+        sizes = "–".join(f"{size:g}" for size in dict.fromkeys([n.min(), n.max()]))
+        parts = [f"seeds {_listed(runs['seed'])}", f"n {sizes}", setting_name(runs.iloc[0]), self._chosen(runs.iloc[0])]
+        return Cell(value, low, high, paper=reported, note="; ".join(part for part in parts if part))
+
+    def _chosen(self, run: pd.Series) -> str:
+        of = [c.candidates for c in self.choices if c.setting == run["setting"] and c.dataset == run["dataset"]]
+        return f"one of {of[0]} by validation" if of else ""
+
+    def _total(self, row: _Row, column: _Column) -> Cell:
+        reported = row.in_paper(column)
+        cells = [self.cell(row, _Column(dataset, (dataset,))) for dataset in column.datasets]
+        if any(cell.value is None for cell in cells):
+            return Cell(paper=reported)
+        values = [cell.value or 0.0 for cell in cells]
+        by_seed = (
+            row.runs[row.runs["dataset"].isin(column.datasets)]
+            .pivot_table(index="seed", columns="dataset", values=str(self.metric))
+            .mean(axis="columns", skipna=False)
+        )
+        trained = (row.runs["train_examples"] > 0).any()
+        if trained and len(by_seed) > 1 and by_seed.notna().all():
+            value, low, high = t_interval(list(by_seed))
+        else:  # Newcombe's square-and-add of the cells' intervals
+            value = float(np.mean(values))
+            low, high = (
+                value + side * math.hypot(*(getattr(c, end) - (c.value or 0.0) for c in cells)) / len(cells)
+                for side, end in ((-1, "low"), (1, "high"))
             )
-        row["unparsed"] = f"{runs['unparsed'].mean():g}"
-        row["seconds"] = f"{runs['wall_seconds'].mean():.0f}"
-        rows.append(row)
-    return pd.DataFrame(rows)
+        return Cell(value, low, high, paper=reported, note=f"mean of {len(cells)} datasets")
+
+    # Tests
+
+    def pairs(self, first: _Row, second: _Row, column: _Column) -> list[Pair]:
+        """One a dataset of the column; empty where any is missing."""
+        pairs = [self.answers.pair(first.on(d), second.on(d), column.subset) for d in column.datasets]
+        return [] if any(pair is None for pair in pairs) else [pair for pair in pairs if pair is not None]
+
+    def means(
+        self, pairs: Sequence[Pair], resamples: int | None = None
+    ) -> tuple[NDArray[np.float64], tuple[float, float]]:
+        return average(pairs, resamples or self.resamples, self.seed)
+
+    def differences(self, tests: Sequence[Sequence[Pair]]) -> list[Difference]:
+        """The paired bootstrap of each, with p adjusted by Holm over all of them."""
+        resamples = max(self.resamples, enough_resamples(len(tests)))
+        found = [difference(*self.means(pairs, resamples)) for pairs in tests]
+        adjusted = holm([one.p for one in found])
+        return [replace(one, p=p) for one, p in zip(found, adjusted, strict=True)]
+
+    def bold(self, rows: Sequence[_Row], grid: list[list[Cell]], columns: Sequence[_Column]) -> None:
+        """Mark the best of each column where it is no tie."""
+        tests: list[tuple[int, int, list[Pair]]] = []
+        for place_of, column in enumerate(columns):
+            values = {i: cells[place_of].value for i, cells in enumerate(grid)}
+            order = sorted((i for i, v in values.items() if v is not None), key=lambda i: -(values[i] or 0.0))
+            if len(order) > 1 and (pairs := self.pairs(rows[order[0]], rows[order[1]], column)):
+                tests.append((order[0], place_of, pairs))
+        for (i, j, _), found in zip(tests, self.differences([pairs for _, _, pairs in tests]), strict=True):
+            if found.p < LEVEL and found.mean > 0:
+                grid[i][j] = replace(grid[i][j], best=True)
+
+    # Notes
+
+    def notes(self, student: str, rows: Sequence[_Row], columns: Sequence[_Column]) -> list[str]:
+        """What every accuracy table says under it."""
+        runs = pd.concat([row.runs for row in rows]) if rows else self.runs.iloc[:0]
+        notes = [_METRIC[self.metric], _INTERVALS + self._of_totals(columns) + "."]
+        if any(row.in_paper(column) is not None for row in rows for column in columns):
+            notes.append("In parentheses the paper's numbers.")
+        notes.append(_BY_VALIDATION)
+        datasets = {dataset for column in columns for dataset in column.datasets}
+        settings = set(runs["setting"])
+        notes += [
+            f"Chosen: {choice}."
+            for choice in self.choices
+            if choice.student == student and choice.dataset in datasets and choice.setting in settings
+        ]
+        if len(runs):
+            notes.append(f"Seeds: {_listed(runs['seed'])}.")
+        told = dict.fromkeys(part for text in runs["deviations"] for part in text.split("; ") if part)
+        if told:
+            notes.append(f"Not the paper's settings: {'; '.join(told)}.")
+        return notes
+
+    def _of_totals(self, columns: Sequence[_Column]) -> str:
+        if not any(column.total for column in columns):
+            return ""
+        return "; of totals, over the seeds' totals, or the datasets' intervals added in squares (Newcombe)"
+
+    def could_show(self, rows: Sequence[_Row], columns: Sequence[_Column]) -> str:
+        """The smallest difference that each test set could show, between the two rows that matter most."""
+        first = next((r for r in rows if (r.method, r.ablation, r.variant) == ("tinyllm", "none", "")), None)
+        parts: list[str] = []
+        for column in columns:
+            if column.total or column.subset or first is None:
+                continue
+            others = sorted(
+                (r for r in rows if r is not first),
+                key=lambda r: (r.method, r.ablation, r.variant) != ("full_ft", "none", ""),
+            )
+            for other in others:
+                if pairs := self.pairs(first, other, column):
+                    share = pairs[0].discordance
+                    least = smallest_difference(pairs[0].questions, share, alpha=LEVEL, power=POWER)
+                    points = "none" if least is None else f"{100 * least:.1f} points"
+                    parts.append(
+                        f"{column.name} {points} (n {pairs[0].questions}; {first.label} and {other.label} differ on "
+                        f"{100 * share:.0f}%)"
+                    )
+                    break
+        if not parts:
+            return "Smallest difference that the test set could show: unknown without predictions of two methods."
+        return (
+            f"Smallest difference that the test set could show (exact McNemar test at level {LEVEL:g} with power "
+            f"{POWER:g}, one run each): {'; '.join(parts)}."
+        )
 
 
-def _cell(runs: pd.DataFrame, value: str, low: str, high: str) -> str:
-    if value not in runs or runs[value].isna().all():
-        return "-"
-    if len(runs) == 1:
-        return interval(runs[value].iloc[0], runs[low].iloc[0], runs[high].iloc[0])
-    return interval(*t_interval(list(runs[value])))
+def table1(
+    frame: pd.DataFrame, choices: Sequence[Choice], metric: Metric, *, resamples: int = 2000, seed: int = 0
+) -> list[Table]:
+    """The paper's table 1, one for each student: teachers and methods by datasets, Δ rows, then variants and controls.
+
+    Args:
+        frame: of `frame.on_test`.
+        choices: of `choose`.
+        metric: which accuracy.
+        resamples: of the bootstrap, at least.
+        seed: of the bootstrap.
+
+    Returns:
+        `table1_<student>`, the paper's students first; `table1_teachers` where only teachers were asked. Bold is
+        decided among the student's rows alone.
+    """
+    study = _Study(frame, choices, metric, resamples, seed)
+    students = study.students()
+    if not students:
+        return [_teachers_alone(study)]
+    return [_table1(study, student) for student in students]
 
 
-def interval(value: float, low: float, high: float) -> str:
-    """`61.2 [58.0, 64.3]`, in percent, from shares of 1."""
-    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+def _teachers_alone(study: _Study) -> Table:
+    columns = study.columns(None, study.runs)
+    rows = [study.row(str(teacher), TEACHER) for teacher in sorted(set(study.runs["student"]))]
+    grid = [[Cell(text=row.label), *(study.cell(row, column) for column in columns)] for row in rows]
+    notes = [_METRIC[study.metric], _INTERVALS + study._of_totals(columns) + "."]
+    return Table("table1_teachers", "Table 1: teachers", _header(columns), tuple(map(tuple, grid)), tuple(notes))
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A Markdown table; columns that say the same in every row stand above it."""
-    constant = (
-        [c for c in table.columns if c in _GROUP and table[c].nunique(dropna=False) == 1] if len(table) > 1 else []
-    )
-    head = ", ".join(f"{c} {table[c].iloc[0]}" for c in constant if table[c].iloc[0] not in ("", "none"))
-    shown = table.drop(columns=constant)
-    lines = ["| " + " | ".join(map(str, shown.columns)) + " |", "| " + " | ".join("---" for _ in shown.columns) + " |"]
-    lines += [
-        "| " + " | ".join(str(v).replace("|", "\\|") for v in row) + " |" for row in shown.itertuples(index=False)
+def _table1(study: _Study, student: str) -> Table:
+    own = study.runs[(study.runs["student"] == student) & (study.runs["method"] != TEACHER)]
+    columns = study.columns(student, own)
+    datasets = {dataset for column in columns for dataset in column.datasets}
+    asked = study.runs[(study.runs["method"] == TEACHER) & study.runs["dataset"].isin(datasets)]
+    taught = [teacher for text in own["teachers"] for teacher in text.split("+") if teacher]
+    known = paper.TEACHERS if student in paper.STUDENTS else ()
+    teachers = [study.row(t, TEACHER) for t in dict.fromkeys([*known, *sorted({*taught, *asked["student"]})])]
+    core = [study.row(student, method) for method in paper.METHODS]
+    more = [
+        row
+        for row in study.rows_of(student)
+        if (row.ablation not in paper.ABLATIONS and (row.ablation, row.variant) != ("none", ""))
+        or (row.ablation == "none" and row.variant == "" and row.method not in paper.METHODS)
     ]
-    return "\n".join([*([head, ""] if head else []), *lines]) + "\n"
+    rows = [*core, *more]
+    grid = [[study.cell(row, column) for column in columns] for row in rows]
+    study.bold(rows, grid, columns)
+    by_method = {row.method: row for row in core}
+    gains = [
+        [Cell(text=label), *(_gain(study, by_method["tinyllm"], by_method[against], key, c) for c in columns)]
+        for label, against, key in (("Δ_FF", "full_ft", "delta_ff"), ("Δ_Distill", "step_by_step", "delta_distill"))
+    ]
+    lines = [[Cell(text=row.label), *(study.cell(row, column) for column in columns)] for row in teachers]
+    labelled = [[Cell(text=row.label), *cells] for row, cells in zip(rows, grid, strict=True)]
+    lines += [*labelled[: len(core)], *gains, *labelled[len(core) :]]
+    notes = [
+        *study.notes(student, rows, columns),
+        "Bold: the best of the student's rows, where it is no tie: better than the second by the paired bootstrap over "
+        f"questions and seeds, p < {LEVEL:g} after Holm's correction over the columns.",
+        "Δ_FF and Δ_Distill: relative gain of TinyLLM over full fine-tuning and Distilling step-by-step in percent, on "
+        "the seeds that both have, with the interval of the paired bootstrap.",
+        study.could_show(rows, columns),
+    ]
+    title = f"Table 1: methods, student {student}"
+    return Table(f"table1_{student}", title, _header(columns), tuple(map(tuple, lines)), tuple(notes))
+
+
+def _gain(study: _Study, first: _Row, second: _Row, key: str, column: _Column) -> Cell:
+    reported = paper.reported(first.student, key, column.in_paper)
+    pairs = study.pairs(first, second, column)
+    if pairs and (found := relative_gain(*study.means(pairs))):
+        return Cell(found.mean, found.low, found.high, paper=reported, note=f"seeds {pairs[0].seeds}")
+    ours, theirs = (study.cell(row, column).value for row in (first, second))
+    if ours is None or not theirs:
+        return Cell(paper=reported)
+    return Cell(ours / theirs - 1, paper=reported, note="no common predictions: without an interval")
+
+
+def table2(
+    frame: pd.DataFrame, choices: Sequence[Choice], metric: Metric, *, resamples: int = 2000, seed: int = 0
+) -> list[Table]:
+    """The paper's table 2 for every student that has an ablation, each with a table of differences to the whole method.
+
+    Arguments as in `table1`. Returns `table2_<student>` and `table2_<student>_differences`.
+    """
+    study = _Study(frame, choices, metric, resamples, seed)
+    tables: list[Table] = []
+    for student in study.students():
+        ablated = [row for row in study.rows_of(student) if row.method == "tinyllm" and row.ablation != "none"]
+        if ablated:
+            tables += _table2(study, student, ablated)
+    return tables
+
+
+def _table2(study: _Study, student: str, ablated: Sequence[_Row]) -> list[Table]:
+    whole = study.row(student, "tinyllm")
+    five = [study.row(student, "tinyllm", ablation) for ablation in paper.ABLATIONS]
+    more = [row for row in ablated if row.ablation not in paper.ABLATIONS or row.variant]
+    rows = [*five, *more, whole]
+    runs = pd.concat([row.runs for row in rows])
+    columns = [c for c in study.columns(student, runs) if not c.total]
+    grid = [[study.cell(row, column) for column in columns] for row in rows]
+    study.bold(rows, grid, columns)
+    notes = [
+        *study.notes(student, rows, columns),
+        "Bold: the best row, where it is no tie: better than the second by the paired bootstrap over questions and "
+        f"seeds, p < {LEVEL:g} after Holm's correction over the columns.",
+        study.could_show(rows, columns),
+    ]
+    lines = [[Cell(text=row.label), *cells] for row, cells in zip(rows, grid, strict=True)]
+    accuracies = Table(
+        f"table2_{student}",
+        f"Table 2: ablations of TinyLLM, student {student}",
+        ("Variant", *(column.name for column in columns)),
+        tuple(map(tuple, lines)),
+        tuple(notes),
+    )
+    tests = [
+        (i, j, pairs)
+        for i, row in enumerate(rows[:-1])
+        for j, column in enumerate(columns)
+        if (pairs := study.pairs(row, whole, column))
+    ]
+    found = {
+        (i, j): one for (i, j, _), one in zip(tests, study.differences([pairs for _, _, pairs in tests]), strict=True)
+    }
+    body = [
+        (Cell(text=row.label), *(cell for j in range(len(columns)) for cell in _tested(found.get((i, j)))))
+        for i, row in enumerate(rows[:-1])
+    ]
+    differences = Table(
+        f"table2_{student}_differences",
+        f"Table 2: differences to the whole of TinyLLM in points, student {student}",
+        ("Variant", *(text for column in columns for text in (column.name, f"p, {column.name}"))),
+        tuple(body),
+        (
+            "Variant minus TinyLLM, on the seeds and questions that both have; in brackets the 95% interval of the "
+            "paired bootstrap over questions and seeds.",
+            f"p: of the same bootstrap, after Holm's correction over the tests of this table ({len(tests)}).",
+            _BY_VALIDATION,
+            study.could_show(rows, columns),
+        ),
+    )
+    return [accuracies, differences]
+
+
+def _tested(found: Difference | None) -> tuple[Cell, Cell]:
+    if found is None:
+        return Cell(), Cell()
+    return Cell(found.mean, found.low, found.high), Cell(text=p_text(found.p))
+
+
+def comparisons(
+    frame: pd.DataFrame, choices: Sequence[Choice], metric: Metric, *, resamples: int = 2000, seed: int = 0
+) -> Table:
+    """Every method and variant of a student against full fine-tuning and against TinyLLM, on each dataset.
+
+    Arguments as in `table1`. TinyLLM against full fine-tuning stands there once.
+    """
+    study = _Study(frame, choices, metric, resamples, seed)
+    tests: list[tuple[str, str, _Row, _Row, Pair]] = []
+    for student in study.students():
+        rows = study.rows_of(student)
+        ordinary = {row.method: row for row in rows if (row.ablation, row.variant) == ("none", "")}
+        full, whole = ordinary.get("full_ft"), ordinary.get("tinyllm")
+        for dataset in dict.fromkeys(d for row in rows for d in row.runs["dataset"]):
+            for against in (full, whole):
+                for row in rows:
+                    if against is None or row == against or (row is full and against is whole):
+                        continue
+                    pair = study.answers.pair(row.on(dataset), against.on(dataset))
+                    if pair is not None:
+                        tests.append((student, dataset, row, against, pair))
+    found = study.differences([[pair] for *_, pair in tests])
+    resamples = max(resamples, enough_resamples(len(tests)))
+    lines = []
+    for (student, dataset, row, against, pair), one in zip(tests, found, strict=True):
+        exact = pair.mcnemar()
+        raw = difference(*study.means([pair], resamples)).p
+        lines.append(
+            (
+                *(Cell(text=text) for text in (dataset, student, row.label, against.label)),
+                Cell(one.mean, one.low, one.high),
+                Cell(text=p_text(raw)),
+                Cell(text=p_text(one.p)),
+                Cell() if exact is None else Cell(text=p_text(exact)),
+                Cell(text=str(pair.seeds)),
+                Cell(text=str(pair.questions)),
+            )
+        )
+    return Table(
+        "comparisons",
+        "Comparisons in points",
+        ("dataset", "student", "method", "against", "difference", "p", "p (Holm)", "p (McNemar)", "seeds", "questions"),
+        tuple(lines),
+        (
+            _METRIC[metric],
+            "Method minus the one it is compared with, on the seeds and questions that both have; in brackets the 95% "
+            "interval of the paired bootstrap over questions and seeds. Few seeds make it too narrow for other seeds.",
+            f"p: of the same bootstrap; p (Holm): corrected for the tests of this table ({len(tests)}); p (McNemar): "
+            "exact, uncorrected, where there is one seed.",
+            _BY_VALIDATION,
+        ),
+    )
+
+
+def settings(frame: pd.DataFrame, metric: Metric) -> Table:
+    """Every setting with its scores by both metrics and its cost, the runs of its seeds averaged.
+
+    Args:
+        frame: of `frame.on_test`; all settings, chosen or not.
+        metric: which accuracy of the subsets is shown.
+    """
+    subsets = sorted({c.split("/")[1] for c in frame.columns if c.startswith("subset/")}, reverse=True)
+    head = ["dataset", "student", "method", "α", "training share", "seeds", "n", "greedy", "ranked", *subsets]
+    head += ["valid", "unparsed", "tokens read", "seconds"]
+    lines = []
+    groups = [runs for _, runs in frame.groupby(["setting", "student", "method"], sort=False, dropna=False)]
+    for runs in sorted(groups, key=_in_order):
+        first = runs.iloc[0]
+        scores = [str(Metric.accuracy), str(Metric.accuracy_ranked), *(f"subset/{s}/{metric}" for s in subsets)]
+        lines.append(
+            (
+                Cell(text=str(first["dataset"])),
+                Cell(text=str(first["student"])),
+                Cell(text=name({str(key): value for key, value in first.items()})),
+                Cell(text=str(first["alpha"])) if first["alpha"] else Cell(text=""),
+                Cell(text=f"{100 * first['train_fraction']:g}%"),
+                Cell(text=_listed(runs["seed"])),
+                Cell(text="–".join(f"{n:g}" for n in dict.fromkeys([runs["n"].min(), runs["n"].max()]))),
+                *(_averaged(runs, score) for score in scores),
+                Cell() if runs["valid_accuracy"].isna().all() else Cell(float(runs["valid_accuracy"].mean())),
+                Cell(text=f"{runs['unparsed'].mean():g}"),
+                _known(runs["train_tokens"]),
+                _known(runs["train_seconds"].where(runs["train_seconds"] > 0, runs["wall_seconds"])),
+            )
+        )
+    return Table(
+        "settings",
+        "All settings",
+        tuple(head),
+        tuple(lines),
+        (
+            "Accuracies in percent, by greedy generation (the paper's metric) and by ranking the options; subsets by "
+            + ("greedy generation." if metric is Metric.accuracy else "ranking."),
+            _INTERVALS + ".",
+            "valid: best validation accuracy, by which checkpoint, α and teacher are chosen. tokens read: source and "
+            "target tokens of training. seconds: of training, or of the whole run where that is unknown.",
+        ),
+    )
+
+
+def enough_resamples(tests: int) -> int:
+    """Resamples with which a clear difference stays below the level when Holm multiplies its p by all tests."""
+    return 10 * math.ceil(2 * tests / LEVEL)
+
+
+def interval(runs: pd.DataFrame, column: str) -> tuple[float, float, float]:
+    """Mean, low and high: Student's t over several runs, the run's own (Wilson's) interval for one."""
+    if len(runs) > 1:
+        return t_interval(list(runs[column]))
+    value, low, high = (float(runs[name].iloc[0]) for name in (column, f"{column}_low", f"{column}_high"))
+    return value, low, high
+
+
+def p_text(p: float) -> str:
+    """Three decimals; `<0.001` below them."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _averaged(runs: pd.DataFrame, column: str) -> Cell:
+    if column not in runs or runs[column].isna().all():
+        return Cell()
+    return Cell(*interval(_distinct(runs[runs[column].notna()]), column))
+
+
+def _distinct(runs: pd.DataFrame) -> pd.DataFrame:
+    """Seeds of a model that nothing has trained are one measurement, told several times, where all scores are equal."""
+    same = runs[["n", "accuracy", "unparsed"]].drop_duplicates()
+    return runs.iloc[:1] if len(same) == 1 and (runs["train_examples"] == 0).all() else runs
+
+
+def _known(values: pd.Series) -> Cell:
+    mean = float(values.mean())
+    return Cell(text=f"{mean:,.0f}") if mean > 0 else Cell()
+
+
+def _listed(seeds: pd.Series) -> str:
+    return ",".join(str(int(seed)) for seed in sorted(set(seeds)))
+
+
+def _header(columns: Sequence[_Column]) -> tuple[str, ...]:
+    return ("Method", *(column.name for column in columns))
+
+
+def _in_order(runs: pd.DataFrame) -> tuple[object, ...]:
+    first = runs.iloc[0]
+    datasets = paper.DATASETS
+    dataset = datasets.index(first["dataset"]) if first["dataset"] in datasets else len(datasets)
+    told = {str(key): value for key, value in first.items()}
+    own = (str(first["alpha"]), -float(first["train_fraction"]), str(first["setting"]))
+    return (dataset, str(first["dataset"]), str(first["student"]), place(told), *own)

@@ -10,12 +10,31 @@ from typing import Any
 
 import pytest
 
-from tinyllm.config import DataConfig, ExperimentConfig, MethodConfig, StreamConfig, StudentConfig, TeacherConfig
+from tinyllm.config import (
+    DataConfig,
+    ExperimentConfig,
+    MethodConfig,
+    StreamConfig,
+    StudentConfig,
+    Target,
+    TeacherConfig,
+    WhichTeachers,
+)
 from tinyllm.evaluation import run_folder
 from tinyllm.evaluation.score import score
 from tinyllm.records import Prediction, Result
 
 MakeRun = Callable[..., Path]
+
+_TAUGHT = {"tinyllm": WhichTeachers.all, "step_by_step": WhichTeachers.one}
+
+
+def _streams(method: str) -> dict[str, StreamConfig]:
+    """As in `conf/method`."""
+    answer = {"answer": StreamConfig()}
+    if method not in _TAUGHT:
+        return answer
+    return answer | {"rationale": StreamConfig(target=Target.rationale, teachers=_TAUGHT[method])}
 
 
 @pytest.fixture
@@ -73,7 +92,7 @@ def make_run(tmp_path: Path) -> MakeRun:
                     name: TeacherConfig(name=name, model=name, prefix=f"{name}: ") for name in ("terse", "wordy")
                 },
                 alpha=alpha,
-                method=MethodConfig(name=method, teacher=teacher, streams={"answer": StreamConfig()}),
+                method=MethodConfig(name=method, teacher=teacher, streams=_streams(method)),
             )
         )
         scores_of = score(predictions)

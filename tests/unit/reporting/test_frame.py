@@ -2,19 +2,174 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from tests.unit.reporting.conftest import MakeRun
 
-from tinyllm.reporting.frame import collect
+from tinyllm.errors import UserError
+from tinyllm.evaluation import run_folder
+from tinyllm.reporting.frame import collect, on_test
+
+
+def epochs(number: int) -> dict[str, object]:
+    return {"config": lambda c: replace(c, trainer=replace(c.trainer, max_epochs=number))}
 
 
 def test_runs_that_differ_in_their_seed_alone_share_a_setting(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("tinyllm", seed=0)
     make_run("tinyllm", seed=1)
     make_run("full_ft", seed=0)
-    frame = collect([tmp_path / "runs"])
+    frame = collect([tmp_path / "runs"]).frame
     assert len(frame) == 3
     tinyllm = frame[frame.method == "tinyllm"]
     assert tinyllm.setting.nunique() == 1
     assert set(tinyllm.setting).isdisjoint(frame[frame.method == "full_ft"].setting)
+
+
+def test_columns_say_what_a_run_was(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("tinyllm", alpha={"terse": 0.5, "wordy": 2.0}, fraction=0.25)
+    make_run("step_by_step", teacher="wordy", alpha={"wordy": 3.0})
+    frame = collect([tmp_path / "runs"]).frame.set_index("method")
+    tiny, step = frame.loc["tinyllm"], frame.loc["step_by_step"]
+    assert (tiny["alpha"], tiny["teachers"], tiny["train_fraction"]) == ("terse=0.5 wordy=2", "terse+wordy", 0.25)
+    assert (tiny["alpha/terse"], tiny["alpha/wordy"], tiny["method_teacher"]) == (0.5, 2.0, "")
+    assert (step["method_teacher"], step["alpha/wordy"], step["train_fraction"]) == ("wordy", 3.0, 1.0)
+    assert step.isna()["alpha/terse"]
+    assert tiny["run"].startswith("minilab/tiny/tinyllm-seed0-")
+    assert Path(tiny["folder"], "predictions.jsonl").is_file()
+    assert list(frame["variant"]) == ["", ""]
+
+
+def test_families_span_alpha_teacher_and_fraction_and_nothing_else(make_run: MakeRun, tmp_path: Path) -> None:
+    for alpha in (0.1, 1.0):
+        for fraction in (0.5, 1.0):
+            make_run("tinyllm", alpha={"terse": alpha}, fraction=fraction)
+    for teacher in ("terse", "wordy"):
+        make_run("step_by_step", teacher=teacher, alpha={teacher: 1.0})
+    frame = collect([tmp_path / "runs"]).frame
+    assert frame.groupby("method")["family"].nunique().to_dict() == {"tinyllm": 1, "step_by_step": 1}
+    assert frame.groupby("method")["setting"].nunique().to_dict() == {"tinyllm": 4, "step_by_step": 2}
+
+
+def test_a_control_is_the_variant_however_many_seeds_it_has(make_run: MakeRun, tmp_path: Path) -> None:
+    for seed in range(3):
+        make_run("full_ft", seed=seed, **epochs(18))
+    make_run("full_ft", **epochs(6))
+    for seed in range(5):
+        make_run("tinyllm", seed=seed, **epochs(6))
+    frame = collect([tmp_path / "runs"]).frame
+    assert set(frame[frame.method == "tinyllm"].variant) == {""}
+    assert sorted(frame[frame.method == "full_ft"].variant) == ["", *["trainer.max_epochs=18"] * 3]
+
+
+def test_what_a_method_does_not_use_makes_no_setting(make_run: MakeRun, tmp_path: Path) -> None:
+    """A sweep over α that has full_ft among its methods trains the same student again and again."""
+    for weight in (0.1, 1.0, 3.0):
+        make_run(
+            "full_ft",
+            config=lambda c, w=weight: replace(
+                c, alpha={"terse": w, "wordy": 1.0}, prompt=replace(c.prompt, examples=5)
+            ),
+        )
+    found = collect([tmp_path / "runs"])
+    assert len(found.frame) == 1
+    assert len(found.repeated) == 2 and all("same setting and seeds" in line for line in found.repeated)
+
+
+def test_the_same_run_in_two_folders_counts_once(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = make_run("full_ft")
+    shutil.copytree(folder, tmp_path / "copy")
+    assert len(collect([tmp_path / "runs", tmp_path / "copy", folder]).frame) == 1
+
+
+def test_broken_and_foreign_results_are_named_and_skipped(
+    make_run: MakeRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_run("full_ft")
+    bad = {
+        "torn": '{"dataset": "obqa", "acc',
+        "foreign": '{"accuracy": 0.5, "model": "bert"}',
+        "list": "[1, 2]",
+        "text": json.dumps(
+            {
+                **json.loads(next((tmp_path / "runs").rglob("result.json")).read_text()),
+                "accuracy": "high",
+                "config_hash": "other",
+            }
+        ),
+        "teachers": json.dumps(
+            {**json.loads(next((tmp_path / "runs").rglob("result.json")).read_text()), "alpha": ["terse"]}
+        ),
+    }
+    for name, text in bad.items():
+        (tmp_path / "runs" / name).mkdir()
+        (tmp_path / "runs" / name / "result.json").write_text(text)
+    found = collect([tmp_path / "runs"])
+    assert len(found.frame) == 1 and len(found.skipped) == len(bad)
+    for name in bad:
+        assert sum(str(tmp_path / "runs" / name) in line for line in found.skipped) == 1
+        assert str(tmp_path / "runs" / name) in caplog.text
+
+
+def test_a_result_of_an_older_version_is_read(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = make_run("tinyllm")
+    row = json.loads((folder / "result.json").read_text())
+    for newer in ("train_tokens", "train_seconds", "deviations", "parameters", "trained_parameters", "train_loss"):
+        del row[newer]
+    (folder / "result.json").write_text(json.dumps(row))
+    frame = collect([tmp_path / "runs"]).frame
+    assert frame.loc[0, "train_tokens"] == 0
+    assert "trainer" not in frame.loc[0, "deviations"]  # from the configuration, which has the paper's values
+
+
+def test_a_folder_without_configuration_stays_by_itself(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("full_ft", seed=0)
+    for seed in (1, 2):
+        (make_run("full_ft", seed=seed) / run_folder.CONFIG).unlink()
+    frame = collect([tmp_path / "runs"]).frame
+    assert frame["setting"].nunique() == 3
+
+
+def test_an_evaluation_of_a_run_knows_its_validation(make_run: MakeRun, tmp_path: Path) -> None:
+    """Trained with evaluation on valid, then evaluated on test."""
+    make_run(
+        "full_ft",
+        valid=0.7,
+        result={"split": "valid", "config_hash": "a"},
+        config=lambda c: replace(c, evaluation=replace(c.evaluation, split="valid")),
+    )
+    make_run("full_ft", valid=None, result={"train_examples": 0, "config_hash": "b"})
+    frame = collect([tmp_path / "runs"]).frame
+    assert len(frame) == 2
+    test = on_test(frame)
+    assert list(test["valid_accuracy"]) == [0.7] and list(test["variant"]) == [""]
+
+
+def test_a_student_evaluated_on_other_data_is_no_run_on_that_data(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("full_ft", dataset="arc", seed=0)
+    make_run("full_ft", dataset="arc", seed=3, valid=None, result={"train_examples": 0})
+    frame = collect([tmp_path / "runs"]).frame.set_index("seed")
+    assert frame["variant"].to_dict() == {0: "", 3: "trained elsewhere"}
+
+
+def test_only_test_evaluations_make_tables(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run(
+        "full_ft",
+        result={"split": "valid"},
+        config=lambda c: replace(c, evaluation=replace(c.evaluation, split="valid")),
+    )
+    with pytest.raises(UserError, match="expected evaluations on the test split, found only valid"):
+        on_test(collect([tmp_path / "runs"]).frame)
+    make_run("tinyllm")
+    assert list(on_test(collect([tmp_path / "runs"]).frame)["method"]) == ["tinyllm"]
+
+
+def test_nothing_to_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected a folder, found none at"):
+        collect([tmp_path / "nowhere"])
+    with pytest.raises(UserError, match=r"no result\.json below"):
+        collect([tmp_path])

@@ -1,0 +1,98 @@
+"""Which α and which teacher stand for a method: by validation accuracy alone, as the paper's section 4.1 has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+GROUP = ("dataset", "student", "method", "ablation", "train_fraction", "variant")
+"""A cell of the tables: its settings differ in α and in the single teacher at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One setting taken among several of one method."""
+
+    dataset: str
+    student: str
+    method: str
+    ablation: str
+    train_fraction: float
+    variant: str
+    setting: str
+    """The one that was taken, as in the frame."""
+    name: str
+    """What sets it apart: its teacher and its weights."""
+    candidates: int
+    """Settings it was taken from, itself included."""
+    valid_accuracy: float
+    """Its mean over the seeds that were compared, share of 1; NaN where no setting has one."""
+    seeds: tuple[int, ...]
+    """The seeds that every candidate has, and on which they were compared; empty where they share none, and each
+    counted with those it has."""
+
+    def __str__(self) -> str:
+        parts = [self.method, *([self.ablation] if self.ablation != "none" else []), *filter(None, [self.variant])]
+        where = f"{self.dataset}, {self.student}" + (
+            f", {100 * self.train_fraction:g}% of the training questions" if self.train_fraction != 1 else ""
+        )
+        if pd.isna(self.valid_accuracy):
+            how = "the first by name: none has a validation accuracy"
+        else:
+            seeds = f", seeds {','.join(map(str, self.seeds))}" if self.seeds else ""
+            how = f"by validation ({100 * self.valid_accuracy:.1f}%{seeds})"
+        return f"{where}: {' / '.join(parts)}: {self.name} of {self.candidates} {how}"
+
+
+def setting_name(run: pd.Series) -> str:
+    """What sets a run's setting apart from others of its method: `wordy α wordy=2`, or "" where nothing does."""
+    alpha = f"α {run['alpha']}" if run["alpha"] else ""
+    return " ".join(part for part in (str(run["method_teacher"]), alpha) if part)
+
+
+def choose(frame: pd.DataFrame) -> list[Choice]:
+    """The setting with the highest mean validation accuracy of every group that has several.
+
+    Settings are compared on the seeds that all of them have, so that no setting wins by a lucky seed of its own; where
+    they share none, on all that each has. Of equals the first by name is taken, and a setting without a validation
+    accuracy never before one that has it. No other column is looked at.
+
+    Args:
+        frame: of `frame.collect`.
+
+    Returns:
+        In the order of the groups' first runs.
+    """
+    choices: list[Choice] = []
+    for _, runs in frame.groupby(list(GROUP), sort=False, dropna=False):
+        if runs["setting"].nunique() < 2:
+            continue
+        scores = runs.groupby(["setting", "seed"])["valid_accuracy"].mean().unstack("seed").dropna(how="all")
+        common = scores.dropna(axis="columns", how="any")
+        means = (common if common.shape[1] else scores).mean(axis="columns")
+        names = {str(run["setting"]): setting_name(run) for _, run in runs.iterrows()}
+        candidates = list(means.index) or list(names)
+        taken = min(candidates, key=lambda setting: (-means.get(setting, 0.0), names[setting], setting))
+        choices.append(
+            Choice(
+                **{column: runs[column].iloc[0] for column in GROUP},
+                setting=taken,
+                name=names[taken] or "one",
+                candidates=len(names),
+                valid_accuracy=float(means.get(taken, float("nan"))),
+                seeds=tuple(int(seed) for seed in common.columns),
+            )
+        )
+    return choices
+
+
+def chosen(frame: pd.DataFrame, choices: Sequence[Choice]) -> pd.DataFrame:
+    """The frame without the settings that were not taken."""
+    taken = {tuple(getattr(choice, column) for column in GROUP): choice.setting for choice in choices}
+    keys = frame[list(GROUP)].itertuples(index=False, name=None)
+    keep = [
+        taken.get(tuple(key), setting) == setting for key, setting in zip(keys, frame["setting"], strict=True)
+    ]  # fmt: skip
+    return frame[keep].reset_index(drop=True)

@@ -1,0 +1,124 @@
+"""Stored predictions -> which questions two settings answered rightly, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tinyllm.config import Metric
+from tinyllm.evaluation.score import is_right
+from tinyllm.evaluation.statistics import Right, bootstrap_means, mcnemar, observed_means
+from tinyllm.reporting.cases import read_predictions
+
+
+class _Scored(NamedTuple):
+    right: bool
+    subset: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two settings on the seeds and the questions that both have."""
+
+    first: tuple[Right, ...]
+    """For each seed, shape (questions,)."""
+    second: tuple[Right, ...]
+    """The same seeds and questions, in the same order."""
+    same_questions: bool
+    """Every seed asks the same questions, in the same order."""
+    questions: int
+    """Different ones, over all seeds."""
+
+    @property
+    def seeds(self) -> int:
+        return len(self.first)
+
+    @property
+    def observed(self) -> tuple[float, float]:
+        """Both accuracies."""
+        return observed_means(self.first, self.second)
+
+    @property
+    def discordance(self) -> float:
+        """Share of questions on which one is right and the other wrong, averaged over seeds."""
+        return float(np.mean([(a != b).mean() for a, b in zip(self.first, self.second, strict=True)]))
+
+    def mcnemar(self) -> float | None:
+        """p of the exact test; None over several seeds, whose answers to a question are no independent pairs."""
+        return mcnemar(self.first[0], self.second[0]) if self.seeds == 1 else None
+
+    def means(self, resamples: int, seed: int) -> NDArray[np.float64]:
+        """As `statistics.bootstrap_means`."""
+        return bootstrap_means(
+            self.first, self.second, same_questions=self.same_questions, resamples=resamples, seed=seed
+        )
+
+
+class Answers:
+    """The predictions of runs, each read once."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+        self._of = cache(self._read)
+
+    def pair(self, first: pd.DataFrame, second: pd.DataFrame, subset: str = "") -> Pair | None:
+        """Join the runs of two settings by seed and question id.
+
+        Args:
+            first: rows of the frame, of one setting on one dataset.
+            second: of the other, on the same dataset.
+            subset: only questions of this named subset; empty for all.
+
+        Returns:
+            None where no seed has predictions of both on a common question.
+        """
+        a, b = _by_seed(first), _by_seed(second)
+        rows: list[tuple[tuple[str, ...], Right, Right]] = []
+        for seeds in sorted(a.keys() & b.keys()):
+            one, other = self._of(a[seeds]), self._of(b[seeds])
+            ids = tuple(id for id in sorted(one.keys() & other.keys()) if not subset or one[id].subset == subset)
+            if ids:
+                rows.append((ids, _aligned(one, ids), _aligned(other, ids)))
+        if not rows:
+            return None
+        asked = [ids for ids, _, _ in rows]
+        return Pair(
+            tuple(right for _, right, _ in rows),
+            tuple(right for _, _, right in rows),
+            same_questions=len(set(asked)) == 1,
+            questions=len(set().union(*asked)),
+        )
+
+    def _read(self, folder: str) -> dict[str, _Scored]:
+        predictions = read_predictions(Path(folder))
+        if self._metric is Metric.accuracy_ranked:
+            if all(p.ranked is None for p in predictions):
+                return {}
+            return {p.id: _Scored(is_right(p.ranked, p.answer), p.subset) for p in predictions}
+        return {p.id: _Scored(is_right(p.predicted, p.answer), p.subset) for p in predictions}
+
+
+def _aligned(answers: Mapping[str, _Scored], ids: Sequence[str]) -> Right:
+    return np.array([answers[id].right for id in ids])
+
+
+def average(pairs: Sequence[Pair], resamples: int, seed: int) -> tuple[NDArray[np.float64], tuple[float, float]]:
+    """Bootstrapped and observed means over several datasets, each resampled for itself and all of equal weight."""
+    draws = [pair.means(resamples, seed + index) for index, pair in enumerate(pairs)]
+    observed = np.mean([pair.observed for pair in pairs], axis=0)
+    return np.asarray(np.mean(draws, axis=0)), (float(observed[0]), float(observed[1]))
+
+
+def _by_seed(runs: pd.DataFrame) -> dict[tuple[int, int], str]:
+    """Folder by (seed, seed of the data)."""
+    return {
+        (int(seed), int(data_seed)): folder
+        for seed, data_seed, folder in zip(runs["seed"], runs["data_seed"], runs["folder"], strict=True)
+    }
