@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from tests.integration.conftest import Stage
 
 from tinyllm.cli import main as cli
-from tinyllm.config import ExperimentConfig
+from tinyllm.config import ExperimentConfig, deviations
 from tinyllm.errors import UserError
 
 CONF = cli.config_folder()
@@ -25,11 +25,12 @@ CONTRACT = {
     "data": {"minilab", "obqa", "arc", "piqa", "riddle", "pubmedqa", "bioasq", "jsonl"},
     "student": {"tiny", "flan_t5_small", "flan_t5_base", "flan_t5_large"},
     "teachers": {"minilab", "paper", "flan_t5_xl", "llama2_7b_chat", "strongest_twice", "smollm2"},
-    "method": {"inference", "full_ft", "step_by_step", "tinyllm"},
+    "method": {"inference", "full_ft", "lora", "pinto", "standard_kd", "step_by_step", "tinyllm"},
     "ablation": {"none", "no_in_context", "no_llama", "no_t5", "no_diverse_teachers", "no_teacher_forcing"},
     "alpha": {"uniform", "grid"},
     "trainer": {"cpu", "gpu", "ddp", "deepspeed_zero2", "deepspeed_zero3", "fsdp"},
     "logger": {"csv", "wandb"},
+    "experiment": {"paper", "table1", "table2_ablation", "fig2_train_size", "fig3_alpha", "fig4_cases"},
 }
 
 
@@ -75,6 +76,35 @@ def test_alpha_grid_fills_the_sweep() -> None:
     assert cli.with_alpha_grid("train", ["alpha=uniform"]) == ["alpha=uniform"]
     with pytest.raises(UserError, match="add -m"):
         cli.with_alpha_grid("train", ["alpha=grid"])
+
+
+@pytest.mark.parametrize("student", ["tiny", "flan_t5_large"])
+def test_the_paper_preset_sets_the_settings_of_section_4_1(student: str) -> None:
+    arguments = cli.with_paper_settings([f"student={student}", "paper=true"])
+    config = composed(*arguments)
+    assert (config.optimizer.lr, config.trainer.batch_size, config.trainer.max_epochs) == (5e-5, 8, 1)
+    assert config.student.max_source_length == 1024
+    assert deviations(config) == {}
+    assert deviations(composed(*arguments, "optimizer.lr=1e-4", "data.limit_test=9")) == {
+        "optimizer.lr": ["5e-05", "0.0001"],
+        "data.limit_test": ["null", "9"],
+    }
+
+
+def test_what_stands_beside_the_paper_preset() -> None:
+    assert cli.with_paper_settings(["seed=1"]) == ["seed=1"]
+    assert cli.with_paper_settings(["paper=false", "seed=1"]) == ["seed=1"]
+    with pytest.raises(UserError, match="beside it stands experiment=table1"):
+        cli.with_paper_settings(["experiment=table1", "paper=true"])
+    with pytest.raises(UserError, match="paper=maybe: expected paper=true or paper=false"):
+        cli.with_paper_settings(["paper=maybe"])
+
+
+@pytest.mark.parametrize("name", sorted(CONTRACT["experiment"]))
+def test_every_experiment_is_the_papers(name: str) -> None:
+    """And the call's own choice stands."""
+    assert deviations(composed(f"experiment={name}")) == {}
+    assert composed(f"experiment={name}", "trainer.max_epochs=3", "student=flan_t5_base").trainer.max_epochs == 3
 
 
 MISTAKES = [

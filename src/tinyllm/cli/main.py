@@ -199,6 +199,7 @@ def _check_known(node: DictConfig, path: str = "") -> None:
 def _stage_task(stage: str, composed: DictConfig) -> None:
     """One job: from here on there are dataclasses only. A failed job of a sweep is marked, and the others go on."""
     register()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # a launcher's processes have no handler yet
     folder = Path(HydraConfig.get().runtime.output_dir)
     overrides = " ".join(HydraConfig.get().overrides.task)
     multirun = HydraConfig.get().mode is RunMode.MULTIRUN

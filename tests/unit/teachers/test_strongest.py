@@ -1,0 +1,83 @@
+"""Two samples of the strongest teacher in place of the set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tinyllm.config import AblationConfig, DataConfig, Engine, ExperimentConfig, PromptConfig, Source, TeacherConfig
+from tinyllm.data.minilab import explain, generate
+from tinyllm.errors import UserError
+from tinyllm.teachers.generate import run, stored
+from tinyllm.teachers.strongest import doubled, with_strongest_twice
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ExperimentConfig:
+    """Minilab's teachers, the weaker one first: wordy errs on a quarter of its free answers, terse on a tenth."""
+    return ExperimentConfig(
+        store=str(tmp_path / "store"),
+        data=DataConfig(name="minilab", source=Source.builtin),
+        teachers={
+            name: TeacherConfig(name=name, engine=Engine.scripted, model=name, prefix=f"{name}: ")
+            for name in ("wordy", "terse")
+        },
+        alpha={"wordy": 1.0, "terse": 0.5},
+        ablation=AblationConfig(name="no_diverse_teachers", strongest="valid"),
+    )
+
+
+def answer_freely(config: ExperimentConfig) -> None:
+    asked = replace(config, prompt=PromptConfig(teacher_forcing=False), ablation=AblationConfig())
+    asked.rationales.splits = ["valid"]
+    run(asked, generate(0), Console(quiet=True))
+
+
+def test_the_strongest_is_found_on_validation(config: ExperimentConfig) -> None:
+    answer_freely(config)
+    changed = with_strongest_twice(config, generate(0)["valid"])
+    assert list(changed.teachers) == ["terse", "terse_2"]
+    assert changed.alpha == {"terse": 0.5, "terse_2": 0.5}
+    first, second = changed.teachers.values()
+    assert (first.sample, second.sample) == (0, 1)
+    assert (second.stored_as, second.prefix) == ("terse", "terse again: ")
+    assert first == config.teachers["terse"], "its first texts are those that the store has already"
+    assert list(config.teachers) == ["wordy", "terse"], "the run's own configuration stays"
+
+
+def test_its_second_texts_are_others(config: ExperimentConfig) -> None:
+    questions = generate(0)
+    changed = doubled(config, "terse")
+    run(changed, questions, Console(quiet=True))
+    second = stored(changed, changed.teachers["terse_2"], "train")
+    assert all(second[q.id].text == explain(q, "terse", 1) for q in questions["train"])
+    differ = sum(second[q.id].text != explain(q, "terse", 0) for q in questions["train"])
+    assert differ > 0.9 * len(questions["train"])
+
+
+def test_without_answers_the_command_is_told(config: ExperimentConfig) -> None:
+    with pytest.raises(UserError, match=r"run 'tinyllm evaluate teacher=wordy evaluation\.split=valid'"):
+        with_strongest_twice(config, generate(0)["valid"])
+
+
+def test_a_name_needs_no_answers_and_must_be_in_the_set(config: ExperimentConfig) -> None:
+    named = replace(config, ablation=AblationConfig(strongest="wordy"))
+    assert list(with_strongest_twice(named, []).teachers) == ["wordy", "wordy_2"]
+    wrong = replace(config, ablation=AblationConfig(strongest="nobody"))
+    with pytest.raises(UserError, match=r"ablation\.strongest=nobody: expected valid or one of wordy, terse"):
+        with_strongest_twice(wrong, [])
+
+
+def test_a_greedy_model_is_sampled(config: ExperimentConfig) -> None:
+    """The second greedy text would be the first one again."""
+    model = TeacherConfig(name="m", engine=Engine.transformers, model="m", prefix="m: ", temperature=0.0)
+    first, second = doubled(replace(config, teachers={"m": model}), "m").teachers.values()
+    assert first.temperature == second.temperature > 0
+
+
+def test_other_ablations_change_nothing(config: ExperimentConfig) -> None:
+    plain = replace(config, ablation=AblationConfig())
+    assert with_strongest_twice(plain, []) is plain
