@@ -23,6 +23,7 @@ from tinyllm.config import Metric
 from tinyllm.evaluation import run_folder
 from tinyllm.evaluation.statistics import t_interval
 from tinyllm.reporting.cases import name, place, read_predictions
+from tinyllm.reporting.choose import choose, chosen
 
 log = logging.getLogger(__name__)
 
@@ -118,13 +119,10 @@ def _interval(runs: pd.DataFrame, metric: str) -> tuple[float, float, float]:
     return 100 * mean, 100 * max(low, 0.0), 100 * min(high, 1.0)
 
 
-def _best_by_validation(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Of the settings in every group, the runs of the one with the highest mean validation accuracy (then by name)."""
-    kept = []
-    for _, runs in frame.groupby(list(by), sort=False, dropna=False):
-        means = runs.groupby("setting")["valid_accuracy"].mean().fillna(-1.0).sort_index()
-        kept.append(runs[runs["setting"] == means.idxmax()])
-    return pd.concat(kept) if kept else frame
+def _best_by_validation(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of every method, and of every single teacher apart, the α that validation chose."""
+    parts = [chosen(runs, choose(runs)) for _, runs in frame.groupby("method_teacher", sort=False, dropna=False)]
+    return pd.concat(parts, ignore_index=True) if parts else frame
 
 
 _LINE = ["dataset", "student", "method", "ablation", "variant", "method_teacher"]
@@ -232,7 +230,7 @@ def _what(metric: str) -> str:
 def _train_size(frame: pd.DataFrame, metric: str) -> list[Figure]:
     ordinary = frame[frame["ablation"] == "none"]
     lines = ordinary[ordinary["method"].isin(["tinyllm", "step_by_step"])]
-    lines = _best_by_validation(lines, [*_LINE, "train_fraction"])
+    lines = _best_by_validation(lines)
     if lines.empty:
         return []
     several = lines.groupby(_LINE)["train_fraction"].transform("nunique") > 1
@@ -241,8 +239,7 @@ def _train_size(frame: pd.DataFrame, metric: str) -> list[Figure]:
     if not panels:
         return []
     full = _best_by_validation(
-        ordinary[(ordinary["method"] == "full_ft") & (ordinary["train_fraction"] == 1) & (ordinary["variant"] == "")],
-        _LINE,
+        ordinary[(ordinary["method"] == "full_ft") & (ordinary["train_fraction"] == 1) & (ordinary["variant"] == "")]
     )
     looks = _looks(lines)
     canvas, axes = _canvas(len(panels))
@@ -298,9 +295,9 @@ def _weighted(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame, list[str]]]:
     ]
     found = []
     for title, runs in _panels(ordinary):
-        sets = runs["teachers"].value_counts()
-        runs = runs[runs["teachers"] == sets.index[0]]
-        teachers = [t for t in str(sets.index[0]).split("+") if f"alpha/{t}" in runs]
+        # The largest set: a weight of 0 drops a teacher's stream, and is a point of its grid all the same.
+        largest = max(sorted(runs["teachers"].unique()), key=lambda teachers: str(teachers).count("+"))
+        teachers = [t for t in str(largest).split("+") if f"alpha/{t}" in runs]
         runs = runs.dropna(subset=[f"alpha/{t}" for t in teachers])
         if teachers and any(runs[f"alpha/{t}"].nunique() > 1 for t in teachers):
             found.append((title, runs, teachers))
@@ -388,7 +385,7 @@ def _alpha_grid(frame: pd.DataFrame, metric: str) -> list[Figure]:
     every = pd.concat([runs for _, runs, _ in panels])
     caption = (
         f"TinyLLM's mean test accuracy in percent, by {_what(metric)}, for every pair of α, {_seeds(every)} a cell. "
-        + (f"Hatched: {missing} pairs were not run or did not finish. " if missing else "")
+        + (f"Hatched: pairs that were not run or did not finish ({missing}). " if missing else "")
         + "Neighbouring cells differ by chance too: the intervals of figure 3 show how much."
     )
     return [Figure("fig3_alpha_grid", "Accuracy over the weights of both teachers", caption, canvas)]
@@ -399,10 +396,10 @@ def _alpha_grid(frame: pd.DataFrame, metric: str) -> list[Figure]:
 
 def _curves(frame: pd.DataFrame, metric: str) -> list[Figure]:
     """One figure a dataset and student."""
-    chosen = frame[(frame["ablation"] == "none") & (frame["train_fraction"] == 1)]
-    chosen = _best_by_validation(chosen, _LINE)
+    whole = frame[(frame["ablation"] == "none") & (frame["train_fraction"] == 1)]
+    whole = _best_by_validation(whole)
     found = []
-    for title, runs in _panels(chosen):
+    for title, runs in _panels(whole):
         logged = _metrics(runs)
         if logged.empty:
             continue
@@ -477,7 +474,7 @@ def _cost(frame: pd.DataFrame, metric: str) -> list[Figure]:
     if "train_tokens" not in frame:
         return []
     known = frame[frame["train_tokens"].fillna(0) > 0]
-    known = _best_by_validation(known, [*_LINE, "train_fraction"])
+    known = _best_by_validation(known)
     panels = _panels(known) if len(known) else []
     panels = [(title, runs) for title, runs in panels if runs["setting"].nunique() > 1]
     if not panels:
