@@ -72,7 +72,7 @@ def _results(found: Collected) -> pd.DataFrame:
 def _notes(found: Collected, tested: int, choices: Sequence[Choice]) -> list[str]:
     """What a reader should know of where the numbers come from."""
     notes = [
-        f"{len(found.frame)} runs; tables and figures are made from the {tested} that were evaluated on the test split.",
+        f"{len(found.frame)} runs; tables and figures are made from the {tested} that were evaluated on test.",
         "α, checkpoint and best teacher are chosen on validation; the test split was read once.",
     ]
     notes += [f"Chosen: {choice}." for choice in choices]

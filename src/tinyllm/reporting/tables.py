@@ -62,7 +62,7 @@ class _Column:
         return paper.TOTAL if self.total else "" if self.subset else self.datasets[0]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Row:
     label: str
     student: str
@@ -442,7 +442,7 @@ def comparisons(
         for dataset in dict.fromkeys(d for row in rows for d in row.runs["dataset"]):
             for against in (full, whole):
                 for row in rows:
-                    if against is None or row == against or (row is full and against is whole):
+                    if against is None or row is against or (row is full and against is whole):
                         continue
                     pair = study.answers.pair(row.on(dataset), against.on(dataset))
                     if pair is not None:
