@@ -289,7 +289,8 @@ def _identity(case: Case) -> tuple[str, str, int, str]:
 
 
 def _lot(case: Case) -> tuple[int, str]:
-    digest = hashlib.sha256("\n".join([case.dataset, case.student, str(case.seed), case.id]).encode()).hexdigest()
+    lot = "\n".join([case.dataset, case.student, str(case.seed), case.id])
+    digest = hashlib.sha256(lot.encode(errors="backslashreplace")).hexdigest()
     return -len({rationale.who for rationale in case.rationales}), digest
 
 

@@ -45,6 +45,7 @@ _STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.7,
     "legend.frameon": False,
     "pdf.fonttype": 42,
+    "text.parse_math": False,  # a "$" in a name is no formula
 }
 # Okabe and Ito's palette, which readers with any colour vision can tell apart; markers differ as well, for print.
 _BLACK, _GREY, _ORANGE, _SKY, _GREEN, _BLUE, _RED, _PINK = (
@@ -520,6 +521,7 @@ def _token_ticks(axis: Axes) -> None:
     if len(ticks) > 1:
         axis.xaxis.set_major_locator(FixedLocator(ticks))
         axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
 
 

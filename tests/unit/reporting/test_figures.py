@@ -247,6 +247,13 @@ def test_runs_as_the_stages_write_them(make_run: MakeRun, tmp_path: Path) -> Non
     assert [p[1] for p in first["TinyLLM"]] == pytest.approx(list(means))
 
 
+def test_names_are_no_formulas(tmp_path: Path) -> None:
+    rows = [run("tinyllm", a, dataset="$\\bad$", train_fraction=f) for f, a in ((0.5, 0.2), (1.0, 0.3))]
+    figure = drawn(rows)["fig2_train_size"]
+    save(figure, tmp_path)
+    assert figure.figure.axes[0].get_title() == "$\\bad$ · tiny"
+
+
 def test_saving_writes_print_quality_and_the_same_bytes_again(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         save(drawn(GRID)["fig3_alpha"], tmp_path / folder)
