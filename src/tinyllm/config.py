@@ -377,7 +377,7 @@ class ReportConfig:
     metric: Metric = Metric.accuracy
     """What tables, tests and figures compare; the other one has its own columns in results.csv."""
     resamples: int = 2000
-    """Of the paired bootstrap."""
+    """Of the paired bootstrap, at least: a table with many tests takes more."""
     seed: int = 0
     """Of the paired bootstrap."""
 

@@ -151,7 +151,7 @@ class _Study:
         stem = f"subset/{column.subset}/{self.metric}" if column.subset else str(self.metric)
         if stem not in runs or runs[stem].isna().all():
             return Cell(paper=reported)
-        runs = _distinct(runs[runs[stem].notna()])
+        runs = _distinct(runs[runs[stem].notna()], stem)
         value, low, high = interval(runs, stem)
         n = runs[f"subset/{column.subset}/n" if column.subset else "n"]
         sizes = "–".join(f"{size:g}" for size in dict.fromkeys([n.min(), n.max()]))
@@ -268,7 +268,7 @@ class _Study:
             return "Smallest difference that the test set could show: unknown without predictions of two methods."
         return (
             f"Smallest difference that the test set could show (exact McNemar test at level {LEVEL:g} with power "
-            f"{POWER:g}, one run each): {'; '.join(parts)}."
+            f"{POWER:g}, each question once; the spread between seeds comes on top): {'; '.join(parts)}."
         )
 
 
@@ -547,12 +547,12 @@ def p_text(p: float) -> str:
 def _averaged(runs: pd.DataFrame, column: str) -> Cell:
     if column not in runs or runs[column].isna().all():
         return Cell()
-    return Cell(*interval(_distinct(runs[runs[column].notna()]), column))
+    return Cell(*interval(_distinct(runs[runs[column].notna()], column), column))
 
 
-def _distinct(runs: pd.DataFrame) -> pd.DataFrame:
-    """Seeds of a model that nothing has trained are one measurement, told several times, where all scores are equal."""
-    same = runs[["n", "accuracy", "unparsed"]].drop_duplicates()
+def _distinct(runs: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Seeds of a model that nothing has trained are one measurement, told several times, if their scores are equal."""
+    same = runs[["n", column]].drop_duplicates()
     return runs.iloc[:1] if len(same) == 1 and (runs["train_examples"] == 0).all() else runs
 
 

@@ -230,6 +230,24 @@ def test_teachers_have_rows_of_their_own(make_run: MakeRun, tmp_path: Path) -> N
     assert not teacher.best and cell(table, "terse (teacher)", "minilab").missing
 
 
+def test_untrained_students_of_several_seeds_count_where_they_differ(make_run: MakeRun, tmp_path: Path) -> None:
+    """Random weights are others with every seed; by generation all say nothing, by ranking they differ."""
+    for seed, ranked in enumerate((0.2, 0.3, 0.4)):
+        scores = {"accuracy_ranked": ranked, "accuracy_ranked_low": 0.0, "accuracy_ranked_high": 1.0}
+        make_run(
+            "inference", seed=seed, right=first(0), valid=None,
+            config=lambda c: replace(c, method=replace(c.method, train=False)),
+            result={"train_examples": 0, **scores},
+        )  # fmt: skip
+    frame, choices = made(tmp_path)
+    (greedy,) = table1(frame, choices, Metric.accuracy)
+    nothing = cell(greedy, "Inference", "minilab")
+    assert (nothing.low, nothing.high) == pytest.approx(wilson_interval(0, 40))
+    (ranked_table,) = table1(frame, choices, Metric.accuracy_ranked)
+    spread = cell(ranked_table, "Inference", "minilab")
+    assert (spread.value, spread.low) == pytest.approx((0.3, 0.3 - 0.24841), abs=1e-4)
+
+
 def test_deviations_are_told_once(make_run: MakeRun, tmp_path: Path) -> None:
     for seed in range(2):
         make_run("tinyllm", seed=seed, config=longer)
