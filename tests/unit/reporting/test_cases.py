@@ -107,7 +107,7 @@ def test_kinds(
         run(tmp_path, "tinyllm", [said("q", "oak")], teachers="terse+wordy", ablation="no_in_context"),
         run(tmp_path, "full_ft", [said("q", full_ft)]),
         run(tmp_path, "step_by_step", [said("q", step_by_step)], teachers="wordy"),
-        run(tmp_path, "teacher", [said("q", teacher)], student="wordy"),
+        run(tmp_path, "teacher", [said("q", teacher)], student="wordy", teachers="wordy"),
     ]
     (case,) = cases(pd.DataFrame(rows), Metric.accuracy)
     assert case.kinds == kinds
