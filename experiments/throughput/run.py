@@ -27,7 +27,7 @@ from tinyllm.config import DataConfig, Reduction, Source
 from tinyllm.data import minilab, release
 from tinyllm.data.datamodule import MicroBatch, StreamDataset, question_batches
 from tinyllm.data.questions import load_questions
-from tinyllm.data.streams import Stream
+from tinyllm.data.streams import Stream, whole
 from tinyllm.data.tokens import SourceTokens, tokenize
 from tinyllm.prompts import student_source
 from tinyllm.student import models
@@ -56,12 +56,14 @@ class Case:
             texts = {voice: {q.id: minilab.explain(q, voice) for q in self.questions} for voice in ("terse", "wordy")}
             streams = [("terse", "terse: "), ("wordy", "wordy: ")]
         self.questions = [q for q in self.questions if all(q.id in texts[name] for name, _ in streams)]
-        self.streams = [Stream("answer", "predict: ", 1.0, {q.id: q.answer for q in self.questions})]
+        self.streams = [Stream("answer", "predict: ", 1.0, whole({q.id: q.answer for q in self.questions}))]
         self.streams += [
-            Stream(name, prefix, 1.0, {q.id: texts[name][q.id] for q in self.questions}) for name, prefix in streams
+            Stream(name, prefix, 1.0, whole({q.id: texts[name][q.id] for q in self.questions}))
+            for name, prefix in streams
         ]
         corpus = ["".join(student_source(q, "")) for q in self.questions]
-        corpus += [text for stream in self.streams for text in (*stream.targets.values(), stream.prefix)]
+        taught = [[text for ((text, _),) in stream.targets.values()] for stream in self.streams]
+        corpus += [text for stream, own in zip(self.streams, taught, strict=True) for text in (*own, stream.prefix)]
         self.model: T5ForConditionalGeneration
         self.tokenizer: PreTrainedTokenizerBase
         if student is None:
@@ -71,8 +73,8 @@ class Case:
         end = self.tokenizer.eos_token_id
         self.sources = SourceTokens(self.questions, self.tokenizer, 1024, cache)
         self.targets: list[dict[str, tuple[int, ...]]] = []
-        for stream in self.streams:
-            ids = tokenize(list(stream.targets.values()), self.tokenizer, cache)
+        for stream, own in zip(self.streams, taught, strict=True):
+            ids = tokenize(own, self.tokenizer, cache)
             self.targets.append({i: (*text, end) for i, text in zip(stream.targets, ids, strict=True)})
         self.cache = cache
 
@@ -144,7 +146,8 @@ def our_dataset(case: Case) -> StreamDataset:
     """The product's dataset over the case's streams."""
     start = case.model.config.decoder_start_token_id
     return StreamDataset(
-        [q.id for q in case.questions], case.sources, case.streams, case.targets,
+        [q.id for q in case.questions], case.sources, case.streams,
+        [{i: [(ids, 1.0)] for i, ids in targets.items()} for targets in case.targets],
         reduction=Reduction.example, collate=lambda pairs: collate(pairs, start_id=start),
     )  # fmt: skip
 

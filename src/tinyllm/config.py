@@ -390,6 +390,8 @@ class PredictConfig:
     question: str = MISSING
     choices: list[str] = MISSING
     context: str = ""
+    rationale: str = ""
+    """A teacher's text on the question, for a student that reads one beside it (method pinto)."""
     max_rationale_tokens: int = 128
 
 

@@ -12,6 +12,8 @@ THINK = "Let's think step by step."
 """What stands before every rationale (Kojima et al., 2022; paper, section 3.2)."""
 
 EXPLAIN = "Explain step by step why the answer given to the question is right."
+RATIONALE_LABEL = "\nRationale:"
+"""What stands between the options of a student's source and a rationale."""
 SOLVE = "Answer the question. Think step by step, and end with: The answer is (letter) option."
 
 
@@ -64,14 +66,21 @@ def options(choices: Sequence[str]) -> str:
     return "\n".join(["Answer Choices:", *(f"{letter(i)} {choice}" for i, choice in enumerate(choices))])
 
 
-def student_source(question: Question, prefix: str) -> tuple[str, str, str]:
-    """What the student's encoder reads, in three parts to be concatenated: prefix, context, question with options.
+def student_source(question: Question, prefix: str, rationale: str = "") -> tuple[str, str, str, str]:
+    """What the student's encoder reads, in four parts to be concatenated: prefix, context, question, rationale.
 
-    The context (with its newline) is the only part that may be shortened, from its end, when the whole is too long;
-    it is empty where the question has none.
+    The question stands with its options and is never shortened. When the whole is too long, the context (with its
+    newline) gives way first and the rationale (` ...` behind `RATIONALE_LABEL`) after it, each from its end; both are
+    empty where there is none.
+
+    Args:
+        question: the question.
+        prefix: of the stream, with its trailing space.
+        rationale: a teacher's text that the student reads beside the question (PINTO); empty for none.
     """
     context = f"{question.context}\n" if question.context else ""
-    return prefix, context, f"{question.question}\n{options(question.choices)}"
+    tail = f"{RATIONALE_LABEL} {rationale}" if rationale.strip() else ""
+    return prefix, context, f"{question.question}\n{options(question.choices)}", tail
 
 
 def teacher_prompt(question: Question, examples: Sequence[Example], *, teacher_forcing: bool) -> str:

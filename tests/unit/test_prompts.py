@@ -132,6 +132,16 @@ def test_a_student_source_joins_prefix_context_and_question() -> None:
         "predict: The liver is the largest inner organ.\nIs the liver an organ?\nAnswer Choices:\n(a) yes\n(b) no"
     )
     assert parts[1] == "The liver is the largest inner organ.\n"
+    assert parts[3] == ""
+
+
+def test_a_rationale_stands_below_the_options() -> None:
+    parts = student_source(QUESTIONS["bioasq"], "predict: ", "Organs do a job. So yes.")
+    assert "".join(parts) == (
+        "predict: The liver is the largest inner organ.\nIs the liver an organ?\nAnswer Choices:\n(a) yes\n(b) no"
+        "\nRationale: Organs do a job. So yes."
+    )
+    assert student_source(QUESTIONS["bioasq"], "predict: ", " \n")[3] == ""
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tinyllm.config import EvaluateConfig, ExperimentConfig, TeacherConfig
 from tinyllm.data.questions import load_questions
-from tinyllm.data.streams import Stream, answer_prefix
+from tinyllm.data.streams import Stream, answer_prefix, whole
 from tinyllm.errors import UserError
 from tinyllm.evaluation import run_folder
 from tinyllm.evaluation.evaluate import Evaluation, check_split, evaluate, make_result
@@ -23,6 +23,7 @@ from tinyllm.records import Prediction, Split
 from tinyllm.student import models
 from tinyllm.student.training import resolve_precision
 from tinyllm.teachers.generate import run, stored
+from tinyllm.teachers.texts import source_rationales
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +52,13 @@ def main(config: EvaluateConfig, _: Path) -> None:
             log.info("student.pretrained is null: random weights are evaluated")
         folder = Path(config.output or f"runs/evaluate/{run_folder.hash_of(chosen)}").expanduser()
     questions = load_questions(chosen.data)
+    split: Split = chosen.evaluation.split  # type: ignore[assignment]
+    reader = run_folder.as_trained(chosen, Path(config.run).expanduser()) if config.run is not None else chosen
+    rationales = source_rationales(reader, questions[split], split)
     if config.run is None:
-        answers = Stream("answer", answer_prefix(chosen.method), 1.0, {q.id: q.answer for q in questions["train"]})
+        answers = Stream(
+            "answer", answer_prefix(chosen.method), 1.0, whole({q.id: q.answer for q in questions["train"]})
+        )
         model, tokenizer = models.load(chosen.student, questions["train"], [answers])
     taught = run_folder.taught_teachers(Path(config.run).expanduser()) if config.run is not None else {}
     streams = [Stream(name, prefix, chosen.alpha.get(name, 1.0), {}) for name, prefix in taught.items()]
@@ -61,7 +67,7 @@ def main(config: EvaluateConfig, _: Path) -> None:
     evaluation = evaluate(
         model.to(device),  # type: ignore[arg-type]
         tokenizer,
-        questions[chosen.evaluation.split],  # type: ignore[index]
+        questions[split],
         prefix=answer_prefix(chosen.method),
         voices={stream.name: stream.prefix for stream in streams} if config.evaluation.rationales else {},
         max_source_length=chosen.student.max_source_length,
@@ -69,6 +75,7 @@ def main(config: EvaluateConfig, _: Path) -> None:
         batch_size=config.evaluation.batch_size,
         precision=resolve_precision(config.trainer.precision, config.trainer.accelerator),
         cache=Path(config.cache).expanduser(),
+        rationales=rationales,
     )
     result = make_result(
         chosen, evaluation, streams, run_folder.hash_of(chosen), None, evaluation.seconds,
@@ -119,10 +126,15 @@ def evaluate_teacher(config: EvaluateConfig, teacher: TeacherConfig) -> None:
 
 
 def _of_run(config: EvaluateConfig, folder: Path, overrides: list[str]) -> ExperimentConfig:
-    """The run's configuration, with the evaluation settings of this call, and its data where the call names some."""
+    """The run's configuration, with this call's evaluation settings, and its data and store where it names them."""
     theirs = run_folder.read_config(folder)
-    names_data = any(override.lstrip("+").startswith(("data=", "data.")) for override in overrides)
-    return replace(theirs, evaluation=config.evaluation, data=config.data if names_data else theirs.data)
+    named = [override.lstrip("+") for override in overrides]
+    return replace(
+        theirs,
+        evaluation=config.evaluation,
+        data=config.data if any(name.startswith(("data=", "data.")) for name in named) else theirs.data,
+        store=config.store if any(name.startswith("store=") for name in named) else theirs.store,
+    )
 
 
 def _name(config: ExperimentConfig) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tinyllm.config import ExportConfig
-from tinyllm.data.streams import answer_prefix
+from tinyllm.data.streams import answer_prefix, single_teacher
 from tinyllm.errors import UserError
 from tinyllm.evaluation import run_folder
 
@@ -34,10 +34,13 @@ def main(config: ExportConfig, _: Path) -> None:
         loader=PackageLoader("tinyllm", "reporting/templates"), undefined=StrictUndefined, trim_blocks=True
     ).get_template("model_card.md.jinja")
     shutil.copytree(student, output, dirs_exist_ok=True)
+    if (run / run_folder.ADAPTER).is_dir():
+        shutil.copytree(run / run_folder.ADAPTER, output / "adapter", ignore=shutil.ignore_patterns("README.md"))
     text = card.render(
         config=stored,
         result=result,
         answer_prefix=answer_prefix(stored.method),
+        reader=single_teacher(stored.method, stored.teachers) if stored.method.source_rationale else None,
         teachers=[(name, prefix, stored.alpha.get(name, 1.0)) for name, prefix in taught.items()],
     )
     (output / "README.md").write_text(text)

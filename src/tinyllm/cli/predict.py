@@ -22,6 +22,13 @@ def main(config: PredictConfig, _: Path) -> None:
     stored = run_folder.read_config(run)
     if len(config.choices) < 2 or not config.question.strip():
         raise UserError("predict: expected question='...' and choices=[first, second, ...] with two options or more")
+    reads = stored.method.source_rationale
+    if reads != bool(config.rationale.strip()):
+        expected = "a teacher's text, since this student reads one beside the question" if reads else "none"
+        raise UserError(
+            f"predict: expected rationale='...' to be {expected} (method={stored.method.name}), "
+            f"found {'none' if reads else 'one'}: {'give' if reads else 'leave out'} rationale='...'"
+        )
     if not (run / run_folder.STUDENT).is_dir():
         raise UserError(f"{run}: expected a finished run with {run_folder.STUDENT}, found none: run 'tinyllm train'")
     model, tokenizer = models.load_pretrained(str(run / run_folder.STUDENT))
@@ -29,7 +36,13 @@ def main(config: PredictConfig, _: Path) -> None:
     # The answer is unknown; a question record wants one of the options, and nothing below reads it.
     question = Question("asked", config.question, tuple(config.choices), config.choices[0], config.context)
     cache = Path(stored.cache).expanduser()
-    sources = SourceTokens([question], tokenizer, stored.student.max_source_length, cache)
+    sources = SourceTokens(
+        [question],
+        tokenizer,
+        stored.student.max_source_length,
+        cache,
+        {question.id: config.rationale} if reads else None,
+    )
     batches = question_batches(
         [question], sources, tokenizer, prefix=answer_prefix(stored.method), batch_size=1, cache=cache
     )

@@ -18,17 +18,18 @@ from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
 from tinyllm.config import ExperimentConfig, deviations
 from tinyllm.data.datamodule import QuestionDataModule
 from tinyllm.data.questions import load_questions
-from tinyllm.data.streams import Stream, answer_prefix, build_streams
+from tinyllm.data.streams import Stream, answer_prefix, build_streams, single_teacher
 from tinyllm.errors import UserError
 from tinyllm.evaluation import run_folder
 from tinyllm.evaluation.evaluate import Evaluation, check_split, evaluate, make_result
 from tinyllm.records import SPLITS, Question, Result, Split
 from tinyllm.student import models
+from tinyllm.student.adapters import add_adapters, save_and_merge
 from tinyllm.student.encoder_decoder import collate
 from tinyllm.student.module import StudentModule
 from tinyllm.student.training import Fit, fit, resolve_precision
 from tinyllm.teachers.strongest import with_strongest_twice
-from tinyllm.teachers.texts import training_texts
+from tinyllm.teachers.texts import option_scores, source_rationales, teacher_answers, training_texts
 
 log = logging.getLogger(__name__)
 
@@ -54,33 +55,39 @@ def main(config: ExperimentConfig, folder: Path) -> None:
     started = time.perf_counter()
     questions = load_questions(config.data)
     composed, config = config, with_strongest_twice(config, questions["valid"])
-    texts = training_texts(config, questions["train"]) if config.method.train else {}
-    streams = build_streams(
-        config.method, config.teachers, config.alpha, config.ablation.drop, questions["train"], texts
-    )  # fmt: skip
+    split: Split = config.evaluation.split  # type: ignore[assignment]
+    read: set[Split] = {"train", "valid", split} if config.method.train else {"train", split}
+    rationales = {name: source_rationales(config, questions[name], name) for name in SPLITS if name in read}
+    streams = taught_streams(config, questions["train"])
     run_folder.write_config(composed, folder)
     (folder / "error.txt").unlink(missing_ok=True)
     log.info("run folder: %s", folder)
     describe(config, questions, streams)
     seed_everything(config.seed, verbose=False)
-    model, tokenizer = models.load(config.student, questions["train"], streams)
+    model, tokenizer = models.load(config.student, questions["train"], streams, rationales["train"])
+    wanted = config.method.lora if config.method.train else None
+    adapters = add_adapters(model, wanted) if wanted is not None else None
     models.prepare(model, accelerator=config.trainer.accelerator)
     loggers = make_loggers(config, folder, digest)
     trained: Fit | None = None
     if config.method.train:
-        trained, trainer, model = run_training(config, folder, questions, streams, model, tokenizer, loggers)
+        trained, trainer, model = run_training(
+            config, folder, questions, streams, rationales, model, tokenizer, loggers
+        )
         if not trainer.is_global_zero:
             return
+        if adapters is not None:
+            model = save_and_merge(adapters, model, folder / run_folder.ADAPTER)
     models.save(model, tokenizer, folder / run_folder.STUDENT)
 
-    split: Split = config.evaluation.split  # type: ignore[assignment]
     device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
     evaluation = evaluate(
         model.to(device),  # type: ignore[arg-type]
         tokenizer,
         questions[split],
         prefix=answer_prefix(config.method),
-        voices={stream.name: stream.prefix for stream in streams[1:]} if config.evaluation.rationales else {},
+        voices={s.name: s.prefix for s in streams if s.name in config.teachers} if config.evaluation.rationales else {},
+        rationales=rationales[split],
         max_source_length=config.student.max_source_length,
         max_rationale_tokens=config.evaluation.max_rationale_tokens,
         batch_size=config.evaluation.batch_size,
@@ -98,6 +105,19 @@ def main(config: ExperimentConfig, folder: Path) -> None:
     log.info("%s (%.0f s in all)", run_folder.summary(result, folder), time.perf_counter() - started)
 
 
+def taught_streams(config: ExperimentConfig, questions: Sequence[Question]) -> list[Stream]:
+    """The method's streams on the training questions, with what the store holds for them."""
+    parts = (config.method, config.teachers, config.alpha, config.ablation.drop, questions)
+    if not config.method.train:
+        return build_streams(*parts, {})
+    return build_streams(
+        *parts,
+        training_texts(config, questions),
+        answers=teacher_answers(config, questions),
+        scores=option_scores(config, questions),
+    )
+
+
 def describe(config: ExperimentConfig, questions: dict[Split, list[Question]], streams: Sequence[Stream]) -> None:
     """Say what the run is made of."""
     counts = ", ".join(f"{len(questions[split])} {split}" for split in SPLITS)
@@ -106,11 +126,19 @@ def describe(config: ExperimentConfig, questions: dict[Split, list[Question]], s
         log.info("not the paper's: %s is %s (paper: %s)", key, own, paper)
     for stream in streams:
         log.info(
-            "stream %s: weight %g, prefix %r, %d targets",
+            "stream %s: weight %g, prefix %r, %d targets%s",
             stream.name,
             stream.weight,
             stream.prefix,
             len(stream.targets),
+            f", {stream.mask:.0%} of the rationale in the source masked" if stream.mask else "",
+        )
+    if config.method.source_rationale:
+        log.info("every source holds the rationale of %s", single_teacher(config.method, config.teachers))
+    if config.method.lora is not None and config.method.train:
+        lora = config.method.lora
+        log.info(
+            "adapters of rank %d on %s are trained in place of the weights", lora.r, ", ".join(lora.target_modules)
         )
 
 
@@ -119,6 +147,7 @@ def run_training(
     folder: Path,
     questions: dict[Split, list[Question]],
     streams: Sequence[Stream],
+    rationales: dict[Split, dict[str, str]],
     model: T5ForConditionalGeneration,
     tokenizer: PreTrainedTokenizerBase,
     loggers: Sequence[Logger],
@@ -140,11 +169,13 @@ def run_training(
         answer_prefix=answer_prefix(config.method),
         evaluation_batch_size=config.evaluation.batch_size,
         cache=Path(config.cache).expanduser(),
+        rationales=rationales,
     )
     for name, count in data.truncated.items():
         if count:
             log.info(
-                "stream %s: the context of %d training questions is shortened to fit %d tokens",
+                "stream %s: the context (or the rationale beside it) of %d training questions is shortened to fit %d "
+                "tokens",
                 name,
                 count,
                 config.student.max_source_length,

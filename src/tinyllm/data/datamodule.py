@@ -29,6 +29,7 @@ class MicroBatch:
     """All questions of the optimizer step."""
     parts: int
     """Into how many micro-batches (processes times accumulation) the step is split."""
+    epoch: int = 0
 
 
 class StepSampler(Sampler[MicroBatch]):
@@ -105,10 +106,14 @@ class StepSampler(Sampler[MicroBatch]):
         done = self.resume_at[1] if self.epoch == self.resume_at[0] else 0
         for step in self.steps()[done:]:
             for turn in range(self.accumulate):
-                yield MicroBatch(step[turn * self.world + self.rank :: parts], step, parts)
+                yield MicroBatch(step[turn * self.world + self.rank :: parts], step, parts, self.epoch)
 
     def __len__(self) -> int:
         return -(-len(self.lengths) // self.batch_size) * self.accumulate
+
+
+TargetIds = Sequence[tuple[Sequence[int], float]]
+"""`streams.Texts` in tokens: ids with the end token, and the share of each text."""
 
 
 class StreamDataset(Dataset[Any]):
@@ -118,11 +123,12 @@ class StreamDataset(Dataset[Any]):
         question_ids: training questions in order.
         sources: their source tokens.
         streams: what is taught; the index of a stream is its number in the batch.
-        targets: for each stream, question id -> target token ids with the end token.
-        reduction: `example`: a token weighs 1 / (tokens of its target * questions of the step); a question without a
-            target in a stream counts as a loss of 0 there (equation 4 divides by N). `token`: 1 / (target tokens of the
-            stream in the step).
+        targets: for each stream, question id -> texts as token ids with the end token, and their shares.
+        reduction: `example`: a token weighs share / (tokens of its text * questions of the step); a question without a
+            target in a stream counts as a loss of 0 there (equation 4 divides by N). `token`: share / (target tokens of
+            the stream in the step, each times its share).
         collate: makes the student's batch of pairs.
+        seed: of the masks, which are drawn anew every epoch.
     """
 
     def __init__(
@@ -130,10 +136,11 @@ class StreamDataset(Dataset[Any]):
         question_ids: Sequence[str],
         sources: SourceTokens,
         streams: Sequence[Stream],
-        targets: Sequence[Mapping[str, Sequence[int]]],
+        targets: Sequence[Mapping[str, TargetIds]],
         *,
         reduction: Reduction,
         collate: Callable[[Sequence[Pair]], Any],
+        seed: int = 0,
     ) -> None:
         self.question_ids = question_ids
         self.sources = sources
@@ -141,12 +148,13 @@ class StreamDataset(Dataset[Any]):
         self.targets = targets
         self.reduction = reduction
         self.collate = collate
+        self.seed = seed
 
     def lengths(self) -> list[int]:
         """Target and source tokens of each question, over all streams."""
         return [
             sum(
-                len(self.sources.source(i, stream.prefix)) + len(targets[i])
+                len(self.sources.source(i, stream.prefix)) + sum(len(ids) for ids, _ in targets[i])
                 for stream, targets in zip(self.streams, self.targets, strict=True)
                 if i in targets
             )
@@ -163,21 +171,27 @@ class StreamDataset(Dataset[Any]):
         pairs: list[Pair] = []
         for number, (stream, targets) in enumerate(zip(self.streams, self.targets, strict=True)):
             step_ids = [self.question_ids[i] for i in micro.step_examples]
-            step_tokens = sum(len(targets[i]) for i in step_ids if i in targets)
+            step_tokens = sum(share * len(ids) for i in step_ids if i in targets for ids, share in targets[i])
             for index in taught or [next(i for i in everyone if self._is_taught(i))]:
                 question_id = self.question_ids[index]
                 if question_id not in targets:
                     continue
-                ids = tuple(targets[question_id])
-                if empty:
-                    weight = 0.0
-                elif self.reduction is Reduction.example:
-                    weight = stream.weight * micro.parts / (len(ids) * len(step_ids))
-                else:
-                    weight = stream.weight * micro.parts / step_tokens
-                source = self.sources.source(question_id, stream.prefix)
-                pairs.append(Pair(source, (TargetText(ids, number, weight),)))
+                texts: list[TargetText] = []
+                for ids, share in targets[question_id]:
+                    if empty:
+                        weight = 0.0
+                    elif self.reduction is Reduction.example:
+                        weight = stream.weight * share * micro.parts / (len(ids) * len(step_ids))
+                    else:
+                        weight = stream.weight * share * micro.parts / step_tokens
+                    texts.append(TargetText(tuple(ids), number, weight, share))
+                pairs.append(Pair(self._source(question_id, stream, micro.epoch), tuple(texts)))
         return self.collate(pairs)
+
+    def _source(self, question_id: str, stream: Stream, epoch: int) -> tuple[int, ...]:
+        if stream.mask:
+            return self.sources.masked(question_id, stream.prefix, stream.mask, f"{self.seed}/{epoch}")
+        return self.sources.source(question_id, stream.prefix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,10 +264,11 @@ class QuestionDataModule(LightningDataModule):
         accumulate: forward passes an optimizer step.
         shuffle: order of training questions.
         group_by_length: see `StepSampler`.
-        seed: of the order.
+        seed: of the order and of the masks.
         answer_prefix: source prefix of validation questions.
         evaluation_batch_size: validation questions a forward pass.
         cache: folder of tokenized texts.
+        rationales: by split, question id -> text that stands in the question's source (PINTO).
     """
 
     def __init__(
@@ -274,21 +289,23 @@ class QuestionDataModule(LightningDataModule):
         answer_prefix: str,
         evaluation_batch_size: int,
         cache: Path,
+        rationales: Mapping[Split, Mapping[str, str]] | None = None,
     ) -> None:
         super().__init__()
         train = questions["train"]
+        beside = rationales or {}
         end = tokenizer.eos_token_id
-        self.train_sources = SourceTokens(train, tokenizer, max_source_length, cache)
+        self.train_sources = SourceTokens(train, tokenizer, max_source_length, cache, beside.get("train"))
         self.truncated = {stream.name: len(self.train_sources.truncated(stream.prefix)) for stream in streams}
-        """Training questions whose context is shortened, by stream."""
+        """Training questions whose context or rationale is shortened, by stream."""
         self.cut_targets: dict[str, int] = {}
         """Target texts longer than `max_target_length`, by stream."""
-        targets: list[dict[str, tuple[int, ...]]] = []
+        targets: list[dict[str, list[tuple[tuple[int, ...], float]]]] = []
         for stream in streams:
-            ids = tokenize(list(stream.targets.values()), tokenizer, cache)
+            ids = tokenize([text for texts in stream.targets.values() for text, _ in texts], tokenizer, cache)
             self.cut_targets[stream.name] = sum(len(text) >= max_target_length for text in ids)
-            texts = zip(stream.targets, ids, strict=True)
-            targets.append({i: (*text[: max_target_length - 1], end) for i, text in texts})
+            in_order = iter((*text[: max_target_length - 1], end) for text in ids)
+            targets.append({i: [(next(in_order), share) for _, share in t] for i, t in stream.targets.items()})
         self.dataset = StreamDataset(
             [question.id for question in train],
             self.train_sources,
@@ -296,6 +313,7 @@ class QuestionDataModule(LightningDataModule):
             targets,
             reduction=reduction,
             collate=collate,
+            seed=seed,
         )
         self.sampler = StepSampler(
             self.dataset.lengths(),
@@ -305,7 +323,7 @@ class QuestionDataModule(LightningDataModule):
             shuffle=shuffle,
             group_by_length=group_by_length,
         )
-        valid_sources = SourceTokens(questions["valid"], tokenizer, max_source_length, cache)
+        valid_sources = SourceTokens(questions["valid"], tokenizer, max_source_length, cache, beside.get("valid"))
         self.valid_batches = question_batches(
             questions["valid"],
             valid_sources,

@@ -8,11 +8,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tinyllm.config import MethodConfig, Target, TeacherConfig, WhichTeachers
+from tinyllm.config import MethodConfig, StreamConfig, Target, TeacherConfig, WhichTeachers
 from tinyllm.errors import UserError
 from tinyllm.records import Question
 
 log = logging.getLogger(__name__)
+
+
+Texts = tuple[tuple[str, float], ...]
+"""What one question's target is: texts with their shares, which add up to 1. Never empty, nor is a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +24,21 @@ class Stream:
     """One term of equation 2."""
 
     name: str
-    """`answer`, or the teacher's name."""
+    """As in the method, or the teacher's name where it teaches a teacher's rationales."""
     prefix: str
     """Source prefix, with its trailing space."""
     weight: float
-    """Factor in the summed loss: 1 for answers, α for a teacher."""
-    targets: dict[str, str]
-    """Question id -> target text; never an empty text. A question without one is left out of the stream."""
+    """Factor in the summed loss; of a rationale stream, times α."""
+    targets: dict[str, Texts]
+    """Question id -> texts; a question without one is left out of the stream. The loss of several texts is the sum of
+    their cross-entropies, each times its share."""
+    mask: float = 0.0
+    """Share of the tokens of the source's rationale that are masked."""
+
+
+def whole(texts: Mapping[str, str]) -> dict[str, Texts]:
+    """Targets of one text a question."""
+    return {question_id: ((text, 1.0),) for question_id, text in texts.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +51,13 @@ class TargetText:
     """Index of its stream; for ranking, of its option."""
     weight: float = 0.0
     """Factor of each of its tokens in the summed loss."""
+    share: float = 1.0
+    """Part that it has in its question's target; the texts of one pair add up to 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One source and the targets that are decoded from it (one in training, every option in ranking)."""
+    """One source and the targets that are decoded from it (one or some options in training, all in ranking)."""
 
     source: tuple[int, ...]
     targets: tuple[TargetText, ...]
@@ -51,6 +65,25 @@ class Pair:
     @property
     def target_length(self) -> int:
         return sum(len(target.ids) for target in self.targets)
+
+
+def single_teacher(method: MethodConfig, teachers: Mapping[str, TeacherConfig]) -> str:
+    """Name of the teacher of a single-teacher method: `method.teacher`, or the set's first.
+
+    Raises:
+        UserError: for a `method.teacher` outside of the set, or an empty set.
+    """
+    if method.teacher is not None and method.teacher not in teachers:
+        raise UserError(f"method.teacher={method.teacher}: expected one of {', '.join(teachers) or 'none'}")
+    if not teachers:
+        raise UserError(f"method={method.name}: expected a teacher in the set, found none: choose teachers=...")
+    return method.teacher or next(iter(teachers))
+
+
+def reads_one_teacher(method: MethodConfig) -> bool:
+    """Whether a method takes answers, option scores or source rationales from `single_teacher`."""
+    kinds = (Target.teacher_answer, Target.teacher_options)
+    return method.source_rationale or any(s.target in kinds and s.weight != 0 for s in method.streams.values())
 
 
 def chosen_teachers(
@@ -69,16 +102,14 @@ def chosen_teachers(
     wrong = [name for name, weight in alpha.items() if not (math.isfinite(weight) and weight >= 0)]
     if wrong:
         raise UserError(f"alpha.{wrong[0]}: expected a weight of 0 or more, found {alpha[wrong[0]]}")
-    if method.teacher is not None and method.teacher not in teachers:
-        raise UserError(f"method.teacher={method.teacher}: expected one of {', '.join(teachers) or 'none'}")
+    if method.teacher is not None:
+        single_teacher(method, teachers)
     wanted: set[str] = set()
     for stream in method.streams.values():
         if stream.target is Target.rationale and stream.teachers is WhichTeachers.all:
             wanted.update(teachers)
         elif stream.target is Target.rationale and stream.teachers is WhichTeachers.one:
-            if not teachers:
-                raise UserError(f"method={method.name}: expected a teacher in the set, found none: choose teachers=...")
-            wanted.add(method.teacher or next(iter(teachers)))
+            wanted.add(single_teacher(method, teachers))
     return [name for name in teachers if name in wanted and name not in drop and alpha.get(name, 1.0) > 0]
 
 
@@ -101,6 +132,9 @@ def build_streams(
     drop: Sequence[str],
     questions: Sequence[Question],
     rationales: Mapping[str, Mapping[str, str]],
+    *,
+    answers: Mapping[str, str] | None = None,
+    scores: Mapping[str, Sequence[float]] | None = None,
 ) -> list[Stream]:
     """The streams of a method on these questions.
 
@@ -111,21 +145,28 @@ def build_streams(
         drop: teachers that an ablation leaves out.
         questions: training questions.
         rationales: by teacher, question id -> text that may be trained on.
+        answers: question id -> option that the single teacher chose itself; only streams of `teacher_answer` read it.
+        scores: question id -> the single teacher's score of every option, as mean token log-likelihoods in nats; only
+            streams of `teacher_options` read it.
 
     Raises:
-        UserError: as `chosen_teachers`, or when two streams share a prefix.
+        UserError: as `chosen_teachers`, for a stream whose settings can't work, or when a rationale stream has the
+            prefix of another stream.
     """
     active = chosen_teachers(method, teachers, alpha, drop)
     streams: list[Stream] = []
     for name, spec in method.streams.items():
         if spec.weight == 0:
             continue
-        if spec.target is Target.answer:
-            streams.append(Stream(name, spec.prefix, spec.weight, {q.id: q.answer for q in questions}))
+        _check_stream(method, name, spec)
+        if spec.target is not Target.rationale:
+            targets = _option_targets(name, spec, questions, answers or {}, scores or {})
+            if targets:
+                streams.append(Stream(name, spec.prefix, spec.weight, targets, spec.mask))
             continue
         for teacher in active:
             texts = rationales.get(teacher, {})
-            targets = {q.id: texts[q.id] for q in questions if texts.get(q.id, "").strip()}
+            targets = whole({q.id: texts[q.id] for q in questions if texts.get(q.id, "").strip()})
             if not targets:
                 log.warning("teacher %s has no usable rationale for these questions: its stream is not built", teacher)
                 continue
@@ -134,11 +175,59 @@ def build_streams(
                     "teacher %s: %d of %d training questions have no usable rationale and are left out of its stream",
                     teacher, len(questions) - len(targets), len(questions),
                 )  # fmt: skip
-            streams.append(Stream(teacher, teachers[teacher].prefix, spec.weight * alpha.get(teacher, 1.0), targets))
+            weight = spec.weight * alpha.get(teacher, 1.0)
+            streams.append(Stream(teacher, teachers[teacher].prefix, weight, targets, spec.mask))
     prefixes = [stream.prefix for stream in streams]
-    if len(set(prefixes)) < len(prefixes):
+    voices = [stream.prefix for stream in streams if stream.name in active]
+    if any(prefixes.count(prefix) > 1 for prefix in voices):
         raise UserError(f"expected a prefix of its own for every stream, found {prefixes}: set teachers.<name>.prefix")
     return streams
+
+
+def _check_stream(method: MethodConfig, name: str, spec: StreamConfig) -> None:
+    """Refuse settings of a stream that can't work or would be without effect."""
+    key = f"method.streams.{name}"
+    kinds = (Target.teacher_answer, Target.teacher_options)
+    if spec.target in kinds and spec.teachers is not WhichTeachers.one:
+        raise UserError(f"{key}.teachers: expected one for target {spec.target}, found {spec.teachers}")
+    if not 0 <= spec.mask <= 1:
+        raise UserError(f"{key}.mask: expected a share of 0 to 1, found {spec.mask}")
+    if spec.mask > 0 and not method.source_rationale:
+        raise UserError(f"{key}.mask={spec.mask}: no source holds a rationale: set method.source_rationale=true")
+    if spec.temperature <= 0:
+        raise UserError(f"{key}.temperature: expected a number above 0, found {spec.temperature}")
+
+
+def _option_targets(
+    name: str,
+    spec: StreamConfig,
+    questions: Sequence[Question],
+    answers: Mapping[str, str],
+    scores: Mapping[str, Sequence[float]],
+) -> dict[str, Texts]:
+    """Targets of a stream whose texts are options."""
+    if spec.target is Target.answer:
+        return whole({q.id: q.answer for q in questions})
+    if spec.target is Target.every_option:
+        return {q.id: tuple((choice, 1 / len(q.choices)) for choice in q.choices) for q in questions}
+    if spec.target is Target.teacher_options:
+        return {q.id: _softened(q.choices, scores[q.id], spec.temperature) for q in questions}
+    targets = whole({q.id: answers[q.id] for q in questions if q.id in answers})
+    if len(targets) < len(questions):
+        log.warning(
+            "stream %s: %d of %d training questions have no answer of the teacher that can be parsed and are left out",
+            name, len(questions) - len(targets), len(questions),
+        )  # fmt: skip
+    return targets
+
+
+def _softened(choices: Sequence[str], scores: Sequence[float], temperature: float) -> Texts:
+    """softmax(scores / temperature) over the options (Hinton et al. 2015)."""
+    if len(scores) != len(choices):
+        raise ValueError(f"expected a score for each of {len(choices)} options, found {len(scores)}")
+    top = max(scores)
+    powers = [math.exp((score - top) / temperature) for score in scores]
+    return tuple((choice, power / sum(powers)) for choice, power in zip(choices, powers, strict=True))
 
 
 def shuffle_rationales(texts: Mapping[str, str], seed: int) -> dict[str, str]:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
 import tinyllm
 from tinyllm.config import ExperimentConfig, deviations
 from tinyllm.data.datamodule import question_batches
-from tinyllm.data.streams import Stream
+from tinyllm.data.streams import Stream, reads_one_teacher, single_teacher
 from tinyllm.data.tokens import SourceTokens
 from tinyllm.errors import UserError
 from tinyllm.evaluation.predict import predict, student_rationales
@@ -33,7 +33,7 @@ class Evaluation:
     scores: Scores
     subsets: dict[str, Scores]
     truncated: int
-    """Questions whose context was shortened."""
+    """Questions whose context (or source rationale) was shortened."""
     seconds: float
 
 
@@ -49,6 +49,7 @@ def evaluate(
     cache: Path,
     voices: Mapping[str, str] | None = None,
     max_rationale_tokens: int = 128,
+    rationales: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Ask the student every question, by generation and by ranking.
 
@@ -57,15 +58,16 @@ def evaluate(
         tokenizer: its tokenizer.
         questions: of one split.
         prefix: source prefix of the answer stream.
-        max_source_length: tokens; only a context is shortened.
+        max_source_length: tokens; contexts and source rationales are shortened.
         batch_size: questions a forward pass.
         precision: as in Lightning; a name with `bf16` runs under autocast.
         cache: folder of tokenized texts.
         voices: source prefix by teacher, where the student's own rationales are wanted too.
         max_rationale_tokens: tokens of such a rationale at most.
+        rationales: question id -> text that stands in the question's source (PINTO).
     """
     started = time.perf_counter()
-    sources = SourceTokens(questions, tokenizer, max_source_length, cache)
+    sources = SourceTokens(questions, tokenizer, max_source_length, cache, rationales)
     batches = question_batches(questions, sources, tokenizer, prefix=prefix, batch_size=batch_size, cache=cache)
     found: dict[str, Prediction] = {}
     bar = tqdm(total=len(questions), unit="question", desc="evaluate", disable=not sys.stderr.isatty())
@@ -115,12 +117,15 @@ def make_result(
     """
     scores = evaluation.scores
     taught = [stream for stream in streams if stream.name in config.teachers]
+    names = {stream.name for stream in taught}
+    if reads_one_teacher(config.method):
+        names.add(single_teacher(config.method, config.teachers))
     return Result(
         dataset=config.data.name,
         student=config.student.name,
         method=config.method.name,
         ablation=config.ablation.name,
-        teachers=tuple(stream.name for stream in taught),
+        teachers=tuple(name for name in config.teachers if name in names),
         alpha={stream.name: config.alpha.get(stream.name, 1.0) for stream in taught},
         seed=config.seed,
         split=config.evaluation.split,  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tinyllm.config import ExperimentConfig, config_hash
+from tinyllm.data.streams import chosen_teachers
 from tinyllm.errors import UserError
 from tinyllm.records import Prediction, Result
 from tinyllm.teachers.strongest import doubled
@@ -21,7 +22,9 @@ from tinyllm.teachers.strongest import doubled
 CONFIG, METRICS, PREDICTIONS, RESULT = "config.yaml", "metrics.csv", "predictions.jsonl", "result.json"
 CHECKPOINTS, LAST = "checkpoints", "checkpoints/last.ckpt"
 STUDENT = "checkpoints/student"
-"""The best checkpoint as a Hugging Face model folder, with the tokenizer."""
+"""The best checkpoint as a Hugging Face model folder, with the tokenizer; with LoRA, the adapters merged."""
+ADAPTER = "checkpoints/adapter"
+"""The best adapters in peft's format, of a run with LoRA."""
 
 
 def _write(path: Path, text: str) -> None:
@@ -101,21 +104,34 @@ def read_result(path: Path) -> Result:
 
 
 def taught_teachers(folder: Path) -> dict[str, str]:
-    """Source prefix of every teacher that a finished run's student was taught by, by name.
+    """Source prefix of every teacher whose rationales a finished run's student was taught, by name.
 
     Raises:
         UserError: when the folder is no finished run.
     """
+    names = _teachers(folder)
+    config = as_trained(read_config(folder), folder)
+    voices = chosen_teachers(config.method, config.teachers, config.alpha, config.ablation.drop)
+    return {name: config.teachers[name].prefix for name in names if name in voices}
+
+
+def as_trained(config: ExperimentConfig, folder: Path) -> ExperimentConfig:
+    """A finished run's configuration with the teachers that it had: `ablation.strongest` is carried out.
+
+    Raises:
+        UserError: when the folder is no finished run.
+    """
+    names = _teachers(folder)
+    return doubled(config, names[0]) if config.ablation.strongest is not None and names else config
+
+
+def _teachers(folder: Path) -> tuple[str, ...]:
     if not (folder / RESULT).is_file():
         raise UserError(f"{folder}: expected a finished run with {RESULT}, found none: run 'tinyllm train'")
-    config = read_config(folder)
     try:
-        names = read_result(folder / RESULT).teachers
+        return read_result(folder / RESULT).teachers
     except ValueError as error:
         raise UserError(str(error)) from error
-    if config.ablation.strongest is not None and names:
-        config = doubled(config, names[0])
-    return {name: config.teachers[name].prefix for name in names if name in config.teachers}
 
 
 def summary(result: Result, folder: Path) -> str:

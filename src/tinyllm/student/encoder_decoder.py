@@ -56,6 +56,8 @@ class FlatBatch:
     """Target text of every token, counted over the batch in the order of the pairs."""
     weight_M: Tensor
     """Factor of every token's loss in the sum, fp32."""
+    share_M: Tensor
+    """Part that its text has in its question's target, fp32."""
     source_groups: list[Group]
     target_groups: list[Group]
     cross_groups: list[Group]
@@ -158,6 +160,7 @@ def collate(pairs: Sequence[Pair], *, start_id: int) -> FlatBatch:
         torch.tensor([target.stream for target in ordered]).repeat_interleave(size_t),
         torch.tensor(by_target).repeat_interleave(size_t),
         torch.tensor([target.weight for target in ordered], dtype=torch.float32).repeat_interleave(size_t),
+        torch.tensor([target.share for target in ordered], dtype=torch.float32).repeat_interleave(size_t),
         source_groups,
         target_groups,
         cross_groups,

@@ -110,17 +110,28 @@ def from_scratch(
 
 
 def load(
-    student: StudentConfig, questions: Sequence[Question], streams: Sequence[Stream]
+    student: StudentConfig,
+    questions: Sequence[Question],
+    streams: Sequence[Stream],
+    rationales: Mapping[str, str] | None = None,
 ) -> tuple[T5ForConditionalGeneration, PreTrainedTokenizerBase]:
     """The student in fp32: pretrained, or from scratch with a tokenizer of the run's training texts.
+
+    Args:
+        student: which one.
+        questions: training questions.
+        streams: what the student will be taught.
+        rationales: question id -> text that stands in the question's source.
 
     Raises:
         UserError: as `load_pretrained` and `from_scratch`.
     """
     if student.pretrained:
         return load_pretrained(student.pretrained, revision=student.revision, dropout=student.dropout)
-    texts = ["".join(student_source(question, "")) for question in questions]
-    texts += [text for stream in streams for text in (*stream.targets.values(), stream.prefix)]
+    beside = rationales or {}
+    texts = ["".join(student_source(question, "", beside.get(question.id, ""))) for question in questions]
+    for stream in streams:
+        texts += [stream.prefix, *(text for target in stream.targets.values() for text, _ in target)]
     return from_scratch(student.architecture, texts, dropout=student.dropout, trim_vocabulary=student.trim_vocabulary)
 
 

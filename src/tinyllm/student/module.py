@@ -77,11 +77,14 @@ class StudentModule(LightningModule):
         loss, losses_M = token_losses(self.model, batch)
         by_text = mean_by_text(losses_M, batch.text_M)
         stream_by_text = torch.zeros_like(by_text, dtype=torch.long).scatter_(0, batch.text_M, batch.stream_M)
+        share_by_text = torch.zeros_like(by_text).scatter_(0, batch.text_M, batch.share_M)
         used_by_text = torch.zeros_like(by_text).scatter_(0, batch.text_M, batch.weight_M) > 0
         for number, name in enumerate(self.streams):
             chosen = (stream_by_text == number) & used_by_text
             if bool(chosen.any()):
-                self.log(f"train/loss/{name}", by_text[chosen].mean(), batch_size=int(chosen.sum()))
+                share = share_by_text[chosen]
+                mean = (by_text[chosen] * share).sum() / share.sum()
+                self.log(f"train/loss/{name}", mean, batch_size=int(chosen.sum()))
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 

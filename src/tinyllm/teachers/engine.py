@@ -36,6 +36,15 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """A source whose options a teacher shall score."""
+
+    id: str
+    source: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """What came of one request; `error` says in one line why there is no text."""
 

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tinyllm.config import Engine as EngineName
-from tinyllm.config import ExampleSource, ExperimentConfig, PromptConfig, Source, TeacherConfig
+from tinyllm.config import ExampleSource, ExperimentConfig, PromptConfig, Source, Target, TeacherConfig
 from tinyllm.data.minilab.scripted import answer_freely, explain
 from tinyllm.data.release import TEACHERS as RECORDED_TEACHERS
 from tinyllm.data.release import load_rationales
+from tinyllm.data.streams import single_teacher
 from tinyllm.errors import UserError
 from tinyllm.parsing import parse_answer
 from tinyllm.prompts import Example, teacher_messages, teacher_prompt
@@ -25,8 +26,10 @@ from tinyllm.teachers import examples as in_context
 from tinyllm.teachers.audit import audit_table, audit_teacher, for_training, write_audit
 from tinyllm.teachers.engine import Completion, Engine, Request, open_engine, seed_of
 from tinyllm.teachers.ledger import Ledger, known_speed
-from tinyllm.teachers.prompt_key import prompt_key
+from tinyllm.teachers.option_scores import ask_scores, check_scorer, student_vocabulary
+from tinyllm.teachers.prompt_key import prompt_key, scores_key
 from tinyllm.teachers.store import RationaleStore
+from tinyllm.teachers.transformers_engine import TransformersEngine
 
 CLAIM = 16
 """Questions that a process claims at a time."""
@@ -75,8 +78,10 @@ def run(
 ) -> list[Summary]:
     """Ask every teacher of the set about `config.rationales.splits` for what the store lacks, then audit.
 
+    A method that teaches option scores has them asked too, of its single teacher and for the training questions.
+
     Args:
-        config: `teachers`, `prompt`, `rationales`, `data` and `store` are read.
+        config: `teachers`, `prompt`, `rationales`, `data` and `store` are read, and what `method` says of scores.
         questions: the splits' questions. Give all splits that exist: in-context examples come from train, and none may
             be a near-duplicate of a validation or test question.
         console: where plan, progress and audit are printed.
@@ -108,6 +113,8 @@ def run(
             if engine is None and teacher.engine is not EngineName.scripted:
                 engine = open_engine(teacher)
             summaries.append(_ask_teacher(config, teacher, engine, store, split, asked, questions, console))
+    if not audit_only and "train" in splits and _wants_scores(config):
+        summaries.append(_ask_scores(config, store, list(questions["train"])[index::count], console))
     audits = [
         audit_teacher(
             teacher.name,
@@ -347,6 +354,32 @@ def _ask_teacher(
     summary = replace(summary, there=len(asked) - len(wanted))
     _print_summary(teacher, summary, console)
     return summary
+
+
+def _wants_scores(config: ExperimentConfig) -> bool:
+    return any(s.target is Target.teacher_options and s.weight != 0 for s in config.method.streams.values())
+
+
+def _ask_scores(
+    config: ExperimentConfig, store: RationaleStore, asked: Sequence[Question], console: Console
+) -> Summary:
+    teacher = config.teachers[single_teacher(config.method, config.teachers)]
+    check_scorer(teacher)
+    vocabulary = student_vocabulary(config.student)
+    engine = open_engine(teacher)
+    assert isinstance(engine, TransformersEngine)
+    key = scores_key(teacher, vocabulary)
+    first = replace(teacher, sample=0)  # scores don't depend on the sampling
+    missing = store.missing(config.data.name, "train", stored_name(teacher), key, (question.id for question in asked))
+    console.print(
+        f"{teacher.name}: {config.data.name}/train has option scores of {len(asked) - len(missing)} of {len(asked)} "
+        f"questions, {len(missing)} to ask",
+        soft_wrap=True,
+    )
+    by_length = sorted(asked, key=lambda question: -len(question.context + question.question))
+    ask = ask_scores(teacher, engine, vocabulary)
+    summary = _generate(config, first, store, ask, by_length, "train", key, False, False, console)
+    return replace(summary, there=len(asked) - len(missing))
 
 
 def _generate(

@@ -9,6 +9,8 @@ from tinyllm.config import Engine, PromptConfig, TeacherConfig
 
 TEMPLATE_VERSION = 1
 """Raised whenever a prompt of `tinyllm.prompts`, or the choice of in-context examples, changes."""
+SCORES_VERSION = 1
+"""Raised whenever what a teacher reads when it scores options changes."""
 SCRIPT_VERSION = 1
 """Raised whenever the texts of minilab's scripted teachers change."""
 
@@ -43,5 +45,26 @@ def prompt_key(teacher: TeacherConfig, prompt: PromptConfig, dataset: str, *, re
             "max_new_tokens": teacher.max_new_tokens,
             "sampling": [teacher.temperature, teacher.top_p, teacher.seed] if sampled else None,
         }
+    return _digest(shape)
+
+
+def scores_key(teacher: TeacherConfig, vocabulary: str) -> str:
+    """The same of a teacher's option scores: in it are the source's form, the model, and the vocabulary that student
+    and teacher share.
+
+    vocabulary: its hash.
+    """
+    return _digest(
+        {
+            "option_scores": SCORES_VERSION,
+            "model": teacher.model,
+            "revision": teacher.revision,
+            "gguf_file": teacher.gguf_file,
+            "vocabulary": vocabulary,
+        }
+    )
+
+
+def _digest(shape: dict[str, object]) -> str:
     text = json.dumps(shape, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,15 +1,20 @@
-"""From the store to the texts that a run trains on."""
+"""From the store to the texts that a run trains on, or reads beside its questions."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
-from tinyllm.config import ExperimentConfig
-from tinyllm.data.streams import chosen_teachers, shuffle_rationales
+from tinyllm.config import ExperimentConfig, Target
+from tinyllm.data.streams import chosen_teachers, shuffle_rationales, single_teacher
 from tinyllm.errors import UserError
-from tinyllm.records import Question
+from tinyllm.parsing import clean_rationale
+from tinyllm.records import Question, Rationale, Split
 from tinyllm.teachers.audit import for_training
 from tinyllm.teachers.generate import stored
+from tinyllm.teachers.option_scores import read_scores
+
+log = logging.getLogger(__name__)
 
 
 def training_texts(config: ExperimentConfig, questions: Sequence[Question]) -> dict[str, dict[str, str]]:
@@ -19,18 +24,102 @@ def training_texts(config: ExperimentConfig, questions: Sequence[Question]) -> d
         UserError: when the store lacks records, with the command that asks for them.
     """
     texts: dict[str, dict[str, str]] = {}
-    ids = [question.id for question in questions]
     for name in chosen_teachers(config.method, config.teachers, config.alpha, config.ablation.drop):
-        teacher = config.teachers[name]
-        found = stored(config, teacher, "train")
-        lacking = [i for i in ids if i not in found]
-        if lacking:
-            raise UserError(
-                f"{len(lacking)} of {len(ids)} {config.data.name}/train questions lack a {name} rationale in "
-                f"{config.store}: run 'tinyllm rationales' with the same data, teachers and prompt options"
-            )
         usable = for_training(
-            {i: found[i] for i in ids}, questions, reject=config.rationales.reject, clean=config.rationales.clean
+            _stored(config, name, questions, "train"),
+            questions,
+            reject=config.rationales.reject,
+            clean=config.rationales.clean,
         )
         texts[name] = shuffle_rationales(usable, config.seed) if config.rationales.shuffle else dict(usable)
     return texts
+
+
+def teacher_answers(config: ExperimentConfig, questions: Sequence[Question]) -> dict[str, str]:
+    """Question id -> option that the single teacher chose itself, where its text names one (standard KD).
+
+    Empty where no stream teaches it.
+
+    Raises:
+        UserError: when the teacher is told the answer, is dropped by the ablation, or has not been asked.
+    """
+    if not _teaches(config, Target.teacher_answer):
+        return {}
+    name = _free_teacher(config, "the teacher's own answers")
+    found = _stored(config, name, questions, "train")
+    return {i: record.answer for i, record in found.items() if record.answer is not None}
+
+
+def option_scores(config: ExperimentConfig, questions: Sequence[Question]) -> dict[str, tuple[float, ...]]:
+    """Question id -> the single teacher's score of every option, in nats (standard KD with logits).
+
+    Empty where no stream teaches it.
+
+    Raises:
+        UserError: when the teacher can't give scores to this student, or has not been asked for them.
+    """
+    if not _teaches(config, Target.teacher_options):
+        return {}
+    return read_scores(config, _not_dropped(config), questions)
+
+
+def source_rationales(config: ExperimentConfig, questions: Sequence[Question], split: Split) -> dict[str, str]:
+    """Question id -> text of the single teacher that stands in the source (PINTO); empty for other methods.
+
+    The text is cleaned as training texts are, but none is rejected: some findings look at the right answer, which
+    nobody knows at test. A question whose text is empty has no rationale in its source.
+
+    Raises:
+        UserError: when the teacher is told the answer, is dropped by the ablation, or has not been asked.
+    """
+    if not config.method.source_rationale:
+        return {}
+    name = _free_teacher(config, "rationales that are read at test")
+    found = _stored(config, name, questions, split)
+    clean = clean_rationale if config.rationales.clean else str.strip
+    texts = {i: text for i, record in found.items() if (text := clean(record.text))}
+    if len(texts) < len(questions):
+        log.warning(
+            "%d of %d %s questions have an empty rationale of %s: their sources stand without one",
+            len(questions) - len(texts), len(questions), split, name,
+        )  # fmt: skip
+    return shuffle_rationales(texts, config.seed) if config.rationales.shuffle else texts
+
+
+def _teaches(config: ExperimentConfig, target: Target) -> bool:
+    return any(stream.target is target and stream.weight != 0 for stream in config.method.streams.values())
+
+
+def _not_dropped(config: ExperimentConfig) -> str:
+    name = single_teacher(config.method, config.teachers)
+    if name in config.ablation.drop:
+        raise UserError(
+            f"method={config.method.name} reads {name}, which ablation={config.ablation.name} drops: "
+            "set method.teacher=<another>, or ablation=none"
+        )
+    return name
+
+
+def _free_teacher(config: ExperimentConfig, what: str) -> str:
+    """The single teacher, of a run whose teachers are not told the answer."""
+    name = _not_dropped(config)
+    if config.prompt.teacher_forcing:
+        raise UserError(
+            f"method={config.method.name}: expected {what} to be made without the right answer, found "
+            "prompt.teacher_forcing=true (as the published texts are): set prompt.teacher_forcing=false and run "
+            "'tinyllm rationales' with it"
+        )
+    return name
+
+
+def _stored(config: ExperimentConfig, name: str, questions: Sequence[Question], split: Split) -> dict[str, Rationale]:
+    """The teacher's record of every question."""
+    found = stored(config, config.teachers[name], split)
+    lacking = [question.id for question in questions if question.id not in found]
+    if lacking:
+        here = "" if split == "train" else f"rationales.splits=[{split}] and "
+        raise UserError(
+            f"{len(lacking)} of {len(questions)} {config.data.name}/{split} questions lack a {name} rationale in "
+            f"{config.store}: run 'tinyllm rationales' with {here}the same data, teachers and prompt options"
+        )
+    return {question.id: found[question.id] for question in questions}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.resources
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tinyllm.errors import UserError
-from tinyllm.teachers.engine import STOP, Completion, Request, seed_of
+from tinyllm.teachers.engine import STOP, Completion, Request, ScoreRequest, seed_of
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +70,67 @@ class TransformersEngine:
         while batch := list(islice(iterator, self.batch_size)):
             self._load()
             yield self._answer(batch)
+
+    def tokenizer(self) -> Any:
+        """The model's tokenizer.
+
+        Raises:
+            UserError: as `complete`.
+        """
+        self._load()
+        return self._tokenizer
+
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[list[Completion]]:
+        """Mean token log-likelihood (nats, the end token included) of every option after its source.
+
+        A completion's text is the JSON list of the scores, in the order of the options.
+
+        Raises:
+            UserError: the model can't be loaded, or is no encoder-decoder.
+        """
+        iterator = iter(requests)
+        while batch := list(islice(iterator, self.batch_size)):
+            self._load()
+            if not self._model.config.is_encoder_decoder:
+                raise UserError(f"{self.name}: expected an encoder-decoder to score options, found a decoder alone")
+            yield self._score(batch)
+
+    def _score(self, batch: Sequence[ScoreRequest]) -> list[Completion]:
+        import torch
+
+        try:
+            scores = self._option_scores(batch)
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            if len(batch) > 1:
+                middle = len(batch) // 2
+                return self._score(batch[:middle]) + self._score(batch[middle:])
+            return [Completion(batch[0].id, "", "error", error="the GPU's memory is too small for this question")]
+        return [Completion(r.id, json.dumps(row), "stop") for r, row in zip(batch, scores, strict=True)]
+
+    def _option_scores(self, batch: Sequence[ScoreRequest]) -> list[list[float]]:
+        import torch
+        from transformers.modeling_outputs import BaseModelOutput
+
+        device = self._model.device
+        sources = self._tokenizer([r.source for r in batch], return_tensors="pt", padding=True).to(device)
+        counts = torch.tensor([len(r.options) for r in batch], device=device)
+        options = [option for r in batch for option in r.options]
+        targets = self._tokenizer(options, return_tensors="pt", padding=True).to(device)
+        inside = targets["attention_mask"].bool()
+        labels = targets["input_ids"].masked_fill(~inside, -100)
+        with torch.inference_mode():
+            states = self._model.get_encoder()(
+                input_ids=sources["input_ids"], attention_mask=sources["attention_mask"]
+            ).last_hidden_state
+            logits = self._model(
+                encoder_outputs=BaseModelOutput(states.repeat_interleave(counts, dim=0)),
+                attention_mask=sources["attention_mask"].repeat_interleave(counts, dim=0),
+                labels=labels,
+            ).logits.float()
+            losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+        means = iter((-losses.sum(dim=1) / inside.sum(dim=1)).tolist())
+        return [[next(means) for _ in r.options] for r in batch]
 
     def _load(self) -> None:
         if self._model is not None:

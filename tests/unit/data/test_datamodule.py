@@ -16,9 +16,10 @@ from tinyllm.data.datamodule import (
     QuestionDataModule,
     StepSampler,
     StreamDataset,
+    TargetIds,
     question_batches,
 )
-from tinyllm.data.streams import Pair, Stream
+from tinyllm.data.streams import Pair, Stream, whole
 from tinyllm.data.tokens import SourceTokens
 from tinyllm.records import Question
 from tinyllm.student.encoder_decoder import collate
@@ -150,12 +151,12 @@ class Sources:
 
 
 STREAMS = [
-    Stream("answer", "p: ", 1.0, {"10": "x", "11": "x", "12": "x"}),
-    Stream("owl", "owl: ", 0.5, {"10": "x", "12": "x"}),
+    Stream("answer", "p: ", 1.0, whole({"10": "x", "11": "x", "12": "x"})),
+    Stream("owl", "owl: ", 0.5, whole({"10": "x", "12": "x"})),
 ]
-TARGETS: list[dict[str, Sequence[int]]] = [
-    {"10": (5, 1), "11": (6, 6, 6, 1), "12": (7, 1)},
-    {"10": (8, 1), "12": (9, 9, 1)},
+TARGETS: list[dict[str, TargetIds]] = [
+    {"10": [((5, 1), 1.0)], "11": [((6, 6, 6, 1), 1.0)], "12": [((7, 1), 1.0)]},
+    {"10": [((8, 1), 1.0)], "12": [((9, 9, 1), 1.0)]},
 ]
 
 
@@ -190,6 +191,33 @@ def test_weights_by_token() -> None:
     ]
 
 
+def several(reduction: Reduction) -> StreamDataset:
+    """One stream of options with shares: texts of 2 and 3 tokens for question 10, one text for question 11."""
+    targets: list[dict[str, TargetIds]] = [{"10": [((5, 1), 0.25), ((6, 6, 1), 0.75)], "11": [((7, 7, 7, 1), 1.0)]}]
+    texts = {"10": (("x", 0.25), ("y", 0.75)), "11": (("z", 1.0),)}
+    return StreamDataset(
+        ["10", "11"], Sources(), [Stream("kd", "p: ", 0.5, texts)], targets, reduction=reduction, collate=list
+    )  # type: ignore[arg-type]
+
+
+def test_texts_with_shares_are_decoded_from_one_source() -> None:
+    """A token weighs alpha * share / (tokens of its text * questions), or / (shares times tokens of the step)."""
+    pairs = several(Reduction.example)[MicroBatch((0, 1), (0, 1), 1)]
+    assert [[(t.ids, t.share) for t in pair.targets] for pair in pairs] == [
+        [((5, 1), 0.25), ((6, 6, 1), 0.75)], [((7, 7, 7, 1), 1.0)],
+    ]  # fmt: skip
+    weights = [[t.weight for t in pair.targets] for pair in pairs]
+    assert weights == [
+        [pytest.approx(0.5 * 0.25 / (2 * 2)), pytest.approx(0.5 * 0.75 / (3 * 2))], [pytest.approx(0.5 / (4 * 2))],
+    ]  # fmt: skip
+    by_token = several(Reduction.token)[MicroBatch((0, 1), (0, 1), 1)]
+    every = 0.25 * 2 + 0.75 * 3 + 4
+    assert [[t.weight for t in pair.targets] for pair in by_token] == [
+        [pytest.approx(0.5 * 0.25 / every), pytest.approx(0.5 * 0.75 / every)], [pytest.approx(0.5 / every)],
+    ]  # fmt: skip
+    assert several(Reduction.example).lengths() == [3 + 2 + 3, 3 + 4]
+
+
 @pytest.mark.parametrize("reduction", list(Reduction))
 def test_an_empty_part_of_a_step_computes_something_of_no_weight(reduction: Reduction) -> None:
     """Every process must take part in a step; one without a question adds nothing to the gradient."""
@@ -204,7 +232,7 @@ def test_a_part_without_any_target_computes_something_of_no_weight(examples: tup
         ["10", "11"],
         Sources(),  # type: ignore[arg-type]
         STREAMS[1:],
-        [{"10": (8, 1)}],
+        [{"10": [((8, 1), 1.0)]}],
         reduction=Reduction.example,
         collate=lambda pairs: collate(pairs, start_id=0),
     )
@@ -269,8 +297,8 @@ def test_singles_are_the_same_questions_one_a_batch(tmp_path: Path) -> None:
 
 def module(cache: Path, *, max_source_length: int = 1000, max_target_length: int = 100, accumulate: int = 1):
     streams = [
-        Stream("answer", "predict: ", 1.0, {q.id: q.answer for q in TRAIN}),
-        Stream("owl", "explain: ", 0.5, {q.id: " ".join(WORDS[: 1 + i]) for i, q in enumerate(TRAIN[:10])}),
+        Stream("answer", "predict: ", 1.0, whole({q.id: q.answer for q in TRAIN})),
+        Stream("owl", "explain: ", 0.5, whole({q.id: " ".join(WORDS[: 1 + i]) for i, q in enumerate(TRAIN[:10])})),
     ]
     return QuestionDataModule(
         {"train": TRAIN, "valid": VALID},
@@ -298,7 +326,7 @@ def test_long_targets_are_cut_before_their_end_token_and_counted(tmp_path: Path)
     owl = data.dataset.targets[1]
     for i, question in enumerate(TRAIN[:10]):
         words = TOKENIZER.encode(" ".join(WORDS[: 1 + i]), add_special_tokens=False)
-        assert owl[question.id] == (*words[:5], TOKENIZER.eos_token_id)
+        assert list(owl[question.id]) == [((*words[:5], TOKENIZER.eos_token_id), 1.0)]
     assert set(owl) == {question.id for question in TRAIN[:10]}
     assert module(tmp_path).cut_targets == {"answer": 0, "owl": 0}
 
@@ -318,6 +346,47 @@ def test_the_loader_gives_the_planned_pairs(tmp_path: Path) -> None:
     answers = [target.ids for target in targets if target.stream == 0 and target.weight > 0]
     expected = [(*TOKENIZER.encode(q.answer, add_special_tokens=False), TOKENIZER.eos_token_id) for q in TRAIN]
     assert sorted(answers) == sorted(expected)
+
+
+def test_masks_are_drawn_anew_every_epoch_and_in_the_same_way_again(tmp_path: Path) -> None:
+    """So that a resumed run, and any split over processes, reads what an uninterrupted one reads."""
+    texts = {q.id: " ".join(WORDS[:10]) for q in TRAIN}
+    masked = Stream("flat", "predict: ", 0.5, whole({q.id: q.answer for q in TRAIN}), mask=0.5)
+    clear = Stream("answer", "predict: ", 1.0, whole({q.id: q.answer for q in TRAIN}))
+
+    def made(seed: int = 0, accumulate: int = 1) -> QuestionDataModule:
+        return QuestionDataModule(
+            {"train": TRAIN, "valid": VALID}, [clear, masked], TOKENIZER, collate=list, max_source_length=1000,
+            max_target_length=100, reduction=Reduction.example, batch_size=8, accumulate=accumulate, shuffle=True,
+            group_by_length=True, seed=seed, answer_prefix="predict: ", evaluation_batch_size=4, cache=tmp_path,
+            rationales={"train": texts, "valid": {q.id: "fog" for q in VALID}},
+        )  # fmt: skip
+
+    def is_of(pair: Pair, stream: int) -> bool:
+        return pair.targets[0].stream == stream and pair.targets[0].weight > 0
+
+    def read(data: QuestionDataModule, epoch: int, stream: int = 1, world: int = 1) -> list[tuple[int, ...]]:
+        data.sampler.world = world
+        found = []
+        for rank in range(world):
+            data.sampler.rank = rank
+            data.sampler.set_epoch(epoch)
+            found += [p.source for m in data.sampler for p in data.dataset[m] if is_of(p, stream)]
+        return sorted(found)
+
+    first = read(made(), 0)
+    hidden = TOKENIZER.unk_token_id
+    more = sum(source.count(hidden) for source in first) - sum(s.count(hidden) for s in read(made(), 0, stream=0))
+    assert more == 5 * len(TRAIN)
+    assert first == read(made(), 0) == read(made(accumulate=3), 0) == read(made(), 0, world=2)
+    assert first != read(made(), 1) and first != read(made(seed=1), 0)
+    later = made()
+    read(later, 0)
+    assert read(later, 1) == read(made(), 1)
+    assert read(made(), 0, stream=0) == read(made(), 1, stream=0)
+    (batch, *_) = made().valid_batches
+    fog = TOKENIZER.encode("fog", add_special_tokens=False)[-1]
+    assert all(source[-2] == fog for source in batch.sources)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])

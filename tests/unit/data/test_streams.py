@@ -7,9 +7,20 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
+import torch
 
 from tinyllm.config import MethodConfig, StreamConfig, Target, TeacherConfig, WhichTeachers
-from tinyllm.data.streams import Pair, TargetText, build_streams, chosen_teachers, shuffle_rationales
+from tinyllm.data.streams import (
+    Pair,
+    TargetText,
+    answer_prefix,
+    build_streams,
+    chosen_teachers,
+    reads_one_teacher,
+    shuffle_rationales,
+    single_teacher,
+    whole,
+)
 from tinyllm.errors import UserError
 from tinyllm.records import Question
 
@@ -51,8 +62,8 @@ def test_answers_and_every_teacher_with_its_own_prefix_and_weight() -> None:
         ("fox", "rationale: ", 3.0),
         ("elk", "reason: ", 3.0),  # a teacher without an alpha weighs 1
     ]
-    assert streams[0].targets == {"q1": "a flask", "q2": "a crane", "q3": "a bell"}
-    assert streams[2].targets == TEXTS["fox"]
+    assert streams[0].targets == whole({"q1": "a flask", "q2": "a crane", "q3": "a bell"})
+    assert streams[2].targets == whole(TEXTS["fox"])
 
 
 def test_full_fine_tuning_builds_no_rationale_stream() -> None:
@@ -88,8 +99,8 @@ def test_a_missing_or_empty_rationale_is_never_a_target(text: str | None, caplog
     with caplog.at_level(logging.WARNING):
         streams = build(texts={**TEXTS, "owl": owl})
     by_name = {s.name: s for s in streams}
-    assert by_name["owl"].targets == {"q1": "warm", "q3": "rings"}
-    assert by_name["fox"].targets == TEXTS["fox"]
+    assert by_name["owl"].targets == whole({"q1": "warm", "q3": "rings"})
+    assert by_name["fox"].targets == whole(TEXTS["fox"])
     assert [r.getMessage() for r in caplog.records] == [
         "teacher owl: 1 of 3 training questions have no usable rationale and are left out of its stream"
     ]
@@ -105,9 +116,9 @@ def test_rationales_are_joined_by_id_not_by_position() -> None:
     turned = dict(reversed(TEXTS["owl"].items())) | {"of another split": "never read"}
     for questions in (QUESTIONS, QUESTIONS[::-1]):
         stream = build(questions=questions, texts={**TEXTS, "owl": turned})[1]
-        assert stream.targets == TEXTS["owl"]
+        assert stream.targets == whole(TEXTS["owl"])
         assert list(stream.targets) == [q.id for q in questions]
-    assert build(questions=QUESTIONS[1:2])[1].targets == {"q2": "owl says 2"}
+    assert build(questions=QUESTIONS[1:2])[1].targets == whole({"q2": "owl says 2"})
 
 
 @pytest.mark.parametrize(("teacher", "chosen"), [(None, "owl"), ("owl", "owl"), ("elk", "elk")])
@@ -152,6 +163,84 @@ def test_two_streams_with_one_prefix_are_refused() -> None:
     assert len(build(teachers=twins, alpha={"fox": 0.0})) == 3
     with pytest.raises(UserError, match="a prefix of its own"):
         build(teachers={"owl": TeacherConfig(name="owl", prefix="predict: ")})
+
+
+def mixed(target: Target, source_rationale: bool = False, **options: object) -> MethodConfig:
+    """Gold answers, and a second stream under the same prefix."""
+    options = {"teachers": WhichTeachers.one, **options}
+    streams = {"answer": StreamConfig(Target.answer), "second": StreamConfig(target, **options)}  # type: ignore[arg-type]
+    return MethodConfig(name="a_method", source_rationale=source_rationale, streams=streams)
+
+
+def test_a_teachers_own_answers_are_mixed_with_gold_and_unparsed_ones_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    how = mixed(Target.teacher_answer, weight=0.3)
+    with caplog.at_level(logging.WARNING):
+        gold, own = build_streams(how, TEACHERS, {}, (), QUESTIONS, {}, answers={"q1": "a sieve", "q3": "a bell"})
+    assert (own.name, own.prefix, own.weight) == ("second", gold.prefix, 0.3)
+    assert own.targets == {"q1": (("a sieve", 1.0),), "q3": (("a bell", 1.0),)}
+    assert [r.getMessage() for r in caplog.records] == [
+        "stream second: 1 of 3 training questions have no answer of the teacher that can be parsed and are left out"
+    ]
+    with caplog.at_level(logging.WARNING):
+        assert [s.name for s in build_streams(how, TEACHERS, {}, (), QUESTIONS, {}, answers={})] == ["answer"]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_options_are_weighted_by_the_softened_scores(temperature: float) -> None:
+    how = mixed(Target.teacher_options, temperature=temperature)
+    scores = {"q1": (-0.5, -2.0), "q2": (-300.0, -1.0), "q3": (-7.0, -7.0)}
+    own = build_streams(how, TEACHERS, {}, (), QUESTIONS, {}, scores=scores)[1]
+    for question in QUESTIONS:
+        expected = torch.softmax(torch.tensor(scores[question.id], dtype=torch.float64) / temperature, 0).tolist()
+        assert [text for text, _ in own.targets[question.id]] == list(question.choices)
+        assert [share for _, share in own.targets[question.id]] == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(ValueError, match="expected a score for each of 2 options, found 1"):
+        build_streams(how, TEACHERS, {}, (), QUESTIONS, {}, scores={**scores, "q2": (-1.0,)})
+
+
+def test_the_flat_answer_is_every_option_alike() -> None:
+    three = Question("q4", "Which?", ("x", "y", "z"), "y")
+    how = mixed(Target.every_option, source_rationale=True, mask=0.4, teachers=WhichTeachers.none)
+    own = build_streams(how, TEACHERS, {}, (), [*QUESTIONS, three], {})[1]
+    assert own.targets["q1"] == (("a flask", 0.5), ("a sieve", 0.5))
+    assert own.targets["q4"] == tuple((c, pytest.approx(1 / 3)) for c in "xyz")
+    assert own.mask == 0.4
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (mixed(Target.every_option, mask=0.5), r"streams\.second\.mask=0\.5: no source holds a rationale"),
+        (mixed(Target.every_option, source_rationale=True, mask=1.5), r"mask: expected a share of 0 to 1, found 1\.5"),
+        (mixed(Target.teacher_options, temperature=0.0), r"temperature: expected a number above 0, found 0\.0"),
+        (mixed(Target.teacher_answer, teachers=WhichTeachers.all), r"teachers: expected one for target teacher_answer"),
+    ],
+)
+def test_settings_of_a_stream_that_can_not_work_are_refused(how: MethodConfig, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(how)
+
+
+def test_a_rationale_stream_never_shares_a_prefix_with_answers() -> None:
+    how = mixed(Target.teacher_answer)
+    how.streams["rationale"] = StreamConfig(Target.rationale, WhichTeachers.all)
+    answers = {q.id: q.answer for q in QUESTIONS}
+    assert len(build_streams(how, TEACHERS, {}, (), QUESTIONS, TEXTS, answers=answers)) == 5
+    teachers = {**TEACHERS, "elk": TeacherConfig(name="elk", prefix="predict: ")}
+    with pytest.raises(UserError, match="a prefix of its own"):
+        build_streams(how, teachers, {}, (), QUESTIONS, TEXTS, answers=answers)
+
+
+def test_which_methods_read_a_single_teacher() -> None:
+    assert reads_one_teacher(mixed(Target.teacher_answer)) and reads_one_teacher(mixed(Target.teacher_options))
+    assert reads_one_teacher(mixed(Target.every_option, source_rationale=True))
+    assert not reads_one_teacher(ALL) and not reads_one_teacher(mixed(Target.teacher_answer, weight=0.0))
+    assert single_teacher(ALL, TEACHERS) == "owl"
+    assert answer_prefix(mixed(Target.every_option)) == "predict: "
+    with pytest.raises(UserError, match="expected a stream with target answer, found none"):
+        answer_prefix(MethodConfig(name="odd", streams={"flat": StreamConfig(Target.every_option)}))
 
 
 @pytest.mark.parametrize("count", [2, 3, 17, 200])

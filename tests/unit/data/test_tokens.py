@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tinyllm.data import tokens
-from tinyllm.data.tokens import SourceTokens, tokenize
+from tinyllm.data.tokens import SourceTokens, mask_id, tokenize
 from tinyllm.prompts import student_source
 from tinyllm.records import Question
 from tinyllm.student.tokenizer import train_tokenizer
@@ -220,3 +220,69 @@ def test_sources_are_found_by_id(tmp_path: Path) -> None:
         assert forth.source(question.id, "predict: ") == back.source(question.id, "predict: ")
     with pytest.raises(KeyError):
         forth.source("unknown", "predict: ")
+
+
+RATIONALES = {
+    "plain": "Water boils in a kettle,\nand then it hums (b). Therefore, the answer is (a) a kettle.",
+    "passage": "(a) Snow is white.",
+}
+
+
+@pytest.mark.parametrize("make", [scratch, unigram])
+def test_a_source_with_a_rationale_equals_its_joined_text_in_tokens(make, tmp_path: Path) -> None:
+    tokenizer = make()
+    sources = SourceTokens(QUESTIONS, tokenizer, 10_000, tmp_path, RATIONALES)
+    for question in QUESTIONS:
+        whole = "".join(student_source(question, "predict: ", RATIONALES.get(question.id, "")))
+        joined = tokenizer(whole, add_special_tokens=False)["input_ids"]
+        assert sources.source(question.id, "predict: ") == (*joined, tokenizer.eos_token_id)
+    plain = SourceTokens(QUESTIONS, tokenizer, 10_000, tmp_path)
+    assert sources.source("odd", "predict: ") == plain.source("odd", "predict: ")
+    assert sources.source("plain", "predict: ") != plain.source("plain", "predict: ")
+
+
+def test_the_context_gives_way_first_and_the_rationale_after_it(tmp_path: Path) -> None:
+    tokenizer = scratch()
+    for question in QUESTIONS[:2]:
+        ids = [
+            tokenizer(part, add_special_tokens=False)["input_ids"]
+            for part in student_source(question, "predict: ", RATIONALES[question.id])
+        ]
+        prefix, context, rest, tail = ids
+        label = tokenizer("\nRationale:", add_special_tokens=False)["input_ids"]
+        least = len(prefix) + len(rest) + 1
+        for length in range(1, least + len(context) + len(tail) + 3):
+            sources = SourceTokens(QUESTIONS, tokenizer, length, tmp_path, RATIONALES)
+            room = max(0, length - least)
+            kept_tail = tail[:room] if room > len(label) else []
+            kept_context = context[: room - len(kept_tail)]
+            expected = (*prefix, *kept_context, *rest, *kept_tail, tokenizer.eos_token_id)
+            assert sources.source(question.id, "predict: ") == expected
+            lost = (kept_context, kept_tail) != (context, tail)
+            assert (question.id in sources.truncated("predict: ")) == lost
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
+def test_a_share_of_the_rationale_is_masked_and_nothing_else(share: float, tmp_path: Path) -> None:
+    tokenizer = scratch()
+    sources = SourceTokens(QUESTIONS, tokenizer, 10_000, tmp_path, RATIONALES)
+    clear = sources.source("plain", "predict: ")
+    size = len(tokenizer(RATIONALES["plain"], add_special_tokens=False)["input_ids"])
+    hidden = set()
+    for draw in range(30):
+        masked = sources.masked("plain", "predict: ", share, f"0/{draw}")
+        changed = [i for i, (a, b) in enumerate(zip(clear, masked, strict=True)) if a != b]
+        assert all(masked[i] == tokenizer.unk_token_id for i in changed)
+        assert len(changed) == round(share * size)
+        assert all(len(clear) - 1 - size <= i < len(clear) - 1 for i in changed)
+        assert masked == sources.masked("plain", "predict: ", share, f"0/{draw}")
+        hidden.update(changed)
+    assert len(hidden) == (size if share else 0), "every token has its turn"
+    assert sources.masked("odd", "predict: ", share, "0/0") == sources.source("odd", "predict: ")
+
+
+def test_the_mask_is_t5s_first_sentinel_where_there_is_one() -> None:
+    tokenizer = scratch()
+    assert mask_id(tokenizer) == tokenizer.unk_token_id
+    tokenizer.add_tokens(["<extra_id_0>"])
+    assert mask_id(tokenizer) == tokenizer.convert_tokens_to_ids("<extra_id_0>") != tokenizer.unk_token_id

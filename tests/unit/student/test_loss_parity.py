@@ -14,7 +14,7 @@ from transformers import T5ForConditionalGeneration
 
 from tinyllm.config import Reduction
 from tinyllm.data.datamodule import MicroBatch, StreamDataset
-from tinyllm.data.streams import Pair, Stream, TargetText
+from tinyllm.data.streams import Pair, Stream, TargetText, whole
 from tinyllm.student.cpu_speed import accelerate
 from tinyllm.student.encoder_decoder import collate, token_losses
 
@@ -32,7 +32,7 @@ class Sources:
         return self.sources[question_id, prefix]
 
 
-def make_case(teachers: int, questions: int, missing: bool, seed: int = 0):
+def make_case(teachers: int, questions: int, missing: bool, seed: int = 0, options: bool = False):
     rng = random.Random(seed)
     ids = [f"q{i}" for i in range(questions)]
     names = ["answer", *(f"t{m}" for m in range(teachers))]
@@ -40,11 +40,25 @@ def make_case(teachers: int, questions: int, missing: bool, seed: int = 0):
     streams, targets, sources = [], [], {}
     for name, weight in zip(names, weights, strict=True):
         chosen = [i for i in ids if not (missing and name == "t0" and i in ("q1", "q4"))]
-        streams.append(Stream(name, f"{name}: ", weight, dict.fromkeys(chosen, "text")))
-        targets.append({i: (*(rng.randrange(2, 97) for _ in range(rng.randrange(1, 20))), 1) for i in chosen})
+        streams.append(Stream(name, f"{name}: ", weight, whole(dict.fromkeys(chosen, "text"))))
+        targets.append({i: [(text(rng), 1.0)] for i in chosen})
         for i in ids:
             sources[i, f"{name}: "] = (*(rng.randrange(2, 97) for _ in range(rng.randrange(3, 30))), 1)
+    if options:  # a stream whose targets are several texts with shares, as of standard KD and PINTO
+        streams.append(Stream("options", "options: ", 0.7, {}))
+        targets.append({i: with_shares(rng, 1 + n % 4) for n, i in enumerate(ids)})
+        for i in ids:
+            sources[i, "options: "] = (*(rng.randrange(2, 97) for _ in range(rng.randrange(3, 30))), 1)
     return ids, streams, targets, Sources(sources)
+
+
+def text(rng: random.Random) -> tuple[int, ...]:
+    return (*(rng.randrange(2, 97) for _ in range(rng.randrange(1, 20))), 1)
+
+
+def with_shares(rng: random.Random, count: int) -> list[tuple[tuple[int, ...], float]]:
+    parts = [rng.random() for _ in range(count)]
+    return [(text(rng), part / sum(parts)) for part in parts]
 
 
 def plain_loss(
@@ -53,21 +67,22 @@ def plain_loss(
     """Equations 2 to 4, written plainly."""
     total = torch.zeros(())
     for stream, texts in zip(streams, targets, strict=True):
-        present = [i for i in ids if i in texts]
+        present = [(i, label, share) for i in ids if i in texts for label, share in texts[i]]
         input_ids = torch.zeros(len(present), SOURCE, dtype=torch.long)
         mask = torch.zeros(len(present), SOURCE, dtype=torch.long)
         labels = torch.full((len(present), TARGET), -100)
-        for row, i in enumerate(present):
+        for row, (i, label, _) in enumerate(present):
             source = sources.source(i, stream.prefix)
             input_ids[row, : len(source)] = torch.tensor(source)
             mask[row, : len(source)] = 1
-            labels[row, : len(texts[i])] = torch.tensor(texts[i])
+            labels[row, : len(label)] = torch.tensor(label)
         logits = model(input_ids=input_ids, attention_mask=mask, labels=labels).logits
         losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=-100)
+        share = torch.tensor([share for _, _, share in present])
         if reduction is Reduction.token:
-            term = losses.sum() / (labels != -100).sum()
+            term = (losses.sum(dim=1) * share).sum() / ((labels != -100).sum(dim=1) * share).sum()
         else:
-            term = (losses.sum(dim=1) / (labels != -100).sum(dim=1)).sum() / len(ids)
+            term = (losses.sum(dim=1) / (labels != -100).sum(dim=1) * share).sum() / len(ids)
         total = total + stream.weight * term
     return total
 
@@ -79,11 +94,13 @@ def gradients(model: T5ForConditionalGeneration) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("missing", [False, True], ids=["complete", "missing"])
 @pytest.mark.parametrize("reduction", list(Reduction))
-@pytest.mark.parametrize("teachers", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    ("teachers", "options"), [(0, False), (1, False), (2, False), (3, False), (0, True), (1, True)]
+)
 def test_loss_and_gradients_equal_the_plain_way(
-    teachers: int, reduction: Reduction, missing: bool, tied: bool, record_property
+    teachers: int, options: bool, reduction: Reduction, missing: bool, tied: bool, record_property
 ) -> None:
-    ids, streams, targets, sources = make_case(teachers, 6, missing)
+    ids, streams, targets, sources = make_case(teachers, 6, missing, options=options)
     plain, ours = small_t5(tied=tied), small_t5(tied=tied)
     expected = plain_loss(plain, ids, streams, targets, sources, reduction)
     expected.backward()
@@ -106,7 +123,7 @@ def test_loss_and_gradients_equal_the_plain_way(
 
 @pytest.mark.parametrize("reduction", list(Reduction))
 def test_a_step_is_the_same_however_it_is_split(reduction: Reduction) -> None:
-    ids, streams, targets, sources = make_case(2, 7, missing=True, seed=3)
+    ids, streams, targets, sources = make_case(2, 7, missing=True, seed=3, options=True)
     dataset = StreamDataset(
         ids, sources, streams, targets, reduction=reduction, collate=lambda pairs: collate(pairs, start_id=0)
     )
@@ -129,8 +146,11 @@ def test_an_empty_rationale_never_becomes_a_target(tmp_path: Path) -> None:
 
 def test_weights_of_the_loss_by_hand() -> None:
     """Two questions, one with targets of 2 and 4 tokens: each token weighs α / (tokens * questions)."""
-    streams = [Stream("answer", "answer: ", 1.0, {"a": "x", "b": "x"}), Stream("t", "t: ", 0.5, {"a": "x"})]
-    targets = [{"a": (5, 1), "b": (5, 6, 7, 1)}, {"a": (8, 9, 9, 9, 1)}]
+    streams = [
+        Stream("answer", "answer: ", 1.0, whole({"a": "x", "b": "x"})),
+        Stream("t", "t: ", 0.5, whole({"a": "x"})),
+    ]
+    targets = [{"a": [((5, 1), 1.0)], "b": [((5, 6, 7, 1), 1.0)]}, {"a": [((8, 9, 9, 9, 1), 1.0)]}]
     sources = Sources({(i, f"{n}: "): (4, 1) for i in "ab" for n in ("answer", "t")})
     dataset = StreamDataset(
         ["a", "b"], sources, streams, targets, reduction=Reduction.example,

@@ -1,0 +1,60 @@
+"""Low-rank adapters on a student (Hu et al. 2022), by peft: trained in place of the weights, merged at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import peft
+from torch import nn
+from transformers import T5ForConditionalGeneration
+
+from tinyllm.config import LoraConfig
+from tinyllm.errors import UserError
+
+
+def add_adapters(model: T5ForConditionalGeneration, lora: LoraConfig) -> peft.PeftModel:
+    """Put adapters into a student, in place, and freeze everything else.
+
+    The model stays a T5 whose wrapped layers add their update, so the same code trains it; add adapters before
+    `models.prepare`, which then reaches their dropout too. Their first weights come from PyTorch's global generator.
+
+    Returns:
+        What saves and merges the adapters.
+
+    Raises:
+        UserError: for settings that peft refuses, or target modules that the student does not have.
+    """
+    linear = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
+    unknown = sorted(set(lora.target_modules) - set(linear))
+    if unknown or not lora.target_modules:
+        raise UserError(
+            f"method.lora.target_modules: expected names of {', '.join(linear)}, found {', '.join(unknown) or 'none'}"
+        )
+    try:
+        settings = peft.LoraConfig(
+            task_type=peft.TaskType.SEQ_2_SEQ_LM,
+            r=lora.r,
+            lora_alpha=cast(Any, lora.alpha),  # peft's annotation says int; it only divides by r
+            lora_dropout=lora.dropout,
+            target_modules=list(lora.target_modules),
+        )
+        return cast(peft.PeftModel, peft.get_peft_model(cast(Any, model), settings))
+    except ValueError as error:
+        raise UserError(f"method.lora: {' '.join(str(error).split())}") from error
+
+
+def save_and_merge(
+    adapters: peft.PeftModel, trained: T5ForConditionalGeneration, folder: Path
+) -> T5ForConditionalGeneration:
+    """Write the adapters in peft's format and give the student with their updates in its weights, adapters gone.
+
+    Args:
+        adapters: as `add_adapters` gave them.
+        trained: the student with the best weights (a copy of the one inside `adapters` where a strategy shards).
+        folder: receives `adapter_config.json` and `adapter_model.safetensors`.
+    """
+    base = cast(Any, adapters.base_model)
+    base.model = trained
+    adapters.save_pretrained(str(folder), save_embedding_layers=cast(Any, False))  # `auto` would ask the hub
+    return cast(T5ForConditionalGeneration, base.merge_and_unload())
