@@ -128,7 +128,7 @@ def read_predictions(folder: Path) -> list[Prediction]:
             for row in rows
         ]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        log.warning("%s: no predictions for the cases (%s)", path, error)
+        log.warning("%s: expected predictions, found none that can be read (%s)", path, error)
         return []
 
 

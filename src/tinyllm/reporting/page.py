@@ -90,8 +90,10 @@ def _number(table: Table, value: float | None, digits: int = 1) -> str:
     if value is None:
         return ""
     if table.percent:
-        return f"{100 * value:.{digits}f}"
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
+        text = f"{100 * value:.{digits}f}"
+    else:
+        text = f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _sort_key(cell: Cell) -> str:
