@@ -44,6 +44,7 @@ _STYLE: dict[Any, Any] = {
     "grid.color": "#e4e4e4",
     "grid.linewidth": 0.7,
     "legend.frameon": False,
+    "figure.constrained_layout.w_pad": 0.08,
     "pdf.fonttype": 42,
     "text.parse_math": False,  # a "$" in a name is no formula
 }
@@ -160,8 +161,9 @@ def _legend(canvas: Canvas, axes: Sequence[Axes]) -> None:
         canvas.set_size_inches(width + needed, max(height, 0.2 * len(labels) + 0.4))
         canvas.legend(handles, labels, loc="outside right center")
     else:
-        columns = max(1, min(len(labels), int(width / needed)))
-        canvas.set_size_inches(width, height + 0.2 * math.ceil(len(labels) / columns))
+        rows = math.ceil(len(labels) / max(1, int(width / needed)))
+        columns = math.ceil(len(labels) / rows)
+        canvas.set_size_inches(width, height + 0.2 * rows)
         canvas.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
