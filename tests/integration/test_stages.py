@@ -100,7 +100,7 @@ def test_from_questions_to_a_result_and_back(stage: Stage, tmp_path: Path) -> No
     (broken / "result.json").write_text('{"foreign": 1}')
     code, out, err = stage("report", "runs=[run,again,broken]", "output=report")
     assert code == 0, err
-    assert "broken/result.json" in err and "tinyllm" in out and "inference" in out
+    assert "broken/result.json" in err and "TinyLLM" in out and "Inference" in out
     assert len((tmp_path / "report" / "results.csv").read_text().splitlines()) == 1 + 3  # run, its evaluation, again
 
 
@@ -259,8 +259,9 @@ def test_other_settings_and_other_files_are_other_runs(stage: Stage, tmp_path: P
     assert code == 0, err
     code, out, err = stage("report", "runs=[runs,runs/minilab]")
     assert code == 0, err
-    rows = [line for line in out.splitlines() if line.startswith("| ")][1:]
-    assert len(rows) - 1 == 2 and "4 runs" in err, out
+    rows = (tmp_path / "report" / "tables" / "settings.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2 and "4 runs" in err, out
+    assert "Full fine-tuning \\[optimizer.lr=0.0001\\]" in out
     for name in ("a", "b"):
         lines = [
             {"id": str(i), "question": f"{name} {i}?", "choices": ["yes", "no"], "answer": "yes", "split": split}

@@ -40,8 +40,8 @@ _METRIC = {
         "Accuracy in percent, by greedy generation (the paper's metric); text that names no option is wrong."
     ),
     Metric.accuracy_ranked: (
-        "Accuracy in percent, by ranking the options; the paper's numbers are by greedy generation, and so are "
-        "teachers' answers, which therefore have none here."
+        "Accuracy in percent, by ranking the options; teachers' answers are by free generation, and the paper's numbers "
+        "by greedy generation."
     ),
 }
 
@@ -148,7 +148,8 @@ class _Study:
             return self._total(row, column)
         reported = row.in_paper(column)
         runs = row.on(column.datasets[0])
-        stem = f"subset/{column.subset}/{self.metric}" if column.subset else str(self.metric)
+        metric = Metric.accuracy if row.method == TEACHER else self.metric  # a teacher's options are not ranked
+        stem = f"subset/{column.subset}/{metric}" if column.subset else str(metric)
         if stem not in runs or runs[stem].isna().all():
             return Cell(paper=reported)
         runs = _distinct(runs[runs[stem].notna()], stem)
