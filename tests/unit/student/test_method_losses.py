@@ -1,0 +1,138 @@
+"""The loss of standard KD and of PINTO, from streams to the packed batch, against references written by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import small_t5
+from transformers import T5ForConditionalGeneration
+
+from tinyllm.config import MethodConfig, Reduction, StreamConfig, Target, TeacherConfig, WhichTeachers
+from tinyllm.data.datamodule import MicroBatch, QuestionDataModule
+from tinyllm.data.streams import build_streams
+from tinyllm.prompts import student_source
+from tinyllm.records import Question
+from tinyllm.student.cpu_speed import accelerate
+from tinyllm.student.encoder_decoder import collate, token_losses
+from tinyllm.student.tokenizer import train_tokenizer
+
+QUESTIONS = [
+    Question("q1", "What keeps soup warm?", ("a flask", "a wide sieve", "ice"), "a flask"),
+    Question("q2", "What lifts a piano?", ("a spoon", "a tall crane"), "a tall crane"),
+    Question("q3", "What marks the hour?", ("a bell", "a brick", "fog", "a pile of sand"), "a bell"),
+]
+RATIONALES = {
+    "q1": "A flask holds heat, so the answer is (a).",
+    "q2": "Cranes lift heavy things. The answer is (b).",
+    "q3": "Bells ring.",
+}
+TOKENIZER = train_tokenizer(
+    ["".join(student_source(q, "predict: ", RATIONALES[q.id])) for q in QUESTIONS], max_size=300
+)
+TEACHERS = {"owl": TeacherConfig(name="owl", prefix="owl: ")}
+
+
+def ours(model: T5ForConditionalGeneration, streams, cache: Path, rationales=None, epoch: int = 0) -> torch.Tensor:
+    data = QuestionDataModule(
+        {"train": QUESTIONS, "valid": QUESTIONS}, streams, TOKENIZER,
+        collate=lambda pairs: collate(pairs, start_id=0), max_source_length=200, max_target_length=50,
+        reduction=Reduction.example, batch_size=3, accumulate=1, shuffle=False, group_by_length=False, seed=5,
+        answer_prefix="predict: ", evaluation_batch_size=3, cache=cache, rationales=rationales,
+    )  # fmt: skip
+    return token_losses(model, data.dataset[MicroBatch((0, 1, 2), (0, 1, 2), 1, epoch)])[0]
+
+
+def text_loss(model: T5ForConditionalGeneration, source: str, target: str) -> torch.Tensor:
+    """Mean token cross-entropy of one text, by transformers."""
+    ids = [TOKENIZER(text, add_special_tokens=False)["input_ids"] + [1] for text in (source, target)]
+    loss: torch.Tensor = model(input_ids=torch.tensor([ids[0]]), labels=torch.tensor([ids[1]])).loss
+    return loss
+
+
+def model() -> T5ForConditionalGeneration:
+    made = small_t5(vocab=320)
+    assert len(TOKENIZER) <= 320
+    return made
+
+
+def same(found: torch.Tensor, mine: T5ForConditionalGeneration, expected: torch.Tensor, plain) -> None:
+    found.backward()
+    expected.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    for name, weight in plain.named_parameters():
+        torch.testing.assert_close(mine.get_parameter(name).grad, weight.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_labels_of_the_teacher_are_mixed_with_gold(tmp_path: Path) -> None:
+    method = MethodConfig(name="standard_kd", streams={
+        "answer": StreamConfig(Target.answer, weight=0.5),
+        "teacher_answer": StreamConfig(Target.teacher_answer, WhichTeachers.one, weight=0.25),
+    })  # fmt: skip
+    own = {"q1": "ice", "q3": "a bell"}  # nothing could be parsed of the answer to q2
+    mine, plain = model(), model()
+    accelerate(mine)
+    streams = build_streams(method, TEACHERS, {}, (), QUESTIONS, {}, answers=own)
+    expected = torch.zeros(())
+    for question in QUESTIONS:
+        source = "".join(student_source(question, "predict: "))
+        expected = expected + 0.5 * text_loss(plain, source, question.answer) / 3
+        if question.id in own:
+            expected = expected + 0.25 * text_loss(plain, source, own[question.id]) / 3
+    same(ours(mine, streams, tmp_path), mine, expected, plain)
+
+
+def test_logits_of_the_teacher_weigh_every_option(tmp_path: Path) -> None:
+    method = MethodConfig(name="standard_kd_logits", streams={
+        "answer": StreamConfig(Target.answer, weight=0.5),
+        "teacher_options": StreamConfig(Target.teacher_options, WhichTeachers.one, weight=0.5, temperature=2.0),
+    })  # fmt: skip
+    scores = {"q1": (-0.2, -3.0, -1.0), "q2": (-4.0, -0.5), "q3": (-1.0, -1.0, -2.0, -9.0)}
+    mine, plain = model(), model()
+    accelerate(mine)
+    streams = build_streams(method, TEACHERS, {}, (), QUESTIONS, {}, scores=scores)
+    expected = torch.zeros(())
+    for question in QUESTIONS:
+        source = "".join(student_source(question, "predict: "))
+        expected = expected + 0.5 * text_loss(plain, source, question.answer) / 3
+        total = sum(math.exp(score / 2.0) for score in scores[question.id])
+        for option, score in zip(question.choices, scores[question.id], strict=True):
+            expected = expected + 0.5 * math.exp(score / 2.0) / total * text_loss(plain, source, option) / 3
+    same(ours(mine, streams, tmp_path), mine, expected, plain)
+
+
+def test_a_masked_rationale_asks_for_a_flat_answer(tmp_path: Path) -> None:
+    """All of the rationale is masked, so that the reference needs no draw."""
+    method = MethodConfig(name="pinto", source_rationale=True, streams={
+        "answer": StreamConfig(Target.answer),
+        "counterfactual": StreamConfig(Target.every_option, weight=0.3, mask=1.0),
+    })  # fmt: skip
+    mine, plain = model(), model()
+    accelerate(mine)
+    streams = build_streams(method, TEACHERS, {}, (), QUESTIONS, {})
+    expected = torch.zeros(())
+    for question in QUESTIONS:
+        source = "".join(student_source(question, "predict: ", RATIONALES[question.id]))
+        expected = expected + text_loss(plain, source, question.answer) / 3
+        clear = TOKENIZER("".join(student_source(question, "predict: ")) + "\nRationale:", add_special_tokens=False)
+        count = len(TOKENIZER(RATIONALES[question.id], add_special_tokens=False)["input_ids"])
+        hidden = torch.tensor([clear["input_ids"] + [TOKENIZER.unk_token_id] * count + [1]])
+        for option in question.choices:
+            labels = torch.tensor([TOKENIZER(option, add_special_tokens=False)["input_ids"] + [1]])
+            loss = plain(input_ids=hidden, labels=labels).loss
+            expected = expected + 0.3 * loss / len(question.choices) / 3
+    rationales = {"train": RATIONALES, "valid": RATIONALES}
+    same(ours(mine, streams, tmp_path, rationales), mine, expected, plain)
+
+
+def test_half_masked_rationales_change_with_the_epoch(tmp_path: Path) -> None:
+    method = MethodConfig(name="pinto", source_rationale=True, streams={
+        "answer": StreamConfig(Target.answer, weight=0.0),
+        "counterfactual": StreamConfig(Target.every_option, mask=0.5),
+    })  # fmt: skip
+    streams = build_streams(method, TEACHERS, {}, (), QUESTIONS, {})
+    rationales = {"train": RATIONALES, "valid": RATIONALES}
+    losses = [ours(model(), streams, tmp_path, rationales, epoch).item() for epoch in (0, 1, 0)]
+    assert losses[0] == losses[2] != losses[1]

@@ -1,0 +1,163 @@
+"""A teacher's scores of the options: against one plain forward a text, kept in the store, read by a student like it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from tests.conftest import small_t5
+from tests.unit.teachers.test_transformers_engine import save as save_engine
+
+from tinyllm.config import (
+    DataConfig,
+    Engine,
+    ExperimentConfig,
+    MethodConfig,
+    RationalesConfig,
+    Source,
+    StreamConfig,
+    StudentConfig,
+    Target,
+    TeacherConfig,
+    WhichTeachers,
+)
+from tinyllm.data import minilab
+from tinyllm.errors import UserError
+from tinyllm.prompts import student_source
+from tinyllm.student import models
+from tinyllm.student.tokenizer import train_tokenizer
+from tinyllm.teachers.engine import ScoreRequest
+from tinyllm.teachers.generate import run
+from tinyllm.teachers.option_scores import vocabulary_hash
+from tinyllm.teachers.prompt_key import scores_key
+from tinyllm.teachers.texts import option_scores
+from tinyllm.teachers.transformers_engine import TransformersEngine
+
+QUESTIONS = minilab.generate(0)["train"][:5]
+TOKENIZER = train_tokenizer(["".join(student_source(q, "predict: ")) for q in QUESTIONS], max_size=300)
+METHOD = MethodConfig(name="standard_kd_logits", streams={
+    "answer": StreamConfig(),
+    "teacher_options": StreamConfig(Target.teacher_options, WhichTeachers.one),
+})  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher and a student of one vocabulary."""
+    folder = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(("teacher", "student")):
+        models.save(small_t5(seed, tied=True, vocab=320), TOKENIZER, folder / name)
+    return folder
+
+
+def config(folder: Path, store: Path) -> ExperimentConfig:
+    teacher = TeacherConfig(name="big", model=str(folder / "teacher"), prefix="big: ", dtype="float32", batch_size=2)
+    return ExperimentConfig(
+        store=str(store), data=DataConfig(name="minilab", source=Source.builtin), method=METHOD,
+        student=StudentConfig(name="small", pretrained=str(folder / "student")), teachers={"big": teacher},
+        rationales=RationalesConfig(splits=["train"]),
+    )  # fmt: skip
+
+
+def ask(config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rationales stage on a few questions, without the texts, which take generation."""
+    monkeypatch.setattr("tinyllm.teachers.generate._ask_teacher", lambda *_: None)
+    run(config, {"train": QUESTIONS, "valid": [], "test": []}, Console(quiet=True))
+
+
+def plain_scores(folder: Path) -> dict[str, list[float]]:
+    """One forward a text, without padding."""
+    model = models.load_pretrained(str(folder / "teacher"))[0].eval()
+    found = {}
+    for question in QUESTIONS:
+        source = TOKENIZER("".join(student_source(question, "")), return_tensors="pt").input_ids
+        with torch.no_grad():
+            found[question.id] = [
+                -model(input_ids=source, labels=TOKENIZER(option, return_tensors="pt").input_ids).loss.item()
+                for option in question.choices
+            ]
+    return found
+
+
+def test_scores_are_the_mean_token_log_likelihoods(folder: Path) -> None:
+    engine = TransformersEngine(model=str(folder / "teacher"), dtype="float32", batch_size=3)
+    requests = [ScoreRequest(q.id, "".join(student_source(q, "")), q.choices) for q in QUESTIONS]
+    requests[1] = replace(requests[1], options=requests[1].options[:2])  # options differ in number
+    done = {one.id: json.loads(one.text) for batch in engine.score(requests) for one in batch}
+    expected = plain_scores(folder)
+    expected[QUESTIONS[1].id] = expected[QUESTIONS[1].id][:2]
+    assert done.keys() == expected.keys()
+    for i, scores in expected.items():
+        assert done[i] == pytest.approx(scores, rel=1e-5)
+
+
+def test_the_rationales_stage_keeps_scores_that_training_reads(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = config(folder, tmp_path / "store")
+    with pytest.raises(
+        UserError, match=r"5 of 5 minilab/train questions lack option scores of big .* run 'tinyllm rat"
+    ):
+        option_scores(here, QUESTIONS)
+    ask(here, monkeypatch)
+    found = option_scores(here, QUESTIONS[::-1])
+    for i, scores in plain_scores(folder).items():
+        assert found[i] == pytest.approx(scores, rel=1e-5)
+    monkeypatch.setattr(TransformersEngine, "score", lambda *_: pytest.fail("asked twice"))
+    ask(here, monkeypatch)
+    assert option_scores(replace(here, method=MethodConfig(name="full_ft", streams={"a": StreamConfig()})), []) == {}
+
+
+def test_a_student_of_another_vocabulary_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = config(folder, tmp_path / "store")
+    ask(here, monkeypatch)
+    other = train_tokenizer(["some other words"], max_size=300)
+    models.save(small_t5(vocab=320), other, tmp_path / "other")
+    theirs = replace(here, student=StudentConfig(name="other", pretrained=str(tmp_path / "other")))
+    with pytest.raises(UserError, match=r"teacher big: expected the student's vocabulary, .*method=standard_kd"):
+        ask(theirs, monkeypatch)
+    with pytest.raises(UserError, match="lack option scores"):
+        option_scores(theirs, QUESTIONS)
+
+
+@pytest.mark.parametrize("engine", [Engine.scripted, Engine.openai])
+def test_teachers_without_likelihoods_are_refused(
+    engine: Engine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = config(folder, tmp_path)
+    here.teachers["big"].engine = engine
+    message = f"teacher big \\({engine} engine\\) gives no option scores: take an encoder-decoder teacher"
+    with pytest.raises(UserError, match=message):
+        option_scores(here, QUESTIONS)
+    monkeypatch.setattr("tinyllm.teachers.generate.open_engine", lambda _: None)
+    with pytest.raises(UserError, match=message):
+        ask(here, monkeypatch)
+
+
+def test_a_student_from_scratch_and_a_decoder_are_refused(folder: Path, tmp_path: Path) -> None:
+    here = replace(config(folder, tmp_path), student=StudentConfig(name="tiny"))
+    with pytest.raises(UserError, match="student=tiny is made from scratch with a tokenizer of its own"):
+        option_scores(here, QUESTIONS)
+    engine = TransformersEngine(model=save_engine(tmp_path / "decoder", encoder_decoder=False), dtype="float32")
+    with pytest.raises(UserError, match="expected an encoder-decoder to score options"):
+        next(engine.score([ScoreRequest("q", "w1", ("w2", "w3"))]))
+
+
+def test_the_key_follows_model_and_vocabulary_and_nothing_of_the_sampling() -> None:
+    teacher = TeacherConfig(name="big", model="m", prefix="big: ")
+    key = scores_key(teacher, "v")
+    assert key == scores_key(replace(teacher, temperature=0.7, chat=True, max_new_tokens=3, batch_size=1), "v")
+    others = [scores_key(replace(teacher, model="n"), "v"), scores_key(replace(teacher, revision="r"), "v")]
+    assert len({key, *others, scores_key(teacher, "w")}) == 4
+
+
+def test_vocabularies_are_compared_by_their_entries(folder: Path) -> None:
+    saved = models.load_pretrained(str(folder / "teacher"))[1]
+    assert vocabulary_hash(saved) == vocabulary_hash(TOKENIZER)
+    assert vocabulary_hash(train_tokenizer(["some other words"], 300)) != vocabulary_hash(TOKENIZER)

@@ -1,0 +1,121 @@
+"""What a run reads of its teachers besides training texts: rationales of the source, and the teacher's own answers."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tinyllm.config import (
+    AblationConfig,
+    DataConfig,
+    ExperimentConfig,
+    MethodConfig,
+    PromptConfig,
+    RationalesConfig,
+    Source,
+    StreamConfig,
+    Target,
+    TeacherConfig,
+    WhichTeachers,
+)
+from tinyllm.errors import UserError
+from tinyllm.records import Question, Rationale, Split
+from tinyllm.teachers.prompt_key import prompt_key
+from tinyllm.teachers.store import RationaleStore
+from tinyllm.teachers.texts import source_rationales, teacher_answers
+
+QUESTIONS = [Question(f"q{i}", f"What is {i}?", ("a cup", "a cap"), "a cup") for i in range(4)]
+PINTO = MethodConfig(name="pinto", source_rationale=True, streams={"answer": StreamConfig()})
+KD = MethodConfig(name="standard_kd", streams={
+    "answer": StreamConfig(), "teacher_answer": StreamConfig(Target.teacher_answer, WhichTeachers.one),
+})  # fmt: skip
+
+
+def config(tmp_path: Path, method: MethodConfig) -> ExperimentConfig:
+    teachers = {name: TeacherConfig(name=name, model=name, prefix=f"{name}: ") for name in ("owl", "fox")}
+    return ExperimentConfig(
+        store=str(tmp_path / "store"), data=DataConfig(name="minilab", source=Source.builtin), method=method,
+        teachers=teachers, prompt=PromptConfig(teacher_forcing=False),
+    )  # fmt: skip
+
+
+def keep(here: ExperimentConfig, split: Split, texts: dict[str, tuple[str, str | None]], teacher: str = "owl") -> None:
+    key = prompt_key(here.teachers[teacher], here.prompt, "minilab", recorded=False)
+    RationaleStore(Path(here.store)).append(
+        [
+            Rationale("minilab", split, i, teacher, 0, key, text, own, "stop", 5, "2024")
+            for i, (text, own) in texts.items()
+        ]
+    )
+
+
+TEXTS: dict[str, tuple[str, str | None]] = {
+    "q0": ("Let's think step by step. Cups hold tea. The answer is (a).", "a cup"),
+    "q1": ("So the answer is (b) a cap.\n", "a cap"),
+    "q2": (" \n", None),
+    "q3": ("Who knows?", None),
+}
+
+
+def test_source_rationales_are_the_free_texts_whatever_they_conclude(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To reject a text that concludes wrongly would tell the right answer at test."""
+    here = config(tmp_path, PINTO)
+    here.rationales = RationalesConfig(reject=["empty", "other_answer", "wrong_options"])
+    keep(here, "test", TEXTS)
+    with caplog.at_level(logging.WARNING):
+        found = source_rationales(here, QUESTIONS, "test")
+    assert found == {
+        "q0": "Cups hold tea. The answer is (a).", "q1": "So the answer is (b) a cap.", "q3": "Who knows?",
+    }  # fmt: skip
+    assert "1 of 4 test questions have an empty rationale of owl" in caplog.text
+    here.rationales.clean = False
+    assert source_rationales(here, QUESTIONS, "test")["q0"].startswith("Let's think")
+    here.rationales.shuffle = True
+    mixed = source_rationales(here, QUESTIONS, "test")
+    assert sorted(mixed) == ["q0", "q1", "q3"] and mixed["q3"] != "Who knows?" and "Who knows?" in mixed.values()
+
+
+def test_another_text_in_the_store_is_another_source(tmp_path: Path) -> None:
+    here = config(tmp_path, replace(PINTO, teacher="fox"))
+    keep(here, "test", TEXTS)
+    keep(here, "test", dict.fromkeys(TEXTS, ("Foxes say.", "a cup")), "fox")
+    assert set(source_rationales(here, QUESTIONS, "test").values()) == {"Foxes say."}
+    assert source_rationales(replace(here, method=KD), QUESTIONS, "test") == {}
+
+
+def test_missing_rationales_name_the_split_to_ask_about(tmp_path: Path) -> None:
+    here = config(tmp_path, PINTO)
+    keep(here, "train", TEXTS)
+    assert source_rationales(here, QUESTIONS, "train")
+    with pytest.raises(UserError, match=r"4 of 4 minilab/test questions lack a owl rationale .* 'tinyllm rationales' "):
+        source_rationales(here, QUESTIONS, "test")
+    with pytest.raises(UserError, match=r"rationales\.splits=\[test\]"):
+        source_rationales(here, QUESTIONS, "test")
+
+
+def test_answers_of_the_teacher_itself_are_those_that_could_be_parsed(tmp_path: Path) -> None:
+    here = config(tmp_path, KD)
+    keep(here, "train", TEXTS)
+    assert teacher_answers(here, QUESTIONS) == {"q0": "a cup", "q1": "a cap"}
+    assert teacher_answers(here, QUESTIONS[1:]) == {"q1": "a cap"}
+    assert teacher_answers(replace(here, method=PINTO), QUESTIONS) == {}
+
+
+@pytest.mark.parametrize(("method", "what"), [(PINTO, "rationales that are read at test"), (KD, "own answers")])
+def test_texts_made_with_the_answer_are_refused(tmp_path: Path, method: MethodConfig, what: str) -> None:
+    here = replace(config(tmp_path, method), prompt=PromptConfig(teacher_forcing=True))
+    keep(here, "train", TEXTS)
+    with pytest.raises(UserError, match=f"method={method.name}: expected .*{what} .*set prompt.teacher_forcing=false"):
+        source_rationales(here, QUESTIONS, "train") or teacher_answers(here, QUESTIONS)
+
+
+@pytest.mark.parametrize("method", [PINTO, KD], ids=lambda method: method.name)
+def test_a_teacher_that_the_ablation_drops_can_not_be_read(tmp_path: Path, method: MethodConfig) -> None:
+    here = replace(config(tmp_path, method), ablation=AblationConfig(name="no_owl", drop=["owl"]))
+    with pytest.raises(UserError, match=f"method={method.name} reads owl, which ablation=no_owl drops"):
+        source_rationales(here, QUESTIONS, "train") or teacher_answers(here, QUESTIONS)
