@@ -295,6 +295,8 @@ class TrainerConfig:
     """Norm; null for none."""
     valid_every: float = 0.25
     """Epochs between validations."""
+    select_by: Metric = Metric.accuracy
+    """Validation accuracy by which the best checkpoint is chosen, and by which a report chooses α and teacher."""
     log_every: int = 10
     """Optimizer steps between lines of metrics.csv."""
     progress_bar: bool = True

@@ -112,7 +112,7 @@ class Result:
     unparsed: int
     """Questions whose generation names no option; they count as wrong."""
     valid_accuracy: float | None
-    """Best validation accuracy, by which the checkpoint was chosen; None where nothing was trained."""
+    """Best validation accuracy, by which the checkpoint was chosen (`selected_by`); None where nothing was trained."""
     train_examples: int
     wall_seconds: float
     config_hash: str
@@ -129,6 +129,8 @@ class Result:
     """Weights of the student."""
     trained_parameters: int = 0
     """Weights that training changed: fewer than `parameters` with LoRA, 0 where nothing was trained."""
+    selected_by: str = "accuracy"
+    """Which accuracy `valid_accuracy` is: `accuracy` or `accuracy_ranked`."""
     train_tokens: int = 0
     """Source and target tokens that training has read, over all streams and epochs: what it cost, on any machine."""
     train_seconds: float = 0.0

@@ -141,6 +141,7 @@ def make_result(
         train_loss=trained.train_loss if trained else {},
         parameters=parameters,
         trained_parameters=trained.parameters if trained else 0,
+        selected_by=str(config.trainer.select_by),
         train_tokens=trained.tokens if trained else 0,
         train_seconds=round(trained.seconds, 3) if trained else 0.0,
         deviations=deviations(config),

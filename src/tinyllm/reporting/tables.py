@@ -40,8 +40,8 @@ _METRIC = {
         "Accuracy in percent, by greedy generation (the paper's metric); text that names no option is wrong."
     ),
     Metric.accuracy_ranked: (
-        "Accuracy in percent, by ranking the options; teachers' answers are by free generation, and the paper's numbers "
-        "by greedy generation."
+        "Accuracy in percent, by ranking the options; teachers' answers are by free generation, and the paper's "
+        "numbers by greedy generation."
     ),
 }
 

@@ -32,7 +32,7 @@ class Fit:
     """What training came to."""
 
     valid_accuracy: float | None
-    """Best validation accuracy, by generation; None where no validation ran."""
+    """Best validation accuracy, by `trainer.select_by`; None where no validation ran."""
     steps: int
     """Optimizer steps, those before an interruption included."""
     train_loss: dict[str, float]
@@ -180,7 +180,7 @@ def make_trainer(
         "enable_version_counter": False,
         "save_on_train_epoch_end": False,
     }
-    best = ModelCheckpoint(filename="best", monitor="valid/accuracy", mode="max", **common)
+    best = ModelCheckpoint(filename="best", monitor=f"valid/{trainer.select_by}", mode="max", **common)
     # Its `save_last` writes only where the best one changes; and the last must hold the best one's state.
     last = ModelCheckpoint(filename="last", **common)
     bar = trainer.progress_bar and sys.stderr.isatty()
