@@ -87,16 +87,27 @@ def main(config: EvaluateConfig, _: Path) -> None:
     log.info("%s", run_folder.summary(result, folder))
 
 
+def asked_freely(config: EvaluateConfig, teacher: TeacherConfig) -> EvaluateConfig:
+    """The configuration under which one teacher is asked about a split without being told the answers."""
+    return replace(
+        config,
+        teachers={teacher.name: teacher},
+        prompt=replace(config.prompt, teacher_forcing=False),
+        rationales=replace(config.rationales, splits=[config.evaluation.split]),
+    )
+
+
+def teacher_folder(config: EvaluateConfig, teacher: TeacherConfig) -> Path:
+    """Where the evaluation of a teacher goes, unless `output` names a folder."""
+    digest = run_folder.hash_of(asked_freely(config, teacher))
+    return Path("runs") / config.data.name / teacher.name / f"teacher-{digest}"
+
+
 def evaluate_teacher(config: EvaluateConfig, teacher: TeacherConfig) -> None:
     """The accuracy of a teacher's own answers: it is asked without being told the right one, and unparsed is wrong."""
     split: Split = config.evaluation.split  # type: ignore[assignment]
     questions = load_questions(config.data)
-    free = replace(
-        config,
-        teachers={teacher.name: teacher},
-        prompt=replace(config.prompt, teacher_forcing=False),
-        rationales=replace(config.rationales, splits=[split]),
-    )
+    free = asked_freely(config, teacher)
     started = time.perf_counter()
     run(free, questions, Console(width=None if sys.stdout.isatty() else 160))
     found = stored(free, teacher, split)
@@ -112,13 +123,14 @@ def evaluate_teacher(config: EvaluateConfig, teacher: TeacherConfig) -> None:
     evaluation = Evaluation(
         predictions, score(predictions), score_subsets(predictions), 0, time.perf_counter() - started
     )
-    digest = run_folder.hash_of(free)
     result = replace(
-        make_result(free, evaluation, [], digest, None, evaluation.seconds, parameters=0, train_examples=0),
+        make_result(
+            free, evaluation, [], run_folder.hash_of(free), None, evaluation.seconds, parameters=0, train_examples=0
+        ),
         student=teacher.name,
         method="teacher",
     )
-    folder = Path(config.output or f"runs/{config.data.name}/{teacher.name}/teacher-{digest}").expanduser()
+    folder = Path(config.output).expanduser() if config.output else teacher_folder(config, teacher)
     run_folder.write_config(free, folder)
     run_folder.write_predictions(evaluation.predictions, folder)
     run_folder.write_result(result, folder)

@@ -27,13 +27,14 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import tinyllm
 from tinyllm import config as schema
+from tinyllm.data.streams import chosen_teachers
 from tinyllm.errors import UserError
 
 STAGES = {
     "rationales": "ask every teacher for the rationales that the store lacks",
     "train": "train a student and evaluate it: a run folder",
     "evaluate": "evaluate a run, a model folder or a hub id on a split",
-    "report": "tables from run folders",
+    "report": "the paper's tables and figures from run folders",
     "predict": "ask a trained student one question",
     "export": "write a run's student as a Hugging Face model folder",
 }
@@ -45,6 +46,8 @@ _SCHEMAS = {
     "predict": schema.PredictConfig,
     "export": schema.ExportConfig,
 }
+_PROCESS_DIED = ("TerminatedWorkerError", "BrokenProcessPool", "FailedJobError")
+"""What joblib's and submitit's launchers raise when a job's process is gone."""
 ALPHA_GRID = (0.01, 0.1, 0.5, 1, 2, 3)
 """The paper's grid of stream weights (section 4.1)."""
 
@@ -77,21 +80,32 @@ def run_name(_root_: DictConfig) -> str:
 def with_alpha_grid(stage: str, arguments: list[str]) -> list[str]:
     """The arguments, and for `alpha=grid` a sweep over the weight of every teacher that they leave open.
 
+    Where the call names one method and one ablation, only over teachers that the method learns from.
+
     Raises:
-        UserError: without `-m`, or with several teacher sets at once.
+        UserError: without `-m`, beside another option of `alpha`, or with several teacher sets at once.
     """
-    if "alpha=grid" not in arguments:
+    options = [a.partition("=")[2].split(",") for a in arguments if a.lstrip("+").partition("=")[0] == "alpha"]
+    if not any("grid" in option for option in options):
         return arguments
+    if options != [["grid"]]:
+        raise UserError("alpha=grid: expected it alone, found other options of alpha beside it: sweep in two calls")
     if not {"-m", "--multirun"} & set(arguments):
         raise UserError("alpha=grid: expected a sweep, found a single run: add -m")
-    chosen = [a for a in arguments if a.split("=")[0] in ("teachers", "ablation", "experiment")]
+    chosen = [a for a in arguments if a.split("=")[0] in ("teachers", "experiment")]
     if any("," in a for a in chosen):
         raise UserError(
             f"alpha=grid: expected one teacher set, found {' '.join(chosen)}: sweep over sets in calls of their own"
         )
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
-        names = list(hydra.compose(stage, overrides=chosen).teachers)
-    taken = {a.split("=")[0] for a in arguments}
+        single = [a for a in arguments if a.split("=")[0] in ("method", "method.teacher", "ablation") and "," not in a]
+        composed = OmegaConf.to_object(hydra.compose(stage, overrides=[*chosen, *single]))
+    assert isinstance(composed, schema.ExperimentConfig)
+    several = any("," in a for a in arguments if a.split("=")[0] in ("method", "method.teacher", "ablation"))
+    names = list(composed.teachers)
+    if not several:
+        names = chosen_teachers(composed.method, composed.teachers, {}, composed.ablation.drop)
+    taken = {a.lstrip("+").split("=")[0] for a in arguments}
     grid = ",".join(str(value) for value in ALPHA_GRID)
     return [*arguments, *(f"alpha.{name}={grid}" for name in names if f"alpha.{name}" not in taken)]
 
@@ -239,7 +253,10 @@ def _usage() -> str:
 
 
 def main() -> None:
-    """Entry point of the console script. Exit codes: 0, 2 for a user's mistake, 1 for anything else."""
+    """Entry point of the console script.
+
+    Exit codes: 0, 2 where a user's mistake is all that went wrong, 1 for anything else.
+    """
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
@@ -269,13 +286,22 @@ def main() -> None:
     except (HydraException, ConfigCompositionException, OmegaConfBaseException) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        if type(error).__name__ not in _PROCESS_DIED:
+            raise
+        print(
+            f"error: a job's process died ({type(error).__name__}), often for want of memory: run the same command "
+            "again to go on, with fewer jobs at a time",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)
         sys.exit(130)
     for overrides, line, _ in _failed:
         print(f"error: {f'[{overrides}] ' if len(_failed) > 1 else ''}{line}", file=sys.stderr)
     if _failed:
-        sys.exit(max(code for _, _, code in _failed) if len(_failed) == 1 else 2)
+        sys.exit(min(code for _, _, code in _failed))
 
 
 def _task_of(stage: str) -> Callable[[DictConfig], None]:

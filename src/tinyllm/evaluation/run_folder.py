@@ -42,8 +42,9 @@ def hash_of(config: ExperimentConfig) -> str:
 
 
 def write_config(config: ExperimentConfig, folder: Path) -> None:
-    """Write the resolved configuration."""
-    _write(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
+    """Write the resolved configuration: an experiment's keys, without those that only a stage has."""
+    own = ExperimentConfig(**{field.name: getattr(config, field.name) for field in fields(ExperimentConfig)})
+    _write(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(own), resolve=True))
 
 
 def read_config(folder: Path) -> ExperimentConfig:
