@@ -5,8 +5,9 @@ python experiments/run.py table1 minilab [Hydra overrides] [--list]
 Reads `experiments/<name>/sweep.yaml`: for each scale the stages in order, and for each stage its sweeps, as overrides.
 Runs go to `runs/` and rationales to `store/` of the current folder, shared by all experiments: a cell that another
 experiment has finished is not run again. The report goes to `experiments/<name>/<scale>/`, with a line in `calls.csv`
-for each call of this script. Overrides given here are added to every sweep; `hydra/launcher=...` among them chooses
-where jobs run. Without one, as many jobs run at a time as there are processors, on one thread each.
+for each call of this script, interrupted ones too. Overrides given here are added to every sweep; `hydra/launcher=...`
+among them chooses where jobs run. Without one, a sweep on processors runs as many jobs at a time as there are
+processors, on one thread each, and a sweep on cards one job after the other.
 """
 
 from __future__ import annotations
@@ -19,20 +20,37 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import hydra
 import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from tinyllm.cli.main import STAGES, config_folder, register, run_name, with_alpha_grid
+from tinyllm.cli import report
+from tinyllm.cli.evaluate import teacher_folder
+from tinyllm.cli.main import (
+    STAGES,
+    config_folder,
+    one_line,
+    register,
+    run_name,
+    with_alpha_grid,
+    with_paper_settings,
+)
+from tinyllm.config import EvaluateConfig, ReportConfig
 from tinyllm.errors import UserError
 from tinyllm.evaluation import run_folder
 
 HERE = Path(__file__).resolve().parent
+INTERRUPTED = 130
 
 
 def sweeps(name: str, scale: str) -> list[tuple[str, list[str]]]:
@@ -52,22 +70,28 @@ def sweeps(name: str, scale: str) -> list[tuple[str, list[str]]]:
 
 
 def cells(stage: str, overrides: Sequence[str]) -> list[tuple[Path, list[str]]]:
-    """The jobs of a sweep: where each one's result lies, and its overrides.
-
-    A teacher's evaluation lies in a folder of the teacher's, whose name this does not foresee.
-    """
-    given = [o for o in with_alpha_grid(stage, ["-m", *overrides]) if o != "-m" and not o.startswith("hydra")]
-    parsed = OverridesParser.create().parse_overrides(overrides=given)
+    """The jobs of a sweep: the folder of each one's result, and its overrides."""
+    expanded = with_alpha_grid(stage, ["-m", *with_paper_settings(list(overrides))])
+    given = [o for o in expanded if o != "-m" and not o.startswith("hydra")]
     jobs: list[tuple[Path, list[str]]] = []
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
-        for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None):
+        for batch in BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(given), None):
             for job in batch:
-                values = hydra.compose(stage, overrides=job)
+                composed = hydra.compose(stage, overrides=job)
                 if stage == "evaluate":
-                    jobs.append((Path("runs") / values.data.name / values.teacher.name, job))
+                    typed = cast(EvaluateConfig, OmegaConf.to_object(composed))
+                    if typed.teacher is None:
+                        raise UserError(f"evaluate {shlex.join(job)}: expected a teacher in a sweep.yaml, found none")
+                    jobs.append((teacher_folder(typed, typed.teacher), job))
                 else:
-                    jobs.append((Path("runs") / run_name(values), job))
+                    jobs.append((Path("runs") / run_name(composed), job))
     return jobs
+
+
+def on_cards(job: Sequence[str]) -> bool:
+    """Whether a training job wants a CUDA card."""
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
+        return bool(hydra.compose("train", overrides=list(job)).trainer.accelerator != "cpu")
 
 
 def state(folder: Path) -> str:
@@ -79,19 +103,25 @@ def state(folder: Path) -> str:
     return "interrupted" if (folder / run_folder.CONFIG).is_file() else "new"
 
 
-def launcher(extra: Sequence[str]) -> list[str]:
-    """As many jobs at a time as processors, where the call chooses no launcher."""
-    jobs = os.cpu_count() or 1
-    if any(o.startswith("hydra/launcher") for o in extra) or jobs == 1:
-        return []
-    return ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}", "trainer.progress_bar=false"]
+def told(counts: Counter[str]) -> str:
+    """`5 finished, 1 failed`."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
 
 
 def call(stage: str, overrides: Sequence[str], environment: dict[str, str]) -> int:
-    """`tinyllm <stage> ...` in a process of its own; returns its exit code."""
-    command = [sys.executable, "-c", "from tinyllm.cli.main import main; main()", stage, *overrides]
-    print(f"$ tinyllm {stage} {shlex.join(overrides)}", flush=True)
+    """`tinyllm <stage> -m ...` in a process of its own; returns its exit code."""
+    command = [sys.executable, "-c", "from tinyllm.cli.main import main; main()", stage, "-m", *overrides]
+    print(f"$ tinyllm {stage} -m {shlex.join(overrides)}", flush=True)
     return subprocess.run(command, env=environment, check=False).returncode
+
+
+def write_report(folders: Iterable[Path], output: Path, title: str, overrides: Sequence[str]) -> None:
+    """`tinyllm report` of these run folders, those that exist."""
+    found = [str(folder) for folder in folders if folder.is_dir()]
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
+        config = cast(ReportConfig, OmegaConf.to_object(hydra.compose("report", overrides=list(overrides))))
+    print(f"$ tinyllm report runs=<{len(found)} folders> output={output} {shlex.join(overrides)}", flush=True)
+    report.main(replace(config, runs=found, output=str(output), title=title), output)
 
 
 def log_call(path: Path, row: dict[str, object]) -> None:
@@ -106,67 +136,62 @@ def log_call(path: Path, row: dict[str, object]) -> None:
 
 
 def main() -> int:
-    """Plan, run, report. Exit code 0, or 2 where a cell failed or the call was wrong."""
+    """Plan, run, report; returns the exit code: 0, 1 or 2 as a failed sweep gave it, 130 for an interruption."""
     parser = argparse.ArgumentParser(description="Run an experiment's sweeps, then its report.")
     parser.add_argument("name", help="folder of experiments/, such as table1")
     parser.add_argument("scale", help="minilab or paper")
     parser.add_argument("--list", action="store_true", help="only list the cells and where they stand")
     options, extra = parser.parse_known_args()
+    moved = [o for o in extra if o.startswith(("hydra.run.dir", "hydra.sweep", "output=", "run="))]
+    if moved:
+        raise UserError(f"{moved[0]}: runs go to runs/ of the current folder, where the report finds them: remove it")
     register()
-    plan = sweeps(options.name, options.scale)
-    started, clock = datetime.now(UTC), time.perf_counter()
-    folders = {stage: {} for stage in ("train", "evaluate")}
-    for stage, overrides in plan:
-        if stage in folders:
-            folders[stage] |= {folder: job for folder, job in cells(stage, [*overrides, *extra])}
-    before = {folder: state(folder) for folder in folders["train"]}
-    counts = Counter(before.values())
-    print(f"{options.name} at scale {options.scale}: {len(before)} cells ({told(counts)})", flush=True)
+    plan = [(stage, overrides if stage == "report" else [*overrides, *extra]) for stage, overrides in
+            sweeps(options.name, options.scale)]  # fmt: skip
+    jobs = {stage: [job for s, o in plan if s == stage for job in cells(s, o)] for stage in ("evaluate", "train")}
+    trained = dict(jobs["train"])
+    before = Counter(map(state, trained))
+    print(f"{options.name} at scale {options.scale}: {len(trained)} cells ({told(before)})", flush=True)
     if options.list:
-        for folder, job in folders["train"].items():
-            print(f"{before[folder]:12}{folder}  {' '.join(job)}")
+        for folder, job in trained.items():
+            print(f"{state(folder):12}{folder}  {' '.join(job)}")
         return 0
-    environment = dict(os.environ)
-    where = launcher(extra)
-    if where:
-        environment.setdefault("OMP_NUM_THREADS", "1")
-    failed = 0
+
+    environment, several = dict(os.environ), []
+    processors = len(os.sched_getaffinity(0))
+    chooses = any(o.startswith("hydra/launcher") for o in extra)
+    if not chooses and processors > 1 and not on_cards(next(iter(trained.values()))):
+        environment["OMP_NUM_THREADS"] = "1"
+        several = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={processors}", "trainer.progress_bar=false"]
+    started, clock, codes = datetime.now(UTC), time.perf_counter(), []
     output = HERE / options.name / options.scale
-    for stage, overrides in plan:
-        if stage == "report":
-            continue
-        # Teachers are asked one after the other: each has its own batches or requests in flight.
-        several = where if stage == "train" else [o for o in where if o.startswith("trainer")]
-        failed += call(stage, ["-m", *overrides, *extra, *several], environment) != 0
-    after = Counter(state(folder) for folder in folders["train"])
-    log_call(
-        output / "calls.csv",
-        {
-            "started": started.isoformat(timespec="seconds"),
-            "cells": len(before),
-            "finished_before": counts["finished"],
-            "failed_before": counts["failed"],
-            "interrupted_before": counts["interrupted"],
-            "finished_after": after["finished"],
-            "failed_after": after["failed"],
-            "seconds": round(time.perf_counter() - clock),
-        },
-    )
-    print(f"{options.name}: {told(after)} after {time.perf_counter() - clock:.0f} s", flush=True)
-    found = [str(f) for f in (*folders["evaluate"], *folders["train"]) if f.is_dir()]
+    try:
+        for stage, overrides in plan:
+            if stage != "report":
+                codes.append(call(stage, [*overrides, *(several if stage == "train" else [])], environment))
+    except KeyboardInterrupt:
+        codes.append(INTERRUPTED)
+    after = Counter(map(state, trained))
+    seconds = time.perf_counter() - clock
+    row = {"started": started.isoformat(timespec="seconds"), "cells": len(trained)}
+    for name, counts in (("before", before), ("after", after)):
+        row |= {f"{what}_{name}": counts[what] for what in ("finished", "failed", "interrupted", "new")}
+    log_call(output / "calls.csv", row | {"seconds": round(seconds)})
+    print(f"{options.name}: {told(after)} after {seconds:.0f} s", flush=True)
+    if INTERRUPTED in codes:
+        print("interrupted: run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
+    folders = [folder for stage in ("evaluate", "train") for folder, _ in jobs[stage]]
     for overrides in (o for stage, o in plan if stage == "report"):
-        given = [f"runs=[{','.join(found)}]", f"output={output}", f"title={options.name} ({options.scale})"]
-        failed += call("report", [*given, *overrides], environment) != 0
-    return 2 if failed else 0
-
-
-def told(counts: Counter[str]) -> str:
-    """`5 finished, 1 failed`."""
-    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+        write_report(dict.fromkeys(folders), output, f"{options.name} at scale {options.scale}", overrides)
+    return min((code for code in codes if code), default=0)
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+    sys.exit(2)
