@@ -7,6 +7,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 import uuid
@@ -285,6 +286,16 @@ def main() -> None:
         sys.exit(2)
     except (HydraException, ConfigCompositionException, OmegaConfBaseException) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except AttributeError as error:  # OmegaConf's own, for a value inside of a null
+        found = re.search(r"^\s*full_key: (\S+)", str(error), re.MULTILINE)
+        if found is None:
+            raise
+        print(
+            f"error: {found[1]}: it is null here and can't be filled by an override; choose an option of its group that "
+            "has it",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except Exception as error:
         if type(error).__name__ not in _PROCESS_DIED:

@@ -13,7 +13,7 @@ from tinyllm.errors import UserError
 from tinyllm.reporting import cases as case_studies
 from tinyllm.reporting import figures as plots
 from tinyllm.reporting import tables, writers
-from tinyllm.reporting.choose import Choice, choose, chosen
+from tinyllm.reporting.choose import Choice, choose, chosen, how_chosen
 from tinyllm.reporting.frame import Collected, collect, on_test
 from tinyllm.reporting.page import page
 from tinyllm.reporting.table import Table
@@ -42,12 +42,15 @@ def main(config: ReportConfig, _: Path) -> None:
         tables.comparisons(frame, choices, config.metric, **options),
         tables.settings(frame, config.metric),
     ]
-    figures = plots.figures(frame, choices, config.metric)
+    figures = plots.figures(frame, config.metric)
     cases = case_studies.cases(chosen(frame, choices), config.metric)
-    notes = _notes(found, len(frame), choices)
+    notes = _notes(found, frame, choices)
 
     output = Path(config.output).expanduser()
     output.mkdir(parents=True, exist_ok=True)
+    for earlier in ("tables/*.md", "tables/*.tex", "tables/*.csv", "figures/*.png", "figures/*.pdf"):
+        for stale in output.glob(earlier):  # of a report on other runs, which this one may have no table for
+            stale.unlink()
     _results(found).to_csv(output / "results.csv", index=False)
     for table in every_table:
         writers.write(table, output / "tables")
@@ -69,11 +72,11 @@ def _results(found: Collected) -> pd.DataFrame:
     return found.frame.assign(folder=found.frame["run"]).drop(columns="run")
 
 
-def _notes(found: Collected, tested: int, choices: Sequence[Choice]) -> list[str]:
+def _notes(found: Collected, tested: pd.DataFrame, choices: Sequence[Choice]) -> list[str]:
     """What a reader should know of where the numbers come from."""
     notes = [
-        f"{len(found.frame)} runs; tables and figures are made from the {tested} that were evaluated on test.",
-        "α, checkpoint and best teacher are chosen on validation; the test split was read once.",
+        f"{len(found.frame)} runs; tables and figures are made from the {len(tested)} that were evaluated on test.",
+        how_chosen(tested),
     ]
     notes += [f"Chosen: {choice}." for choice in choices]
     notes += [f"Skipped: {line}" for line in found.skipped]
@@ -84,7 +87,7 @@ def _notes(found: Collected, tested: int, choices: Sequence[Choice]) -> list[str
 def _report(
     title: str, every_table: Sequence[Table], figures: Sequence[plots.Figure], cases: str, notes: Sequence[str]
 ) -> str:
-    parts = [f"# {title}\n", "\n".join(f"- {note}" for note in notes) + "\n"]
+    parts = [f"# {title}\n", "\n".join(f"- {writers.escape_markdown(note)}" for note in notes) + "\n"]
     parts += [writers.markdown(table) for table in every_table]
     parts += [f"## {f.title}\n\n![{f.title}](figures/{f.name}.png)\n\n{f.caption}\n" for f in figures]
     return "\n".join([*parts, "## Figure 4: cases\n", cases.rstrip() + "\n"])
