@@ -12,7 +12,6 @@ import pandas as pd
 
 from tinyllm.evaluation.statistics import t_interval
 from tinyllm.reporting.frame import collect
-from tinyllm.reporting.tables import interval
 
 SCORES = {
     "visible, ranked": "subset/visible/accuracy_ranked",
@@ -33,7 +32,7 @@ def name(method: str, ablation: str, alpha: str, steps: int) -> str:
 def main() -> None:
     """Read all runs, write both files."""
     runs, output = Path(sys.argv[1]), Path(sys.argv[2])
-    frame = collect([runs]).sort_values([*SETTING, "seed"])
+    frame = collect([runs]).frame.sort_values([*SETTING, "seed"])
     kept = [*SETTING, "seed", "n", *SCORES.values(), "unparsed", "valid_accuracy", "wall_seconds", "config_hash"]
     frame[kept].to_csv(output / "results.csv", index=False, float_format="%.6f")
     base = frame[(frame.method == "full_ft") & (frame.steps == frame[frame.method == "full_ft"].steps.min())]
@@ -52,6 +51,11 @@ def main() -> None:
     text += "with its 95% t interval.\n\n"
     (output / "results.md").write_text(text + table(differences))
     print(text + table(differences))
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """`61.2 [58.0, 64.3]`, in percent, from shares of 1."""
+    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def table(rows: list[dict[str, object]]) -> str:

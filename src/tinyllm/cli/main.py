@@ -292,8 +292,8 @@ def main() -> None:
         if found is None:
             raise
         print(
-            f"error: {found[1]}: it is null here and can't be filled by an override; choose an option of its group that "
-            "has it",
+            f"error: {found[1]}: it is null here and can't be filled by an override; "
+            "choose an option of its group that has it",
             file=sys.stderr,
         )
         sys.exit(2)
