@@ -407,11 +407,12 @@ class ExportConfig:
 
 _NOT_RESULT = ("store", "cache", "logger")
 """Keys of an experiment that leave its result as it is."""
-_NOT_RESULT_INSIDE = {
+NOT_RESULT_INSIDE = {
     "trainer": ("devices", "num_nodes", "accelerator", "strategy", "strategy_options", "log_every", "progress_bar"),
     "evaluation": ("batch_size",),
     "data": ("root",),
 }
+"""The same, by group; `data.root` counts with `data.source=jsonl` all the same."""
 
 
 def _told(values: Any, default: Any) -> Any:
@@ -437,7 +438,7 @@ def config_hash(values: Mapping[str, Any]) -> str:
         values: a resolved configuration as nested dicts (`OmegaConf.to_container`).
     """
     kept: dict[str, Any] = {
-        key: {k: v for k, v in value.items() if k not in _NOT_RESULT_INSIDE.get(key, ())}
+        key: {k: v for k, v in value.items() if k not in NOT_RESULT_INSIDE.get(key, ())}
         if isinstance(value, Mapping)
         else value
         for key, value in values.items()

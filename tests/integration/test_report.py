@@ -37,7 +37,8 @@ def test_a_report_is_whole(stage: Stage, runs: Path, tmp_path: Path) -> None:
     output = tmp_path / "out" / "report"
     for name in ("broken", "foreign"):
         assert f"runs/{name}/result.json" in err
-        assert f"Skipped: runs/{name}/result.json" in (output / "report.md").read_text()
+        for file in ("report.md", "index.html"):
+            assert f"Skipped: {name}/result.json" in (output / file).read_text()
     assert "10 runs, 2 skipped" in err
     assert all(f"## Table 1: methods, student {student}\n" in out for student in ("tiny", "flan_t5_small"))
     assert "49.40" in out  # the paper's TinyLLM on obqa, 80M
@@ -59,6 +60,21 @@ def test_a_report_is_whole(stage: Stage, runs: Path, tmp_path: Path) -> None:
     assert pictures and all((output / picture).is_file() for picture in pictures)
     page = (output / "index.html").read_text()
     assert page.lower().startswith("<!doctype html>") and "Trees" in page and str(tmp_path) not in page
+
+
+def test_a_new_report_leaves_nothing_of_an_earlier_one(stage: Stage, runs: Path, tmp_path: Path) -> None:
+    stale = [tmp_path / "out" / name for name in ("tables/table2_tiny.md", "tables/old.tex", "figures/fig3_alpha.pdf")]
+    kept = [tmp_path / "out" / name for name in ("tables/notes.txt", "figures/drawing.svg", "mine.md")]
+    for path in (*stale, *kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("earlier")
+    code, _, err = stage("report", f"runs={runs}", "output=out", "resamples=100")
+    assert code == 0, err
+    assert not any(path.exists() for path in stale) and all(path.read_text() == "earlier" for path in kept)
+    assert str(tmp_path) not in (tmp_path / "out" / "report.md").read_text()
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "In grey: the paper" in page and "In parentheses the paper" not in page
+    assert "In parentheses the paper" in (tmp_path / "out" / "tables" / "table1_flan_t5_small.tex").read_text()
 
 
 def test_the_same_runs_make_the_same_report(stage: Stage, runs: Path, tmp_path: Path) -> None:

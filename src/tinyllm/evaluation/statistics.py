@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import binom, binomtest, t
+from scipy.stats import binom, binomtest, norm, t
 
 Right = NDArray[np.bool_]
 """Which of some questions were answered rightly; shape (questions,)."""
@@ -115,47 +116,76 @@ def bootstrap_means(
     return np.asarray(shares.mean(axis=1))
 
 
-def difference(means: NDArray[np.float64], observed: tuple[float, float], confidence: float = 0.95) -> Difference:
-    """First system minus second: percentile interval and p.
+def difference(
+    means: NDArray[np.float64],
+    observed: tuple[float, float],
+    by_seed: Sequence[tuple[float, float]] = (),
+    confidence: float = 0.95,
+) -> Difference:
+    """First system minus second: bootstrap and paired Student t together, within -1 to 1.
 
-    p is twice the smaller share of resamples on either side of zero, each counted with one more (Davison and Hinkley
-    1997, section 4.2): never 0.
+    The bootstrap's p is twice the smaller share of resamples on either side of zero, each counted with one more
+    (Davison and Hinkley 1997, section 4.2): never 0; its interval is the percentiles'. A bootstrap of few seeds is too
+    sure of itself: the part that S seeds contribute lacks a factor of sqrt(S / (S - 1)), and normal tails stand in for
+    Student's. With two seeds or more, the paired t test over the seeds' differences is therefore asked too; on either
+    side the end of the wider interval counts, and of the two p the larger.
 
     Args:
         means: from `bootstrap_means`, or an average of several.
         observed: the two means themselves.
+        by_seed: for each seed the two accuracies; fewer than two say nothing of other seeds, and the result then
+            speaks of questions alone.
         confidence: of the interval.
     """
-    return _summary(means[:, 0] - means[:, 1], observed[0] - observed[1], confidence)
+    gaps = [first - second for first, second in by_seed]
+    found = _summary(means[:, 0] - means[:, 1], observed[0] - observed[1], confidence)
+    return _with_seeds(found, gaps, _t_test(found.mean, gaps), confidence, (-1.0, 1.0))
 
 
 def relative_gain(
-    means: NDArray[np.float64], observed: tuple[float, float], confidence: float = 0.95
+    means: NDArray[np.float64],
+    observed: tuple[float, float],
+    by_seed: Sequence[tuple[float, float]] = (),
+    confidence: float = 0.95,
 ) -> Difference | None:
-    """First system over second, minus 1 (the paper's Δ): arguments as in `difference`; None where the second is 0."""
+    """First system over second, minus 1 (the paper's Δ): arguments as in `difference`; None where the second is 0.
+
+    The ratio's spread over seeds is that of its linear part, (first - ratio × second) / mean of second.
+    """
     if observed[1] == 0:
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = means[:, 0] / means[:, 1] - 1
-    return _summary(ratios[~np.isnan(ratios)], observed[0] / observed[1] - 1, confidence)
+    found = _summary(ratios[~np.isnan(ratios)], observed[0] / observed[1] - 1, confidence)
+    ratio = observed[0] / observed[1]
+    linear = [(first - ratio * second) / observed[1] for first, second in by_seed]
+    p = _t_test(observed[0] - observed[1], [first - second for first, second in by_seed])
+    return _with_seeds(found, linear, p, confidence, (-1.0, float("inf")))
 
 
-def paired_bootstrap(
-    right_a: Sequence[Right],
-    right_b: Sequence[Right],
-    *,
-    same_questions: bool = False,
-    resamples: int = 2000,
-    seed: int = 0,
-    confidence: float = 0.95,
+def _with_seeds(
+    found: Difference, values: Sequence[float], p: float, confidence: float, bounds: tuple[float, float]
 ) -> Difference:
-    """Difference of two systems' mean accuracies, over questions and seeds (arguments as in `bootstrap_means`).
+    """The wider interval and the larger p."""
+    low, high = found.low, found.high
+    if len(values) > 1:
+        half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * _standard_error(values)
+        low, high = min(low, found.mean - half), max(high, found.mean + half)
+    return Difference(found.mean, max(low, bounds[0]), min(high, bounds[1]), max(found.p, p))
 
-    With S seeds the part of the interval that seeds contribute is too narrow by a factor of sqrt((S - 1) / S), as in
-    any bootstrap of few units; one seed contributes nothing.
-    """
-    means = bootstrap_means(right_a, right_b, same_questions=same_questions, resamples=resamples, seed=seed)
-    return difference(means, observed_means(right_a, right_b), confidence)
+
+def _t_test(mean: float, values: Sequence[float]) -> float:
+    """p of a mean being zero whose spread the seeds' values show; 0, which never counts, for fewer than two."""
+    if len(values) < 2:
+        return 0.0
+    error = _standard_error(values)
+    if error == 0:
+        return float(mean == 0)
+    return 2 * float(t.sf(abs(mean) / error, len(values) - 1))
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values))
 
 
 def observed_means(right_a: Sequence[Right], right_b: Sequence[Right]) -> tuple[float, float]:
@@ -177,6 +207,35 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = running
     return adjusted
+
+
+def detectable_difference(
+    means: NDArray[np.float64],
+    by_seed: Sequence[tuple[float, float]] = (),
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+) -> float:
+    """Smallest true difference that the test of `difference` would show with the given power, as the runs were made.
+
+    (quantile of the two-sided level + quantile of the power) × standard error of the paired difference: of the
+    bootstrap with normal quantiles, or over the seeds with Student's for the level, whichever asks for more.
+
+    Args:
+        means: from `bootstrap_means`, or an average of several.
+        by_seed: for each seed the two accuracies.
+        alpha: level of the two-sided test.
+        power: chance of a significant outcome.
+
+    Returns:
+        Share of 1; it may lie above what is possible.
+    """
+    beta = float(norm.ppf(power))
+    least = (float(norm.ppf(1 - alpha / 2)) + beta) * float((means[:, 0] - means[:, 1]).std())
+    if len(by_seed) < 2:
+        return least
+    error = _standard_error([first - second for first, second in by_seed])
+    return max(least, (float(t.ppf(1 - alpha / 2, len(by_seed) - 1)) + beta) * error)
 
 
 def smallest_difference(n: int, discordance: float, *, alpha: float = 0.05, power: float = 0.8) -> float | None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from tinyllm.config import Metric
+
 GROUP = ("dataset", "student", "method", "ablation", "train_fraction", "variant")
 """A cell of the tables: its settings differ in α and in the single teacher at most."""
 
@@ -44,6 +46,23 @@ class Choice:
             seeds = f", seeds {','.join(map(str, self.seeds))}" if self.seeds else ""
             how = f"by validation ({100 * self.valid_accuracy:.1f}%{seeds})"
         return f"{where}: {' / '.join(parts)}: {self.name} of {self.candidates} {how}"
+
+
+_SELECTED_BY = {str(Metric.accuracy): "by greedy accuracy", str(Metric.accuracy_ranked): "by ranking accuracy"}
+
+
+def how_chosen(frame: pd.DataFrame) -> str:
+    """The sentence that a report says of its choices: on which split, and by which of the two accuracies.
+
+    Args:
+        frame: of `frame.collect`.
+    """
+    used = set(frame.loc[frame["valid_accuracy"].notna(), "selected_by"])
+    how = " and ".join(told for metric, told in _SELECTED_BY.items() if metric in used)
+    return (
+        f"α, checkpoint and best teacher are chosen on validation{f' ({how})' if how else ''}; test numbers of "
+        "candidates chose nothing."
+    )
 
 
 def setting_name(run: pd.Series) -> str:

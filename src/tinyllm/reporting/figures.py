@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,9 +21,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 
 from tinyllm.config import Metric
 from tinyllm.evaluation import run_folder
-from tinyllm.evaluation.statistics import t_interval
 from tinyllm.reporting.cases import name, place, read_predictions
 from tinyllm.reporting.choose import choose, chosen
+from tinyllm.reporting.frame import TEACHER
+from tinyllm.reporting.interval import interval
 
 log = logging.getLogger(__name__)
 
@@ -95,18 +96,26 @@ def save(figure: Figure, folder: Path) -> None:
         figure.figure.savefig(folder / f"{figure.name}.pdf", metadata={"CreationDate": None})
 
 
-def figures(frame: pd.DataFrame, choices: object, metric: Metric) -> list[Figure]:
+def figures(frame: pd.DataFrame, metric: Metric) -> list[Figure]:
     """The figures for which there are runs.
 
     Args:
-        frame: a row a run, of all settings.
-        choices: what validation chose; unused, since every figure shows the settings that it is about.
+        frame: a row a run, of all settings. Figures of methods show what `choose` takes, as tables do; figures of α
+            show every setting.
         metric: column that is drawn.
     """
-    makers: Sequence[Callable[[pd.DataFrame, str], list[Figure]]] = (_train_size, _alpha, _alpha_grid, _curves, _cost)
-    students = frame[(frame["method"] != "teacher") & frame[metric.value].notna()]
+    students = frame[frame["method"] != TEACHER]
+    # One line a method, whichever teacher was the best one at each of its points.
+    taken = chosen(students, choose(students)).assign(method_teacher="")
+    every, best = (runs[runs[metric.value].notna()] for runs in (students, taken))
     with mpl.rc_context(_STYLE):
-        return [figure for maker in makers for figure in maker(students, metric.value)]
+        return [
+            *_train_size(best, metric.value),
+            *_alpha(every, metric.value),
+            *_alpha_grid(every, metric.value),
+            *_curves(best, metric.value),
+            *_cost(best, metric.value),
+        ]
 
 
 # What several figures need
@@ -114,20 +123,16 @@ def figures(frame: pd.DataFrame, choices: object, metric: Metric) -> list[Figure
 
 def _interval(runs: pd.DataFrame, metric: str) -> tuple[float, float, float]:
     """Mean, low and high in percent."""
-    if len(runs) > 1:
-        mean, low, high = t_interval(list(runs[metric]))
-    else:
-        mean, low, high = (float(runs[column].iloc[0]) for column in (metric, f"{metric}_low", f"{metric}_high"))
-    return 100 * mean, 100 * max(low, 0.0), 100 * min(high, 1.0)
+    mean, low, high = interval(runs, metric)
+    return 100 * mean, 100 * low, 100 * high
 
 
-def _best_by_validation(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of every method, and of every single teacher apart, the α that validation chose."""
-    parts = [chosen(runs, choose(runs)) for _, runs in frame.groupby("method_teacher", sort=False, dropna=False)]
-    return pd.concat(parts, ignore_index=True) if parts else frame
+def _share(share: float) -> str:
+    """What a title adds where not all questions were trained on."""
+    return "" if share == 1 else f" · {100 * share:g}% of the training questions"
 
 
-_LINE = ["dataset", "student", "method", "ablation", "variant", "method_teacher"]
+_LINE = ["dataset", "student", "method", "ablation", "variant"]
 """Runs that are one line, or one marker, of a figure."""
 
 
@@ -233,17 +238,12 @@ def _what(metric: str) -> str:
 def _train_size(frame: pd.DataFrame, metric: str) -> list[Figure]:
     ordinary = frame[frame["ablation"] == "none"]
     lines = ordinary[ordinary["method"].isin(["tinyllm", "step_by_step"])]
-    lines = _best_by_validation(lines)
-    if lines.empty:
-        return []
     several = lines.groupby(_LINE)["train_fraction"].transform("nunique") > 1
     lines = lines[several]
     panels = _panels(lines)
     if not panels:
         return []
-    full = _best_by_validation(
-        ordinary[(ordinary["method"] == "full_ft") & (ordinary["train_fraction"] == 1) & (ordinary["variant"] == "")]
-    )
+    full = ordinary[(ordinary["method"] == "full_ft") & (ordinary["train_fraction"] == 1) & (ordinary["variant"] == "")]
     looks = _looks(lines)
     canvas, axes = _canvas(len(panels))
     for axis, (title, runs) in zip(axes, panels, strict=True):
@@ -269,7 +269,7 @@ def _train_size(frame: pd.DataFrame, metric: str) -> list[Figure]:
         f"Test accuracy by {_what(metric)} over the share of the training questions, {_seeds(lines)}. {_INTERVALS} "
         "Markers of one share are set apart sideways. "
         + ("Dotted: full fine-tuning on all training questions. " if len(full) else "")
-        + "Where several settings were run at one share, the best by validation accuracy is shown."
+        + "Where several α or teachers were run at one share, the best by validation accuracy is shown."
     )
     return [Figure("fig2_train_size", "Accuracy over the size of the training set", caption, canvas)]
 
@@ -289,22 +289,28 @@ def _errorbar(
 
 
 def _weighted(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame, list[str]]]:
-    """(title, runs, teachers) of TinyLLM's runs that differ in α, with all of the set's teachers."""
-    ordinary = frame[
-        (frame["method"] == "tinyllm")
-        & (frame["ablation"] == "none")
-        & (frame["train_fraction"] == 1)
-        & (frame["variant"] == "")
-    ]
+    """(title, runs, teachers) of TinyLLM's runs that differ in α, with all of the set's teachers.
+
+    Of a dataset and student, those on the largest share of the training questions on which α varies.
+    """
+    ordinary = frame[(frame["method"] == "tinyllm") & (frame["ablation"] == "none") & (frame["variant"] == "")]
     found = []
-    for title, runs in _panels(ordinary):
-        # The largest set: a weight of 0 drops a teacher's stream, and is a point of its grid all the same.
-        largest = max(sorted(runs["teachers"].unique()), key=lambda teachers: str(teachers).count("+"))
-        teachers = [t for t in str(largest).split("+") if f"alpha/{t}" in runs]
-        runs = runs.dropna(subset=[f"alpha/{t}" for t in teachers])
-        if teachers and any(runs[f"alpha/{t}"].nunique() > 1 for t in teachers):
-            found.append((title, runs, teachers))
+    for title, at_all_shares in _panels(ordinary):
+        for share, runs in reversed(_by_number(at_all_shares, "train_fraction")):
+            # The largest set: a weight of 0 drops a teacher's stream, and is a point of its grid all the same.
+            largest = max(sorted(runs["teachers"].unique()), key=lambda teachers: str(teachers).count("+"))
+            teachers = [t for t in str(largest).split("+") if f"alpha/{t}" in runs]
+            runs = runs.dropna(subset=[f"alpha/{t}" for t in teachers])
+            if teachers and any(runs[f"alpha/{t}"].nunique() > 1 for t in teachers):
+                found.append((title + _share(share), runs, teachers))
+                break
     return found
+
+
+def _trained_on(runs: pd.DataFrame) -> str:
+    """What a caption says of the share of training questions."""
+    shares = sorted(100 * runs["train_fraction"].unique())
+    return "" if shares == [100] else f"Trained on {' or '.join(f'{s:g}' for s in shares)}% of the training questions. "
 
 
 def _alpha(frame: pd.DataFrame, metric: str) -> list[Figure]:
@@ -342,7 +348,7 @@ def _alpha(frame: pd.DataFrame, metric: str) -> list[Figure]:
     every = pd.concat([runs for _, runs, _ in panels])
     caption = (
         f"TinyLLM's test accuracy by {_what(metric)} over the α of one teacher, {_seeds(every)}. Solid: the other "
-        f"teachers' α held at 1. {_INTERVALS} "
+        f"teachers' α held at 1. {_trained_on(every)}{_INTERVALS} "
         + ("Dashed: mean over all values of the other teachers' α that were run. " if averages else "")
         + "The values of α are evenly spaced. Test numbers of every α are drawn; none of them chose a setting."
     )
@@ -388,6 +394,7 @@ def _alpha_grid(frame: pd.DataFrame, metric: str) -> list[Figure]:
     every = pd.concat([runs for _, runs, _ in panels])
     caption = (
         f"TinyLLM's mean test accuracy in percent, by {_what(metric)}, for every pair of α, {_seeds(every)} a cell. "
+        + _trained_on(every)
         + (f"Hatched: pairs that were not run or did not finish ({missing}). " if missing else "")
         + "Neighbouring cells differ by chance too: the intervals of figure 3 show how much."
     )
@@ -399,10 +406,11 @@ def _alpha_grid(frame: pd.DataFrame, metric: str) -> list[Figure]:
 
 def _curves(frame: pd.DataFrame, metric: str) -> list[Figure]:
     """One figure a dataset and student."""
-    whole = frame[(frame["ablation"] == "none") & (frame["train_fraction"] == 1)]
-    whole = _best_by_validation(whole)
     found = []
-    for title, runs in _panels(whole):
+    for title, runs in _panels(frame[frame["ablation"] == "none"]):
+        where = title.replace(" · ", "_")
+        share, runs = _by_number(runs, "train_fraction")[-1]
+        title += _share(share)
         logged = _metrics(runs)
         if logged.empty:
             continue
@@ -442,15 +450,10 @@ def _curves(frame: pd.DataFrame, metric: str) -> list[Figure]:
         caption = (
             f"{title}: training loss of every stream (logarithmic) and validation accuracy by {_what(metric)} over the "
             f"optimizer steps, {_seeds(runs)}. Thick: mean over the seeds, at the steps that all of them logged; thin: "
-            "a seed each. Where several settings were run, the best by validation accuracy is shown."
+            "a seed each. Where several α or teachers were run, the best by validation accuracy is shown."
         )
-        found.append(Figure("learning_curves", f"Learning curves: {title}", caption, canvas))
-    if len(found) == 1:
-        return found
-    return [
-        Figure(f"learning_curves_{one.title.split(': ')[1].replace(' · ', '_')}", one.title, one.caption, one.figure)
-        for one in found
-    ]
+        found.append(Figure(f"learning_curves_{where}", f"Learning curves: {title}", caption, canvas))
+    return [replace(found[0], name="learning_curves")] if len(found) == 1 else found
 
 
 def _metrics(runs: pd.DataFrame) -> pd.DataFrame:
@@ -477,7 +480,6 @@ def _cost(frame: pd.DataFrame, metric: str) -> list[Figure]:
     if "train_tokens" not in frame:
         return []
     known = frame[frame["train_tokens"].fillna(0) > 0]
-    known = _best_by_validation(known)
     panels = _panels(known) if len(known) else []
     panels = [(title, runs) for title, runs in panels if runs["setting"].nunique() > 1]
     if not panels:
@@ -507,8 +509,8 @@ def _cost(frame: pd.DataFrame, metric: str) -> list[Figure]:
         f"Test accuracy by {_what(metric)} against what training cost: source and target tokens read, over all streams "
         f"and epochs; {_seeds(known)}. {_INTERVALS} Hollow: variants and ablations. "
         + ("Joined: one method on growing shares of the training questions. " if parts else "")
-        + "The teachers' own cost is not in it. Where several settings were run, the best by validation accuracy is "
-        "shown; runs without training, or without a token count, are left out."
+        + "The teachers' own cost is not in it. Where several α or teachers were run, the best by validation accuracy "
+        "is shown; runs without training, or without a token count, are left out."
     )
     return [Figure("cost_accuracy", "Accuracy against cost", caption, canvas)]
 

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from tinyllm.config import (
+    NOT_RESULT_INSIDE,
     AblationConfig,
     EvaluationConfig,
     ExperimentConfig,
     MethodConfig,
     PromptConfig,
     RationalesConfig,
+    Source,
     StudentConfig,
     WhichTeachers,
     deviations,
@@ -41,8 +43,12 @@ class Collected(NamedTuple):
 
     - `alpha/<teacher>`: weight of that teacher's stream, NaN where the run knows no such stream;
     - `subset/<name>/<score>`: scores of a named part of the split;
-    - `train_fraction`, `data_seed`: of the configuration; NaN without one;
+    - `train_fraction`, `data_seed`: of the configuration; 1 and the run's seed without one;
     - `method_teacher`: the teacher of a single-teacher method, "" for other methods;
+    - `untrained`: the method trains nothing (a teacher too), so `train_fraction` says nothing of it;
+    - `composed_alpha`: α as configured, before an ablation takes its teachers' streams away, as text;
+    - `dropped`: teachers of the set that an ablation leaves out, joined with "+";
+    - `strongest`: the teacher that stands for the whole set, under `ablation.strongest`; else "";
     - `setting`: the same for runs that differ in their seeds, or in the split that they were evaluated on, alone;
     - `family`: the same for settings that differ in α, the single teacher or the training fraction at most;
     - `variant`: "" for the family with the settings that most runs of its dataset and student share; for another one of
@@ -55,7 +61,7 @@ class Collected(NamedTuple):
     What has no influence on a run is not part of its setting: evaluation options, the optimizer of an untrained model,
     the teachers of a method that has none."""
     skipped: list[str]
-    """A line for every `result.json` that is broken or foreign, with what is wrong with it."""
+    """A line for every `result.json` that is broken or foreign, with what is wrong with it; named as in `run`."""
     repeated: list[str]
     """A line for every run that was left out because the same setting with the same seeds stands in another folder."""
 
@@ -79,28 +85,33 @@ def collect(folders: Sequence[Path]) -> Collected:
     rows: list[tuple[dict[str, Any], _Identity]] = []
     skipped: list[str] = []
     for root, path in _results(folders):
+        run = path.parent.name if path.parent == root else path.parent.relative_to(root).as_posix()
         try:
-            result = run_folder.read_result(path)
-            row = _row(result)
-        except (ValueError, AttributeError, TypeError) as error:
-            skipped.append(str(error) if str(path) in str(error) else f"{path}: not a result of this version ({error})")
-            log.warning("skipped: %s", skipped[-1])
-            continue
-        folder = path.parent
-        config = _config(folder)
-        identity = _identity(config, result)
-        row |= _of_config(config, result)
-        row["setting"], row["family"] = identity.setting, identity.family
-        row["evaluated_only"] = config is not None and config.method.train and result.train_examples == 0
-        row["folder"] = str(folder)
-        row["run"] = folder.name if folder == root else folder.relative_to(root).as_posix()
-        rows.append((row, identity))
+            rows.append(_read(path, run))
+        except (ValueError, AttributeError, TypeError, LookupError, OSError) as error:
+            told = str(error)
+            reason = told.removeprefix(f"{path}: ") if str(path) in told else f"not a result of this version ({told})"
+            skipped.append(f"{run}/{run_folder.RESULT}: {reason}")
+            log.warning("skipped: %s: %s", path, reason)
     if not rows:
         raise UserError(f"runs: no {run_folder.RESULT} below {', '.join(map(str, folders))}: run 'tinyllm train'")
     kept, repeated = _once(rows)
     frame = pd.DataFrame([row for row, _ in kept])
     frame["variant"] = _variants(frame, [identity for _, identity in kept])
     return Collected(frame.drop(columns="evaluated_only"), skipped, repeated)
+
+
+def _read(path: Path, run: str) -> tuple[dict[str, Any], _Identity]:
+    """One run's row of the frame; whatever is wrong with its `result.json` raises here."""
+    result = run_folder.read_result(path)
+    row = _row(result)
+    config = _config(path.parent)
+    identity = _identity(config, result)
+    row |= _of_config(config, result)
+    row["setting"], row["family"] = identity.setting, identity.family
+    row["evaluated_only"] = config is not None and config.method.train and result.train_examples == 0
+    row["folder"], row["run"] = str(path.parent), run
+    return row, identity
 
 
 def _once(rows: list[tuple[dict[str, Any], _Identity]]) -> tuple[list[tuple[dict[str, Any], _Identity]], list[str]]:
@@ -120,10 +131,10 @@ def _once(rows: list[tuple[dict[str, Any], _Identity]]) -> tuple[list[tuple[dict
         key = (row["setting"], row["seed"], row["data_seed"])
         whole = (*key, row["split"], row["student"], row["method"])
         if whole in first:
-            repeated.append(f"{row['folder']}: the same setting and seeds as {first[whole]}")
+            repeated.append(f"{row['run']}: the same setting and seeds as {first[whole]}")
             log.info("counted once: %s", repeated[-1])
             continue
-        first[whole] = row["folder"]
+        first[whole] = row["run"]
         if row["evaluated_only"] and key in trained:
             row["valid_accuracy"] = trained[key]
         elif row["evaluated_only"]:
@@ -169,16 +180,34 @@ def _row(result: Result) -> dict[str, Any]:
     row["teachers"] = "+".join(result.teachers)
     row["train_loss"] = " ".join(f"{name}={loss:.4f}" for name, loss in result.train_loss.items())
     row["valid_accuracy"] = float("nan") if result.valid_accuracy is None else float(result.valid_accuracy)
-    for score in ("accuracy", "accuracy_low", "accuracy_high", "seed", "n"):
-        if not isinstance(row[score], int | float):
-            raise ValueError(f"{score} is {row[score]!r}")
+    for name in _TEXTS:
+        if not isinstance(row[name], str):
+            raise ValueError(f"{name} is {row[name]!r}")
+    for name, value in row.items():
+        number = name in _NUMBERS or name.startswith("subset/")
+        optional = "accuracy_ranked" in name and value is None
+        if number and not optional and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"{name} is {value!r}")
     return row
 
 
+_TEXTS = ("dataset", "student", "method", "ablation", "split", "config_hash", "selected_by")
+_NUMBERS = (
+    "seed", "n", "accuracy", "accuracy_low", "accuracy_high", "accuracy_ranked", "accuracy_ranked_low",
+    "accuracy_ranked_high", "unparsed", "train_examples", "wall_seconds", "steps", "parameters", "train_tokens",
+    "train_seconds",
+)  # fmt: skip
+
+
 def _config(folder: Path) -> ExperimentConfig | None:
+    """None where there is none, or none that can be read: then the log tells."""
+    if not (folder / run_folder.CONFIG).is_file():
+        return None
     try:
         return run_folder.read_config(folder)
-    except UserError:
+    except (UserError, AttributeError, TypeError, AssertionError, OSError) as error:
+        # No list of keys but a bare text, say, is no error that OmegaConf has a name for.
+        log.warning("counted without its configuration: %s", error or f"{folder / run_folder.CONFIG} is no mapping")
         return None
 
 
@@ -186,7 +215,16 @@ def _of_config(config: ExperimentConfig | None, result: Result) -> dict[str, Any
     """Columns that only the configuration knows. Without one there is nothing to say, and the run stays by itself."""
     weights = dict(result.alpha)
     if config is None:
-        own = {"train_fraction": 1.0, "data_seed": result.seed, "method_teacher": "", "deviations": ""}
+        own = {
+            "train_fraction": 1.0,
+            "data_seed": result.seed,
+            "method_teacher": "",
+            "untrained": result.method == TEACHER,
+            "composed_alpha": "",
+            "dropped": "",
+            "strongest": "",
+            "deviations": "",
+        }
     else:
         if _which(config) is WhichTeachers.all:  # a dropped stream is a point of the α grid too
             weights |= {name: 0.0 for name, weight in config.alpha.items() if weight == 0 and name in config.teachers}
@@ -195,9 +233,17 @@ def _of_config(config: ExperimentConfig | None, result: Result) -> dict[str, Any
             "train_fraction": config.data.train_fraction,
             "data_seed": config.data.seed,
             "method_teacher": _single_teacher(config),
+            "untrained": result.method == TEACHER or not config.method.train,
+            "composed_alpha": " ".join(f"{name}={weight:g}" for name, weight in _composed_alpha(config).items()),
+            "dropped": "+".join(name for name in config.teachers if name in config.ablation.drop),
+            "strongest": result.teachers[0] if config.ablation.strongest is not None and result.teachers else "",
             "deviations": "; ".join(f"{key}={ours} (paper: {paper})" for key, (paper, ours) in told.items()),
         }
     return own | {f"alpha/{name}": float(weight) for name, weight in weights.items()}
+
+
+def _composed_alpha(config: ExperimentConfig) -> dict[str, float]:
+    return {name: config.alpha.get(name, 1.0) for name in config.teachers}
 
 
 def _which(config: ExperimentConfig) -> WhichTeachers:
@@ -216,7 +262,7 @@ def _single_teacher(config: ExperimentConfig) -> str:
 
 def _identity(config: ExperimentConfig | None, result: Result) -> _Identity:
     if config is None:
-        return _Identity(result.config_hash, result.config_hash, result.config_hash, {"config": result.config_hash})
+        return _Identity(result.config_hash, result.config_hash, result.config_hash, {_NO_CONFIG: result.config_hash})
     data = replace(config.data, seed=0)
     shaping = replace(config, seed=0, data=data, evaluation=EvaluationConfig())
     which = _which(config)
@@ -236,7 +282,10 @@ def _identity(config: ExperimentConfig | None, result: Result) -> _Identity:
         shaping = replace(shaping, teachers={}, alpha={}, prompt=PromptConfig(), rationales=RationalesConfig())
     elif result.method != TEACHER:
         method = replace(config.method, teacher=_single_teacher(config) or None)
-        shaping = replace(shaping, alpha=dict(result.alpha), method=method)
+        # Seeds may find different teachers to be the strongest: the same setting all the same.
+        doubled = config.ablation.strongest is not None
+        alpha = _composed_alpha(config) if doubled else dict(result.alpha)
+        shaping = replace(shaping, alpha=alpha, method=method)
     family = replace(
         shaping,
         alpha={},
@@ -270,7 +319,13 @@ def _flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]
             yield f"{path}{key}", "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-_NOT_SETTINGS = ("store", "cache", "logger.", "evaluation.")
+_NO_CONFIG = "without config.yaml"
+"""Key of `_Identity.values` where nothing else is known."""
+_NOT_SETTINGS = (
+    "store", "cache", "logger.", "evaluation.",
+    *(f"{group}.{key}" for group, keys in NOT_RESULT_INSIDE.items() for key in keys if group != "data"),
+)  # fmt: skip
+"""Starts of keys that no result depends on; `data.root` is one with most sources."""
 
 
 def _variants(frame: pd.DataFrame, identities: Sequence[_Identity]) -> list[str]:
@@ -292,14 +347,20 @@ def _variants(frame: pd.DataFrame, identities: Sequence[_Identity]) -> list[str]
         ordinary = min(
             places,
             key=lambda i: (
+                _NO_CONFIG in identities[i].values,
                 -shared[row["dataset"], row["student"], row["split"], identities[i].circumstances],
                 -sizes[identities[i].family],
                 identities[i].family,
             ),
         )
+        unknown = {identities[i].family for i in places if _NO_CONFIG in identities[i].values}
         for i in places:
-            if identities[i].family != identities[ordinary].family:
-                variants[i] = _told_apart(identities[i].values, identities[ordinary].values)
+            if identities[i].family == identities[ordinary].family:
+                continue
+            variants[i] = _told_apart(identities[i].values, identities[ordinary].values)
+            if variants[i] == _NO_CONFIG and len(unknown) > 1:
+                # Nobody knows whether these are seeds of one setting: they are neither averaged nor chosen among.
+                variants[i] += f" ({identities[i].values[_NO_CONFIG]})"
     return variants
 
 
@@ -307,9 +368,13 @@ def _told_apart(own: Mapping[str, str], ordinary: Mapping[str, str]) -> str:
     """The keys that differ; a teacher or stream that only one of the two has is told by its name."""
     if "trained" in own:
         return "trained elsewhere"
+    if _NO_CONFIG in own:
+        return _NO_CONFIG
     parts: dict[str, None] = {}
     for key in [*own, *(key for key in ordinary if key not in own)]:
         if key.startswith(_NOT_SETTINGS) or own.get(key) == ordinary.get(key):
+            continue
+        if key == "data.root" and own.get("data.source") != Source.jsonl:  # elsewhere it only says where the files are
             continue
         group = "teachers." if key.startswith("teachers.") else "method.streams."
         if key.startswith(group) and _names(own, group) != _names(ordinary, group):

@@ -35,15 +35,24 @@ class Pair:
     """Every seed asks the same questions, in the same order."""
     questions: int
     """Different ones, over all seeds."""
-
-    @property
-    def seeds(self) -> int:
-        return len(self.first)
+    seeds: tuple[tuple[int, int], ...]
+    """(seed, seed of the data) of each."""
 
     @property
     def observed(self) -> tuple[float, float]:
         """Both accuracies."""
         return observed_means(self.first, self.second)
+
+    @property
+    def by_seed(self) -> dict[tuple[int, int], tuple[float, float]]:
+        """Both accuracies of every seed."""
+        shares = [(float(a.mean()), float(b.mean())) for a, b in zip(self.first, self.second, strict=True)]
+        return dict(zip(self.seeds, shares, strict=True))
+
+    @property
+    def questions_a_seed(self) -> int:
+        """Of one seed; the mean where seeds have more or fewer."""
+        return round(float(np.mean([len(part) for part in self.first])))
 
     @property
     def discordance(self) -> float:
@@ -52,7 +61,7 @@ class Pair:
 
     def mcnemar(self) -> float | None:
         """p of the exact test; None over several seeds, whose answers to a question are no independent pairs."""
-        return mcnemar(self.first[0], self.second[0]) if self.seeds == 1 else None
+        return mcnemar(self.first[0], self.second[0]) if len(self.seeds) == 1 else None
 
     def means(self, resamples: int, seed: int) -> NDArray[np.float64]:
         """As `statistics.bootstrap_means`."""
@@ -81,11 +90,13 @@ class Answers:
         """
         a, b = _by_seed(first), _by_seed(second)
         rows: list[tuple[tuple[str, ...], Right, Right]] = []
+        found: list[tuple[int, int]] = []
         for seeds in sorted(a.keys() & b.keys()):
             one, other = self._of(a[seeds]), self._of(b[seeds])
             ids = tuple(id for id in sorted(one.keys() & other.keys()) if not subset or one[id].subset == subset)
             if ids:
                 rows.append((ids, _aligned(one, ids), _aligned(other, ids)))
+                found.append(seeds)
         if not rows:
             return None
         asked = [ids for ids, _, _ in rows]
@@ -94,6 +105,7 @@ class Answers:
             tuple(right for _, _, right in rows),
             same_questions=len(set(asked)) == 1,
             questions=len(set().union(*asked)),
+            seeds=tuple(found),
         )
 
     def _read(self, folder: str) -> dict[str, _Scored]:
@@ -109,11 +121,37 @@ def _aligned(answers: Mapping[str, _Scored], ids: Sequence[str]) -> Right:
     return np.array([answers[id].right for id in ids])
 
 
-def average(pairs: Sequence[Pair], resamples: int, seed: int) -> tuple[NDArray[np.float64], tuple[float, float]]:
-    """Bootstrapped and observed means over several datasets, each resampled for itself and all of equal weight."""
+class Averages(NamedTuple):
+    """Accuracies of two settings over several datasets of equal weight: the arguments of `statistics.difference`."""
+
+    means: NDArray[np.float64]
+    """Bootstrapped, each dataset for itself; shape (resamples, 2)."""
+    observed: tuple[float, float]
+    by_seed: list[tuple[float, float]]
+    """Of the seeds that all datasets have."""
+
+
+def average(pairs: Sequence[Pair], resamples: int, seed: int) -> Averages:
+    """Put the pairs of several datasets (one or more) together.
+
+    Args:
+        pairs: one a dataset.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+    """
     draws = [pair.means(resamples, seed + index) for index, pair in enumerate(pairs)]
     observed = np.mean([pair.observed for pair in pairs], axis=0)
-    return np.asarray(np.mean(draws, axis=0)), (float(observed[0]), float(observed[1]))
+    totals = [np.mean([pair.by_seed[key] for pair in pairs], axis=0) for key in common_seeds(pairs)]
+    return Averages(
+        np.asarray(np.mean(draws, axis=0)),
+        (float(observed[0]), float(observed[1])),
+        [(float(first), float(second)) for first, second in totals],
+    )
+
+
+def common_seeds(pairs: Sequence[Pair]) -> list[tuple[int, int]]:
+    """The seeds that every pair has."""
+    return [key for key in pairs[0].seeds if all(key in pair.seeds for pair in pairs)]
 
 
 def _by_seed(runs: pd.DataFrame) -> dict[tuple[int, int], str]:

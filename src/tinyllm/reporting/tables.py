@@ -8,22 +8,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from tinyllm.config import Metric
 from tinyllm.evaluation.statistics import (
     Difference,
+    detectable_difference,
     difference,
     holm,
     relative_gain,
     smallest_difference,
-    t_interval,
 )
 from tinyllm.reporting import paper
 from tinyllm.reporting.cases import name, place
-from tinyllm.reporting.choose import Choice, chosen, setting_name
+from tinyllm.reporting.choose import Choice, chosen, how_chosen, setting_name
 from tinyllm.reporting.frame import TEACHER
-from tinyllm.reporting.paired import Answers, Pair, average
+from tinyllm.reporting.interval import interval, over_seeds, within
+from tinyllm.reporting.paired import Answers, Averages, Pair, average, common_seeds
 from tinyllm.reporting.table import Cell, Table
 
 LEVEL = 0.05
@@ -34,7 +34,11 @@ _INTERVALS = (
     "In brackets 95% intervals: Student's t over seeds where there are several, Wilson's over questions where there is "
     "one"
 )
-_BY_VALIDATION = "α, checkpoint and best teacher are chosen on validation; the test split was read once."
+_SEVERAL_SEEDS = (
+    "Tests with two seeds or more: the paired bootstrap over questions and seeds, and the paired t test over the "
+    "seeds' differences; the wider interval and the larger p count."
+)
+_ONE_SEED = "Tests with one seed: the paired bootstrap over questions alone; interval and p say nothing of other seeds."
 _METRIC = {
     Metric.accuracy: (
         "Accuracy in percent, by greedy generation (the paper's metric); text that names no option is wrong."
@@ -80,18 +84,34 @@ class _Row:
 
 
 class _Study:
-    """What all tables are made from: the chosen runs on all training questions, and their predictions."""
+    """What all tables are made from: the chosen runs on one share of the training questions, and their predictions."""
 
     def __init__(
         self, frame: pd.DataFrame, choices: Sequence[Choice], metric: Metric, resamples: int, seed: int
     ) -> None:
-        runs = chosen(frame, choices)
-        self.runs = runs[(runs["train_fraction"] == 1) | (runs["method"] == TEACHER)]
-        self.choices = [choice for choice in choices if choice.train_fraction == 1]
+        self.shares = _shares(frame)
+        self.candidates = self._at_one_share(frame)
+        """All settings, chosen or not."""
+        self.runs = chosen(self.candidates, choices)
+        settings = set(self.runs["setting"])
+        self.choices = [choice for choice in choices if choice.setting in settings]
+        self.by_validation = how_chosen(frame)
         self.metric = metric
         self.answers = Answers(metric)
         self.resamples = resamples
         self.seed = seed
+
+    def _at_one_share(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """All questions where anything was trained on all, else the largest share: shares are never mixed in a table.
+
+        What trains nothing belongs to every share.
+        """
+        keys = zip(frame["dataset"], frame["student"], strict=True)
+        at_share = frame["train_fraction"] == [self.shares.get(key, 1.0) for key in keys]
+        row = [frame[column] for column in ("dataset", "student", "method", "ablation", "variant")]
+        elsewhere = ~at_share.groupby(row, dropna=False).transform("any")
+        last = frame["train_fraction"] == frame["train_fraction"].groupby(row, dropna=False).transform("max")
+        return frame[at_share | (frame["method"] == TEACHER) | (frame["untrained"] & elsewhere & last)]
 
     # Rows and columns
 
@@ -154,9 +174,11 @@ class _Study:
             return Cell(paper=reported)
         runs = _distinct(runs[runs[stem].notna()], stem)
         value, low, high = interval(runs, stem)
+        strongest = _picked(runs)
         n = runs[f"subset/{column.subset}/n" if column.subset else "n"]
         sizes = "–".join(f"{size:g}" for size in dict.fromkeys([n.min(), n.max()]))
-        parts = [f"seeds {_listed(runs['seed'])}", f"n {sizes}", setting_name(runs.iloc[0]), self._chosen(runs.iloc[0])]
+        setting = strongest or setting_name(runs.iloc[0])
+        parts = [f"seeds {_listed(runs['seed'])}", f"n {sizes}", setting, self._chosen(runs.iloc[0])]
         return Cell(value, low, high, paper=reported, note="; ".join(part for part in parts if part))
 
     def _chosen(self, run: pd.Series) -> str:
@@ -176,13 +198,14 @@ class _Study:
         )
         trained = (row.runs["train_examples"] > 0).any()
         if trained and len(by_seed) > 1 and by_seed.notna().all():
-            value, low, high = t_interval(list(by_seed))
+            value, low, high = over_seeds(list(by_seed))
         else:  # Newcombe's square-and-add of the cells' intervals
-            value = float(np.mean(values))
+            mean = float(np.mean(values))
             low, high = (
-                value + side * math.hypot(*(getattr(c, end) - (c.value or 0.0) for c in cells)) / len(cells)
+                mean + side * math.hypot(*(getattr(c, end) - (c.value or 0.0) for c in cells)) / len(cells)
                 for side, end in ((-1, "low"), (1, "high"))
             )
+            value, low, high = within(mean, low, high)
         return Cell(value, low, high, paper=reported, note=f"mean of {len(cells)} datasets")
 
     # Tests
@@ -192,29 +215,27 @@ class _Study:
         pairs = [self.answers.pair(first.on(d), second.on(d), column.subset) for d in column.datasets]
         return [] if any(pair is None for pair in pairs) else [pair for pair in pairs if pair is not None]
 
-    def means(
-        self, pairs: Sequence[Pair], resamples: int | None = None
-    ) -> tuple[NDArray[np.float64], tuple[float, float]]:
+    def averages(self, pairs: Sequence[Pair], resamples: int | None = None) -> Averages:
         return average(pairs, resamples or self.resamples, self.seed)
 
     def differences(self, tests: Sequence[Sequence[Pair]]) -> list[Difference]:
-        """The paired bootstrap of each, with p adjusted by Holm over all of them."""
+        """The paired tests, uncorrected, with resamples enough for Holm's correction over all of them."""
         resamples = max(self.resamples, enough_resamples(len(tests)))
-        found = [difference(*self.means(pairs, resamples)) for pairs in tests]
-        adjusted = holm([one.p for one in found])
-        return [replace(one, p=p) for one, p in zip(found, adjusted, strict=True)]
+        return [difference(*self.averages(pairs, resamples)) for pairs in tests]
 
-    def bold(self, rows: Sequence[_Row], grid: list[list[Cell]], columns: Sequence[_Column]) -> None:
-        """Mark the best of each column where it is no tie."""
+    def bold(self, rows: Sequence[_Row], grid: list[list[Cell]], columns: Sequence[_Column]) -> list[Sequence[Pair]]:
+        """Mark the best of each column where it is no tie; returns what was tested."""
         tests: list[tuple[int, int, list[Pair]]] = []
         for place_of, column in enumerate(columns):
             values = {i: cells[place_of].value for i, cells in enumerate(grid)}
             order = sorted((i for i, v in values.items() if v is not None), key=lambda i: -(values[i] or 0.0))
             if len(order) > 1 and (pairs := self.pairs(rows[order[0]], rows[order[1]], column)):
                 tests.append((order[0], place_of, pairs))
-        for (i, j, _), found in zip(tests, self.differences([pairs for _, _, pairs in tests]), strict=True):
-            if found.p < LEVEL and found.mean > 0:
+        found = _corrected(self.differences([pairs for _, _, pairs in tests]))
+        for (i, j, _), one in zip(tests, found, strict=True):
+            if one.p < LEVEL and one.mean > 0:
                 grid[i][j] = replace(grid[i][j], best=True)
+        return [pairs for _, _, pairs in tests]
 
     # Notes
 
@@ -222,10 +243,9 @@ class _Study:
         """What every accuracy table says under it."""
         runs = pd.concat([row.runs for row in rows]) if rows else self.runs.iloc[:0]
         notes = [_METRIC[self.metric], _INTERVALS + self._of_totals(columns) + "."]
-        if any(row.in_paper(column) is not None for row in rows for column in columns):
-            notes.append("In parentheses the paper's numbers.")
-        notes.append(_BY_VALIDATION)
+        notes.append(self.by_validation)
         datasets = {dataset for column in columns for dataset in column.datasets}
+        notes += self.share_notes([(dataset, student) for dataset in sorted(datasets)])
         settings = set(runs["setting"])
         notes += [
             f"Chosen: {choice}."
@@ -234,7 +254,8 @@ class _Study:
         ]
         if len(runs):
             notes.append(f"Seeds: {_listed(runs['seed'])}.")
-        told = dict.fromkeys(part for text in runs["deviations"] for part in text.split("; ") if part)
+        trained = runs.loc[~runs["untrained"].astype(bool), "deviations"]
+        told = dict.fromkeys(part for text in trained for part in text.split("; ") if part)
         if told:
             notes.append(f"Not the paper's settings: {'; '.join(told)}.")
         return notes
@@ -244,33 +265,88 @@ class _Study:
             return ""
         return "; of totals, over the seeds' totals, or the datasets' intervals added in squares (Newcombe)"
 
+    def share_notes(self, places: Sequence[tuple[str, str]]) -> list[str]:
+        """Where no run was trained on all questions; places are (dataset, student)."""
+        shares: dict[float, list[str]] = {}
+        for dataset, student in places:
+            if (share := self.shares.get((dataset, student), 1.0)) != 1:
+                shares.setdefault(share, []).append(f"{dataset} ({student})")
+        return [
+            f"Trained on {100 * share:g}% of the training questions, the largest share that was run: "
+            f"{', '.join(dict.fromkeys(told))}."
+            for share, told in sorted(shares.items())
+        ]
+
     def could_show(self, rows: Sequence[_Row], columns: Sequence[_Column]) -> str:
-        """The smallest difference that each test set could show, between the two rows that matter most."""
+        """The smallest difference that each column could show, between the two rows that matter most."""
         first = next((r for r in rows if (r.method, r.ablation, r.variant) == ("tinyllm", "none", "")), None)
+        full = next((r for r in rows if (r.method, r.ablation, r.variant) == ("full_ft", "none", "")), None)
         parts: list[str] = []
         for column in columns:
-            if column.total or column.subset or first is None:
+            if first is None:
                 continue
-            others = sorted(
-                (r for r in rows if r is not first),
-                key=lambda r: (r.method, r.ablation, r.variant) != ("full_ft", "none", ""),
-            )
-            for other in others:
-                if pairs := self.pairs(first, other, column):
-                    share = pairs[0].discordance
-                    least = smallest_difference(pairs[0].questions, share, alpha=LEVEL, power=POWER)
-                    points = "none" if least is None else f"{100 * least:.1f} points"
-                    parts.append(
-                        f"{column.name} {points} (n {pairs[0].questions}; {first.label} and {other.label} differ on "
-                        f"{100 * share:.0f}%)"
-                    )
-                    break
-        if not parts:
-            return "Smallest difference that the test set could show: unknown without predictions of two methods."
-        return (
-            f"Smallest difference that the test set could show (exact McNemar test at level {LEVEL:g} with power "
-            f"{POWER:g}, each question once; the spread between seeds comes on top): {'; '.join(parts)}."
-        )
+            if full is not None and (pairs := self.pairs(first, full, column)):
+                partners = [(full, pairs)]
+            else:  # variants: the one of which least can be said
+                others = [row for row in rows if row is not first]
+                partners = [(row, pairs) for row in others if (pairs := self.pairs(first, row, column))]
+            told = [self.least_difference(first, row, pairs) for row, pairs in partners]
+            if told:
+                parts.append(f"{column.name}: {max(told)[1]}")
+        return least_shown(parts)
+
+    def least_difference(self, first: _Row, second: _Row, pairs: Sequence[Pair]) -> tuple[float, str]:
+        """The smallest difference that the test of two rows could show, as a share of 1, and the same in words."""
+        found = self.averages(pairs)
+        least = detectable_difference(found.means, found.by_seed, alpha=LEVEL, power=POWER)
+        seeds = max(len(pair.seeds) for pair in pairs)
+        parts = [f"{first.label} and {second.label}", f"{seeds} seed{'s' if seeds > 1 else ''}"]
+        if len(pairs) == 1:
+            n, share = pairs[0].questions_a_seed, pairs[0].discordance
+            one = smallest_difference(n, share, alpha=LEVEL, power=POWER)
+            exact = "none" if one is None else f"{100 * one:.1f}"
+            parts.append(f"n {n}, differ on {100 * share:.0f}%; McNemar's exact test of one seed: {exact}")
+        shown = f"{100 * least:.1f}" if least <= 1 else "none"
+        return least, f"{shown} ({', '.join(parts)})"
+
+    # What tests say of themselves
+
+    def how_tested(self, tests: Sequence[Sequence[Pair]]) -> list[str]:
+        """The notes on seeds, for tests as they were made."""
+        several = [len(common_seeds(pairs)) > 1 for pairs in tests]
+        return [*([_SEVERAL_SEEDS] if any(several) else []), *([] if all(several) else [_ONE_SEED])]
+
+
+def least_shown(parts: Sequence[str]) -> str:
+    """The note on the smallest difference that tests could show."""
+    if not parts:
+        return "Smallest difference that the test could show: unknown without predictions of two methods."
+    return (
+        f"Smallest difference in points that the test could show, with power {POWER:g} at level {LEVEL:g} before "
+        f"Holm's correction, from the standard error of the paired difference as run: {'; '.join(parts)}."
+    )
+
+
+def _shares(frame: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """The largest share of the training questions by (dataset, student)."""
+    trained = frame[~frame["untrained"].astype(bool)]
+    largest = trained.groupby(["dataset", "student"], as_index=False)["train_fraction"].max()
+    keys = zip(largest["dataset"], largest["student"], strict=True)
+    return dict(zip(keys, map(float, largest["train_fraction"]), strict=True))
+
+
+def _picked(runs: pd.DataFrame) -> str:
+    """Which teacher was found to be the strongest, seed by seed."""
+    found = runs[runs["strongest"] != ""]
+    return ", ".join(
+        f"{'strongest teacher ' if index == 0 else ''}{teacher} (seeds {_listed(part['seed'])})"
+        for index, (teacher, part) in enumerate(found.groupby("strongest"))
+    )
+
+
+def _corrected(found: Sequence[Difference]) -> list[Difference]:
+    """With p by Holm over all of them."""
+    return [replace(one, p=p) for one, p in zip(found, holm([one.p for one in found]), strict=True)]
 
 
 def table1(
@@ -292,7 +368,7 @@ def table1(
     study = _Study(frame, choices, metric, resamples, seed)
     students = study.students()
     if not students:
-        return [_teachers_alone(study)]
+        return [_teachers_alone(study)] if len(study.runs) else []
     return [_table1(study, student) for student in students]
 
 
@@ -321,7 +397,7 @@ def _table1(study: _Study, student: str) -> Table:
     ]
     rows = [*core, *more]
     grid = [[study.cell(row, column) for column in columns] for row in rows]
-    study.bold(rows, grid, columns)
+    tested = study.bold(rows, grid, columns)
     by_method = {row.method: row for row in core}
     gains = [
         [Cell(text=label), *(_gain(study, by_method["tinyllm"], by_method[against], key, c) for c in columns)]
@@ -332,10 +408,11 @@ def _table1(study: _Study, student: str) -> Table:
     lines += [*labelled[: len(core)], *gains, *labelled[len(core) :]]
     notes = [
         *study.notes(student, rows, columns),
-        "Bold: the best of the student's rows, where it is no tie: better than the second by the paired bootstrap over "
-        f"questions and seeds, p < {LEVEL:g} after Holm's correction over the columns.",
+        "Bold: the best of the student's rows, where it is no tie: better than the second by the paired test, "
+        f"p < {LEVEL:g} after Holm's correction over the columns.",
         "Δ_FF and Δ_Distill: relative gain of TinyLLM over full fine-tuning and Distilling step-by-step in percent, on "
-        "the seeds that both have, with the interval of the paired bootstrap.",
+        "the seeds that both have, with the paired test's interval.",
+        *study.how_tested(tested),
         study.could_show(rows, columns),
     ]
     title = f"Table 1: methods, student {student}"
@@ -345,8 +422,9 @@ def _table1(study: _Study, student: str) -> Table:
 def _gain(study: _Study, first: _Row, second: _Row, key: str, column: _Column) -> Cell:
     reported = paper.reported(first.student, key, column.in_paper)
     pairs = study.pairs(first, second, column)
-    if pairs and (found := relative_gain(*study.means(pairs))):
-        return Cell(found.mean, found.low, found.high, paper=reported, note=f"seeds {pairs[0].seeds}")
+    if pairs and (found := relative_gain(*study.averages(pairs))):
+        seeds = sorted({seed for pair in pairs for seed, _ in pair.seeds})
+        return Cell(found.mean, found.low, found.high, paper=reported, note=f"seeds {','.join(map(str, seeds))}")
     ours, theirs = (study.cell(row, column).value for row in (first, second))
     if ours is None or not theirs:
         return Cell(paper=reported)
@@ -377,30 +455,32 @@ def _table2(study: _Study, student: str, ablated: Sequence[_Row]) -> list[Table]
     runs = pd.concat([row.runs for row in rows])
     columns = [c for c in study.columns(student, runs) if not c.total]
     grid = [[study.cell(row, column) for column in columns] for row in rows]
-    study.bold(rows, grid, columns)
+    tested = study.bold(rows, grid, columns)
+    left_out = _left_out(rows)
     notes = [
         *study.notes(student, rows, columns),
-        "Bold: the best row, where it is no tie: better than the second by the paired bootstrap over questions and "
-        f"seeds, p < {LEVEL:g} after Holm's correction over the columns.",
+        *left_out,
+        "Bold: the best row, where it is no tie: better than the second by the paired test, "
+        f"p < {LEVEL:g} after Holm's correction over the columns.",
+        *study.how_tested(tested),
         study.could_show(rows, columns),
     ]
-    lines = [[Cell(text=row.label), *cells] for row, cells in zip(rows, grid, strict=True)]
     accuracies = Table(
         f"table2_{student}",
-        f"Table 2: ablations of TinyLLM, student {student}",
-        ("Variant", *(column.name for column in columns)),
-        tuple(map(tuple, lines)),
+        f"Table 2: ablations, student {student}",
+        _header(columns),
+        tuple((Cell(text=row.label), *cells) for row, cells in zip(rows, grid, strict=True)),
         tuple(notes),
     )
+    weights = _SameWeights(study, whole)
     tests = [
         (i, j, pairs)
         for i, row in enumerate(rows[:-1])
         for j, column in enumerate(columns)
-        if (pairs := study.pairs(row, whole, column))
+        if (pairs := study.pairs(row, weights.of(row, column.datasets[0]), column))
     ]
-    found = {
-        (i, j): one for (i, j, _), one in zip(tests, study.differences([pairs for _, _, pairs in tests]), strict=True)
-    }
+    every = [pairs for _, _, pairs in tests]
+    found = {(i, j): one for (i, j, _), one in zip(tests, _corrected(study.differences(every)), strict=True)}
     body = [
         (Cell(text=row.label), *(cell for j in range(len(columns)) for cell in _tested(found.get((i, j)))))
         for i, row in enumerate(rows[:-1])
@@ -412,13 +492,72 @@ def _table2(study: _Study, student: str, ablated: Sequence[_Row]) -> list[Table]
         tuple(body),
         (
             "Variant minus TinyLLM, on the seeds and questions that both have; in brackets the 95% interval of the "
-            "paired bootstrap over questions and seeds.",
-            f"p: of the same bootstrap, after Holm's correction over the tests of this table ({len(tests)}).",
-            _BY_VALIDATION,
+            "paired test.",
+            f"p: of the same test, after Holm's correction over the tests of this table ({len(tests)}).",
+            *study.how_tested(every),
+            *weights.notes(),
+            *left_out,
+            study.by_validation,
             study.could_show(rows, columns),
         ),
     )
     return [accuracies, differences]
+
+
+class _SameWeights:
+    """The whole method with the α that a variant has: a chosen α would count tuning as part of the method."""
+
+    def __init__(self, study: _Study, whole: _Row) -> None:
+        self._study = study
+        self._whole = whole
+        self._same: dict[str, list[str]] = {}
+        self._mixed: list[str] = []
+
+    def of(self, row: _Row, dataset: str) -> _Row:
+        """The whole method to compare a variant with on one dataset."""
+        chosen_of = [c for c in self._study.choices if c.setting in set(self._whole.on(dataset)["setting"])]
+        variant = row.on(dataset)
+        if not chosen_of or variant.empty:
+            return self._whole
+        runs = self._study.candidates
+        candidates = runs[
+            (runs["dataset"] == dataset)
+            & (runs["student"] == self._whole.student)
+            & (runs["method"] == self._whole.method)
+            & (runs["ablation"] == "none")
+            & (runs["variant"] == "")
+        ]
+        weights = str(variant["composed_alpha"].iloc[0])
+        same = candidates[candidates["composed_alpha"] == weights]
+        if same.empty or same["setting"].nunique() > 1:
+            self._mixed.append(f"{row.label} ({dataset})")
+            return self._whole
+        self._same.setdefault(weights, []).append(f"{row.label} ({dataset})")
+        return replace(self._whole, runs=same)
+
+    def notes(self) -> list[str]:
+        """What was compared with what, where the whole method's α was chosen."""
+        notes = [
+            f"TinyLLM's α was chosen among several, the variant's not with it: compared at α {weights}, which the "
+            f"variant has: {', '.join(dict.fromkeys(told))}."
+            for weights, told in self._same.items()
+        ]
+        if self._mixed:
+            notes.append(
+                "TinyLLM's α was chosen among several and never run at the variant's: the difference mixes tuning with "
+                f"ablation: {', '.join(dict.fromkeys(self._mixed))}."
+            )
+        return notes
+
+
+def _left_out(rows: Sequence[_Row]) -> list[str]:
+    """Which teachers the variants without a teacher did without: sets name them differently."""
+    parts = []
+    for row in rows:
+        dropped = {teacher for text in row.runs["dropped"] for teacher in text.split("+") if teacher}
+        if dropped:
+            parts.append(f"{row.label}: {', '.join(sorted(dropped))}")
+    return [f"Teachers left out: {'; '.join(parts)}."] if parts else []
 
 
 def _tested(found: Difference | None) -> tuple[Cell, Cell]:
@@ -436,6 +575,7 @@ def comparisons(
     """
     study = _Study(frame, choices, metric, resamples, seed)
     tests: list[tuple[str, str, _Row, _Row, Pair]] = []
+    least: list[str] = []
     for student in study.students():
         rows = study.rows_of(student)
         ordinary = {row.method: row for row in rows if (row.ablation, row.variant) == ("none", "")}
@@ -446,22 +586,23 @@ def comparisons(
                     if against is None or row is against or (row is full and against is whole):
                         continue
                     pair = study.answers.pair(row.on(dataset), against.on(dataset))
-                    if pair is not None:
-                        tests.append((student, dataset, row, against, pair))
-    found = study.differences([[pair] for *_, pair in tests])
-    resamples = max(resamples, enough_resamples(len(tests)))
+                    if pair is None:
+                        continue
+                    tests.append((student, dataset, row, against, pair))
+                    if row is whole and against is full:
+                        least.append(f"{dataset}, {student}: {study.least_difference(row, against, [pair])[1]}")
+    raw = study.differences([[pair] for *_, pair in tests])
     lines = []
-    for (student, dataset, row, against, pair), one in zip(tests, found, strict=True):
+    for (student, dataset, row, against, pair), one, corrected in zip(tests, raw, _corrected(raw), strict=True):
         exact = pair.mcnemar()
-        raw = difference(*study.means([pair], resamples)).p
         lines.append(
             (
                 *(Cell(text=text) for text in (dataset, student, row.label, against.label)),
                 Cell(one.mean, one.low, one.high),
-                Cell(text=p_text(raw)),
                 Cell(text=p_text(one.p)),
+                Cell(text=p_text(corrected.p)),
                 Cell() if exact is None else Cell(text=p_text(exact)),
-                Cell(text=str(pair.seeds)),
+                Cell(text=str(len(pair.seeds))),
                 Cell(text=str(pair.questions)),
             )
         )
@@ -473,10 +614,13 @@ def comparisons(
         (
             _METRIC[metric],
             "Method minus the one it is compared with, on the seeds and questions that both have; in brackets the 95% "
-            "interval of the paired bootstrap over questions and seeds. Few seeds make it too narrow for other seeds.",
-            f"p: of the same bootstrap; p (Holm): corrected for the tests of this table ({len(tests)}); p (McNemar): "
+            "interval of the paired test.",
+            f"p: of the same test; p (Holm): corrected for the tests of this table ({len(tests)}); p (McNemar): "
             "exact, uncorrected, where there is one seed.",
-            _BY_VALIDATION,
+            *study.how_tested([[pair] for *_, pair in tests]),
+            study.by_validation,
+            *study.share_notes([(dataset, student) for student, dataset, *_ in tests]),
+            least_shown(least),
         ),
     )
 
@@ -501,7 +645,7 @@ def settings(frame: pd.DataFrame, metric: Metric) -> Table:
                 Cell(text=str(first["dataset"])),
                 Cell(text=str(first["student"])),
                 Cell(text=name({str(key): value for key, value in first.items()})),
-                Cell(text=str(first["alpha"])) if first["alpha"] else Cell(text=""),
+                Cell(text=" or ".join(dict.fromkeys(map(str, runs["alpha"])))),  # several: see `strongest`
                 Cell(text=f"{100 * first['train_fraction']:g}%"),
                 Cell(text=_listed(runs["seed"])),
                 Cell(text="–".join(f"{n:g}" for n in dict.fromkeys([runs["n"].min(), runs["n"].max()]))),
@@ -530,14 +674,6 @@ def settings(frame: pd.DataFrame, metric: Metric) -> Table:
 def enough_resamples(tests: int) -> int:
     """Resamples with which a clear difference stays below the level when Holm multiplies its p by all tests."""
     return 10 * math.ceil(2 * tests / LEVEL)
-
-
-def interval(runs: pd.DataFrame, column: str) -> tuple[float, float, float]:
-    """Mean, low and high: Student's t over several runs, the run's own (Wilson's) interval for one."""
-    if len(runs) > 1:
-        return t_interval(list(runs[column]))
-    value, low, high = (float(runs[name].iloc[0]) for name in (column, f"{column}_low", f"{column}_high"))
-    return value, low, high
 
 
 def p_text(p: float) -> str:

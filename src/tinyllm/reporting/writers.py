@@ -14,12 +14,12 @@ _PERCENT = 100.0
 
 def markdown(table: Table, *, level: int = 2) -> str:
     """Heading, a pipe table and the notes as a list."""
-    head = [_escape_pipe(column) for column in table.columns]
+    head = [escape_markdown(column) for column in table.columns]
     marks = ["---:" if numbers else "---" for numbers in _numeric(table)]
     lines = [f"{'#' * level} {table.title}", "", _row(head), _row(marks)]
     lines += [_row([_in_markdown(cell, table) for cell in row]) for row in table.rows]
-    if table.notes:
-        lines += ["", *(f"- {note}" for note in table.notes)]
+    if notes := _notes(table):
+        lines += ["", *(f"- {escape_markdown(note)}" for note in notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -38,9 +38,9 @@ def latex(table: Table) -> str:
         r"\bottomrule",
         r"\end{tabular}",
     ]
-    if table.notes:
+    if notes := _notes(table):
         lines += ["", r"\smallskip", r"\begin{minipage}{\linewidth}\footnotesize"]
-        lines += [f"{_escape_latex(note)}" + r"\par" for note in table.notes]
+        lines += [f"{_escape_latex(note)}" + r"\par" for note in notes]
         lines.append(r"\end{minipage}")
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
@@ -75,6 +75,12 @@ def write(table: Table, folder: Path) -> list[Path]:
         path.write_text(text, encoding="utf-8")
         paths.append(path)
     return paths
+
+
+def _notes(table: Table) -> list[str]:
+    """What stands under the table, the paper's numbers explained as they are set here."""
+    has_paper = any(cell.paper is not None for row in table.rows for cell in row)
+    return [*(["In parentheses the paper's numbers."] if has_paper else []), *table.notes]
 
 
 def _numeric(table: Table) -> list[bool]:
@@ -117,13 +123,13 @@ def _row(cells: list[str]) -> str:
 
 def _in_markdown(cell: Cell, table: Table) -> str:
     value, interval, paper = _shown(cell, table)
-    value = _escape_pipe(value)
+    value = escape_markdown(value)
     parts = [f"**{value}**" if cell.best else value, interval, f"({paper})" if paper else ""]
     return " ".join(part for part in parts if part)
 
 
-def _escape_pipe(text: str) -> str:
-    """What would be markup or end a cell, as text: names of runs come from users."""
+def escape_markdown(text: str) -> str:
+    """One line of text in which nothing is markup or ends a cell: names of runs come from users."""
     text = text.replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     for mark in "|*`[]":
         text = text.replace(mark, f"\\{mark}")

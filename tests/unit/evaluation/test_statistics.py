@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
 from tinyllm.evaluation.statistics import (
+    Difference,
     Right,
     bootstrap_means,
+    detectable_difference,
+    difference,
     holm,
     mcnemar,
-    paired_bootstrap,
+    observed_means,
     relative_gain,
     smallest_difference,
     t_interval,
@@ -99,6 +104,10 @@ def test_mcnemar_by_hand() -> None:
         mcnemar(flags((True, 3)), flags((True, 4)))
 
 
+def paired_bootstrap(a: list[Right], b: list[Right], **options: Any) -> Difference:
+    return difference(bootstrap_means(a, b, **options), observed_means(a, b))
+
+
 def naive_bootstrap(a: list[Right], b: list[Right], same: bool, resamples: int, seed: int) -> np.ndarray:
     """Seeds, then questions, one by one."""
     rng = np.random.default_rng(seed)
@@ -172,6 +181,62 @@ def test_bootstrap_is_seeded_antisymmetric_and_knows_a_tie() -> None:
     assert (sure.mean, sure.low, sure.high, sure.p) == (1.0, 1.0, 1.0, pytest.approx(2 / 1000))
     with pytest.raises(ValueError, match="as many seeds"):
         paired_bootstrap([], [])
+
+
+def test_seeds_that_differ_have_the_last_word() -> None:
+    """Per seed 60, 70, 80 against 50, 50, 50 of 100: t = 20 / (10 / sqrt(3)) with 2 degrees of freedom."""
+    firsts = [flags((True, n), (False, 100 - n)) for n in (60, 70, 80)]
+    seconds = [flags((True, 50), (False, 50))] * 3
+    by_seed = [(float(a.mean()), float(b.mean())) for a, b in zip(firsts, seconds, strict=True)]
+    means, observed = bootstrap_means(firsts, seconds), observed_means(firsts, seconds)
+    alone, found = difference(means, observed), difference(means, observed, by_seed)
+    reference = ttest_rel([0.6, 0.7, 0.8], [0.5, 0.5, 0.5])
+    assert found.p == pytest.approx(float(reference.pvalue)) and alone.p < 0.01
+    assert (found.low, found.high) == pytest.approx(tuple(reference.confidence_interval()))
+    assert difference(means, observed, by_seed[:1]) == alone
+    # Where all seeds agree, the questions have the last word; nothing leaves what a difference can be.
+    assert difference(means, observed, [(0.7, 0.5)] * 3) == alone
+    apart = difference(means, observed, [(1.0, 0.0), (0.4, 1.0)])
+    assert (apart.low, apart.high) == (-1.0, 1.0)
+    gain = relative_gain(means, observed, by_seed)
+    assert gain is not None and (gain.low, gain.high) == pytest.approx((0.4 - 0.49683, 0.4 + 0.49683), abs=1e-4)
+    assert gain.p == found.p
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_equal_methods_are_told_apart_no_more_often_than_the_level_says(seeds: int) -> None:
+    """Equal methods whose seeds vary by 4 points, on questions that all seeds share: the bootstrap alone is too sure."""
+    rng = np.random.default_rng(7)
+    questions, trials = 400, 400
+    alone, both, powered = 0, 0, 0
+    for trial in range(trials):
+        ease = rng.uniform(0.2, 0.8, questions)
+        a, b, better = (
+            [rng.random(questions) < ease + gain + rng.normal(0, 0.04) for _ in range(seeds)] for gain in (0, 0, 0.2)
+        )
+        means, observed = bootstrap_means(a, b, same_questions=True, resamples=400, seed=trial), observed_means(a, b)
+        by_seed = [(float(x.mean()), float(y.mean())) for x, y in zip(a, b, strict=True)]
+        alone += difference(means, observed).p < 0.05
+        found = difference(means, observed, by_seed)
+        both += found.p < 0.05
+        assert (found.p < 0.05) <= (not found.low <= 0 <= found.high)
+        if trial < 50:
+            means = bootstrap_means(better, b, same_questions=True, resamples=400, seed=trial)
+            by_seed = [(float(x.mean()), float(y.mean())) for x, y in zip(better, b, strict=True)]
+            powered += difference(means, observed_means(better, b), by_seed).p < 0.05
+    slack = 3 * math.sqrt(0.05 * 0.95 / trials)
+    assert both / trials <= 0.05 + slack < alone / trials
+    assert powered > 40
+
+
+def test_detectable_difference_by_hand() -> None:
+    """Seeds: (4.30265 + 0.84162) x 10 / sqrt(3) points; questions alone: 2.80158 standard errors."""
+    a, b = pair(400, 160, 100, 340)
+    means = bootstrap_means([a], [b], resamples=40_000)
+    error = math.sqrt((0.26 - 0.06**2) / 1000)
+    assert detectable_difference(means) == pytest.approx(2.80158 * error, rel=0.02)
+    assert detectable_difference(means, [(0.6, 0.5), (0.7, 0.5), (0.8, 0.5)]) == pytest.approx(0.29701, abs=1e-4)
+    assert detectable_difference(means, [(0.6, 0.54), (0.6, 0.54)]) == detectable_difference(means)
 
 
 def test_relative_gain_is_of_the_means() -> None:

@@ -41,7 +41,7 @@ def run(method: str, accuracy: float, seed: int = 0, **columns: Any) -> dict[str
 
 
 def drawn(rows: Sequence[dict[str, Any]], metric: Metric = Metric.accuracy) -> dict[str, Figure]:
-    return {figure.name: figure for figure in figures(pd.DataFrame(rows), [], metric)}
+    return {figure.name: figure for figure in figures(pd.DataFrame(rows), metric)}
 
 
 def bars(axis: Axes) -> dict[str, list[tuple[float, float, float, float]]]:
@@ -88,12 +88,12 @@ TRAIN_SIZE = [
 def test_training_size_shows_means_and_intervals_and_full_fine_tuning() -> None:
     (axis,) = drawn(TRAIN_SIZE)["fig2_train_size"].figure.axes
     points = bars(axis)
-    assert set(points) == {"TinyLLM", "Distilling step-by-step (wordy)"}
+    assert set(points) == {"TinyLLM", "Distilling step-by-step"}
     for point, share, pair in zip(points["TinyLLM"], (25, 100), ((30, 34), (50, 58)), strict=True):
         low, high = t.interval(0.95, 1, loc=statistics.fmean(pair), scale=sem(pair))
         assert point[0] == pytest.approx(share, abs=1)
         assert point[1:] == pytest.approx((statistics.fmean(pair), max(low, 0), min(high, 100)))
-    (_, first, *wilson), second = points["Distilling step-by-step (wordy)"]  # one seed: the run's own interval
+    (_, first, *wilson), second = points["Distilling step-by-step"]  # one seed: the run's own interval
     assert (first, *wilson, second[1]) == pytest.approx((28, 23, 32, 45))
     assert lines(axis)["Full fine-tuning, all questions"][1] == pytest.approx([42, 42])
     assert axis.get_title() == "trees · tiny"
@@ -153,6 +153,33 @@ def test_alpha_over_one_teacher_with_the_other_at_1_and_averaged() -> None:
     assert averaged["α of wordy, mean over the other"] == pytest.approx([30.1, 31.1, 27.1])
 
 
+def test_alpha_is_drawn_on_the_largest_share_on_which_it_varies() -> None:
+    """All questions with α 1 alone, as table 1 has them; the grid on halves, and a smaller one on quarters."""
+    halves = [{**row, "train_fraction": 0.5, "setting": f"half {row['setting']}"} for row in GRID]
+    quarters = [{**row, "train_fraction": 0.25, "setting": f"quarter {row['setting']}"} for row in GRID[:6]]
+    rows = [run("tinyllm", 0.9, **{"alpha/terse": 1.0, "alpha/wordy": 1.0}), *quarters, *halves]
+    found = drawn(rows)
+    (axis,) = found["fig3_alpha"].figure.axes
+    assert [p[1] for p in bars(axis)["α of terse, the other at 1"]] == pytest.approx([21.1, 31.1, 41.1])
+    assert axis.get_title() == "trees · tiny · 50% of the training questions"
+    for name in ("fig3_alpha", "fig3_alpha_grid"):
+        assert "Trained on 50% of the training questions." in found[name].caption
+    assert "Trained on" not in drawn(GRID)["fig3_alpha"].caption
+
+
+def test_the_teacher_that_validation_chose_stands_for_a_method() -> None:
+    rows = [
+        run("step_by_step", test, train_fraction=share, method_teacher=teacher, valid_accuracy=valid)
+        for share, teacher, test, valid in (
+            (0.5, "terse", 0.2, 0.6), (0.5, "wordy", 0.8, 0.1), (1.0, "terse", 0.9, 0.3), (1.0, "wordy", 0.4, 0.7),
+        )
+    ]  # fmt: skip
+    points = bars(drawn(rows)["fig2_train_size"].figure.axes[0])
+    assert {label: [p[1] for p in ps] for label, ps in points.items()} == {
+        "Distilling step-by-step": [pytest.approx(20), pytest.approx(40)]
+    }
+
+
 def test_the_grid_shows_every_pair_and_hatches_what_is_missing() -> None:
     figure = drawn(GRID)["fig3_alpha_grid"]
     axis = figure.figure.axes[0]
@@ -187,7 +214,7 @@ def test_cost_leaves_out_runs_without_a_token_count() -> None:
 
 def test_old_runs_without_the_column_have_no_cost_figure() -> None:
     frame = pd.DataFrame(TRAIN_SIZE).drop(columns="train_tokens")
-    assert "cost_accuracy" not in {figure.name for figure in figures(frame, [], Metric.accuracy)}
+    assert "cost_accuracy" not in {figure.name for figure in figures(frame, Metric.accuracy)}
 
 
 def test_chance_is_drawn_where_all_questions_have_as_many_options(tmp_path: Path) -> None:
@@ -238,10 +265,10 @@ def test_runs_as_the_stages_write_them(make_run: MakeRun, tmp_path: Path) -> Non
             make_run("tinyllm", seed=seed, alpha={"terse": terse, "wordy": 1.0}, valid=0.1)
         make_run("full_ft", seed=seed)
     frame = collect([tmp_path / "runs"]).frame
-    made = figures(frame, [], Metric.accuracy)
+    made = figures(frame, Metric.accuracy)
     assert [figure.name for figure in made] == ["fig2_train_size", "fig3_alpha", "learning_curves", "cost_accuracy"]
     first = bars(made[0].figure.axes[0])
-    assert set(first) == {"TinyLLM", "Distilling step-by-step (terse)", "Distilling step-by-step (wordy)"}
+    assert set(first) == {"TinyLLM", "Distilling step-by-step"}
     runs = frame[(frame["method"] == "tinyllm") & (frame["alpha"] == "terse=1 wordy=1")]
     means = 100 * runs.groupby("train_fraction")["accuracy"].mean()
     assert [p[1] for p in first["TinyLLM"]] == pytest.approx(list(means))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.unit.reporting.conftest import MakeRun
 
+from tinyllm.config import ExperimentConfig
 from tinyllm.errors import UserError
 from tinyllm.evaluation import run_folder
 from tinyllm.reporting.frame import collect, on_test
@@ -101,17 +102,22 @@ def test_broken_and_foreign_results_are_named_and_skipped(
                 "config_hash": "other",
             }
         ),
-        "teachers": json.dumps(
-            {**json.loads(next((tmp_path / "runs").rglob("result.json")).read_text()), "alpha": ["terse"]}
-        ),
     }
+    whole = json.loads(next((tmp_path / "runs").rglob("result.json")).read_text())
+    for key, value in (
+        ("alpha", ["terse"]), ("alpha", {"terse": "much"}), ("deviations", ["x"]), ("deviations", {"lr": 3}),
+        ("student", ["tiny"]), ("split", None), ("seed", "0"), ("accuracy_ranked", "0.5"), ("subsets", {"hidden": [1]}),
+        ("subsets", {"hidden": {"accuracy": "all"}}), ("teachers", 3), ("train_loss", {"answer": "low"}),
+        ("train_tokens", None),
+    ):  # fmt: skip
+        bad[f"{key}{len(bad)}"] = json.dumps({**whole, "config_hash": "other", key: value})
     for name, text in bad.items():
         (tmp_path / "runs" / name).mkdir()
         (tmp_path / "runs" / name / "result.json").write_text(text)
     found = collect([tmp_path / "runs"])
     assert len(found.frame) == 1 and len(found.skipped) == len(bad)
     for name in bad:
-        assert sum(str(tmp_path / "runs" / name) in line for line in found.skipped) == 1
+        assert sum(line.startswith(f"{name}/result.json: ") for line in found.skipped) == 1
         assert str(tmp_path / "runs" / name) in caplog.text
 
 
@@ -132,6 +138,36 @@ def test_a_folder_without_configuration_stays_by_itself(make_run: MakeRun, tmp_p
         (make_run("full_ft", seed=seed) / run_folder.CONFIG).unlink()
     frame = collect([tmp_path / "runs"]).frame
     assert frame["setting"].nunique() == 3
+
+
+def test_runs_whose_configuration_is_unknown_are_told_in_words(
+    make_run: MakeRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for seed in range(2):
+        make_run("full_ft", seed=seed)
+    broken = make_run("full_ft", seed=2)
+    for text in ("- a list", "just words", "seed: {", "seed: [1]", "nonsense: 1"):
+        (broken / run_folder.CONFIG).write_text(text)
+        caplog.clear()
+        frame = collect([tmp_path / "runs"]).frame.set_index("seed")
+        assert frame["variant"].to_dict() == {0: "", 1: "", 2: "without config.yaml"}
+        assert str(broken / run_folder.CONFIG) in caplog.text and "WARNING" in caplog.text
+    (make_run("full_ft", seed=3) / run_folder.CONFIG).unlink()
+    frame = collect([tmp_path / "runs"]).frame.set_index("seed")
+    assert frame.loc[3, "variant"] == f"without config.yaml ({frame.loc[3, 'config_hash']})"
+    assert frame.loc[2, "variant"] != frame.loc[3, "variant"]
+
+
+def test_what_no_result_depends_on_tells_no_variants_apart(make_run: MakeRun, tmp_path: Path) -> None:
+    for seed in range(2):
+        make_run("full_ft", seed=seed)
+
+    def elsewhere(config: ExperimentConfig) -> ExperimentConfig:
+        trainer = replace(config.trainer, devices=2, progress_bar=False, max_epochs=3, strategy="ddp")
+        return replace(config, trainer=trainer, data=replace(config.data, root="/data"), store="other")
+
+    make_run("full_ft", config=elsewhere)
+    assert set(collect([tmp_path / "runs"]).frame["variant"]) == {"", "trainer.max_epochs=3"}
 
 
 def test_an_evaluation_of_a_run_knows_its_validation(make_run: MakeRun, tmp_path: Path) -> None:

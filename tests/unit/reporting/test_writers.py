@@ -20,7 +20,7 @@ TABLE = Table(
         (Cell(text="no number"), Cell(), Cell()),
         (Cell(text="zero"), Cell(-0.0001), Cell()),
     ),
-    ("n_1 {x}", "second"),
+    ("n_1 {x} <b> [a]", "second"),
 )
 
 
@@ -33,7 +33,7 @@ def test_markdown_by_hand() -> None:
         "| a\\|b\\*c\\* &lt;i&gt; | – (10.00) | 0.020 |\n"
         "| no number | – | – |\n"
         "| zero | 0.0 | – |\n"
-        "\n- n_1 {x}\n- second\n"
+        "\n- In parentheses the paper's numbers.\n- n_1 {x} &lt;b&gt; \\[a\\]\n- second\n"
     )
 
 
@@ -41,7 +41,7 @@ def test_latex_is_escaped_and_balanced() -> None:
     text = latex(TABLE)
     assert r"\caption{Methods \& 100\%}" in text and r"\begin{tabular}{lrr}" in text
     assert r"$\Delta$\_FF $\alpha$ & \textbf{61.2} {\scriptsize {[}58.0, 64.3{]}} {\scriptsize (49.40)}" in text
-    assert r"\textless{}0.001 \\" in text and r"n\_1 \{x\}\par" in text
+    assert r"\textless{}0.001 \\" in text and r"n\_1 \{x\} \textless{}b\textgreater{} {[}a{]}\par" in text
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
     bare = re.sub(r"\\[{}]", "", text)
     assert bare.count("{") == bare.count("}")

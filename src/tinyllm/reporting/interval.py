@@ -1,0 +1,33 @@
+"""The interval of an accuracy, as every table and figure shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from tinyllm.evaluation.statistics import t_interval
+
+
+def interval(runs: pd.DataFrame, column: str) -> tuple[float, float, float]:
+    """Mean, low and high of one setting's runs, as shares of 1.
+
+    Args:
+        runs: one or more rows of the frame.
+        column: an accuracy; `<column>_low` and `<column>_high` are a run's own (Wilson's) interval, taken where there
+            is one run. Several have Student's t interval over the runs.
+    """
+    if len(runs) > 1:
+        return over_seeds(list(runs[column]))
+    value, low, high = (float(runs[name].iloc[0]) for name in (column, f"{column}_low", f"{column}_high"))
+    return within(value, low, high)
+
+
+def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of two or more seeds' accuracies with its Student t interval, as far as accuracies go."""
+    return within(*t_interval(values))
+
+
+def within(value: float, low: float, high: float) -> tuple[float, float, float]:
+    """The interval without its parts below 0 and above 1: few seeds that differ much reach beyond them."""
+    return value, max(low, 0.0), min(high, 1.0)
