@@ -223,8 +223,8 @@ def _of_config(config: ExperimentConfig | None, result: Result) -> dict[str, Any
             "composed_alpha": "",
             "dropped": "",
             "strongest": "",
-            "deviations": "",
         }
+        told = result.deviations
     else:
         if _which(config) is WhichTeachers.all:  # a dropped stream is a point of the α grid too
             weights |= {name: 0.0 for name, weight in config.alpha.items() if weight == 0 and name in config.teachers}
@@ -237,8 +237,8 @@ def _of_config(config: ExperimentConfig | None, result: Result) -> dict[str, Any
             "composed_alpha": " ".join(f"{name}={weight:g}" for name, weight in _composed_alpha(config).items()),
             "dropped": "+".join(name for name in config.teachers if name in config.ablation.drop),
             "strongest": result.teachers[0] if config.ablation.strongest is not None and result.teachers else "",
-            "deviations": "; ".join(f"{key}={ours} (paper: {paper})" for key, (paper, ours) in told.items()),
         }
+    own["deviations"] = "; ".join(f"{key}={ours} (paper: {paper})" for key, (paper, ours) in told.items())
     return own | {f"alpha/{name}": float(weight) for name, weight in weights.items()}
 
 
