@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 run: $(STAMP)  ## install, then train and compare TinyLLM on the embedded dataset (offline)
 	$(BIN)/tinyllm rationales
 	$(BIN)/tinyllm train -m method=full_ft,tinyllm
-	$(BIN)/tinyllm report runs=runs/minilab
+	$(BIN)/tinyllm report runs=runs/minilab metric=accuracy_ranked
 
 experiment: $(STAMP)  ## a table or figure: NAME=table1|table2_ablation|fig2_train_size|fig3_alpha|fig4_cases SCALE=minilab|paper [ARGS=...]
 	$(BIN)/python experiments/run.py $(NAME) $(SCALE) $(ARGS)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from tinyllm.config import RationalesStageConfig
 from tinyllm.data.questions import load_questions
+from tinyllm.data.streams import reads_one_teacher, single_teacher
 from tinyllm.errors import UserError
 from tinyllm.teachers.generate import run
 from tinyllm.teachers.strongest import with_strongest_twice
@@ -20,6 +22,9 @@ def main(config: RationalesStageConfig, _: Path) -> None:
         raise UserError("teachers: expected a teacher set with one teacher or more, found none: choose teachers=...")
     questions = load_questions(config.data)
     config = with_strongest_twice(config, questions["valid"])
+    if config.method.teacher is not None and reads_one_teacher(config.method):
+        name = single_teacher(config.method, config.teachers)
+        config = replace(config, teachers={name: config.teachers[name]})
     summaries = run(
         config,
         questions,
