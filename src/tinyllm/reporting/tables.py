@@ -403,6 +403,12 @@ def _table1(study: _Study, student: str) -> Table:
         [Cell(text=label), *(_gain(study, by_method["tinyllm"], by_method[against], key, c) for c in columns)]
         for label, against, key in (("Δ_FF", "full_ft", "delta_ff"), ("Δ_Distill", "step_by_step", "delta_distill"))
     ]
+    tested += [
+        pairs
+        for against in ("full_ft", "step_by_step")
+        for column in columns
+        if (pairs := study.pairs(by_method["tinyllm"], by_method[against], column))
+    ]
     lines = [[Cell(text=row.label), *(study.cell(row, column) for column in columns)] for row in teachers]
     labelled = [[Cell(text=row.label), *cells] for row, cells in zip(rows, grid, strict=True)]
     lines += [*labelled[: len(core)], *gains, *labelled[len(core) :]]
@@ -576,21 +582,27 @@ def comparisons(
     study = _Study(frame, choices, metric, resamples, seed)
     tests: list[tuple[str, str, _Row, _Row, Pair]] = []
     least: list[str] = []
+    notes: list[str] = []
     for student in study.students():
         rows = study.rows_of(student)
         ordinary = {row.method: row for row in rows if (row.ablation, row.variant) == ("none", "")}
         full, whole = ordinary.get("full_ft"), ordinary.get("tinyllm")
+        weights = _SameWeights(study, whole) if whole is not None else None
         for dataset in dict.fromkeys(d for row in rows for d in row.runs["dataset"]):
             for against in (full, whole):
                 for row in rows:
                     if against is None or row is against or (row is full and against is whole):
                         continue
-                    pair = study.answers.pair(row.on(dataset), against.on(dataset))
+                    other = against
+                    if against is whole and weights is not None and row.method == "tinyllm" and row.ablation != "none":
+                        other = weights.of(row, dataset)
+                    pair = study.answers.pair(row.on(dataset), other.on(dataset))
                     if pair is None:
                         continue
                     tests.append((student, dataset, row, against, pair))
                     if row is whole and against is full:
                         least.append(f"{dataset}, {student}: {study.least_difference(row, against, [pair])[1]}")
+        notes += weights.notes() if weights is not None else []
     raw = study.differences([[pair] for *_, pair in tests])
     lines = []
     for (student, dataset, row, against, pair), one, corrected in zip(tests, raw, _corrected(raw), strict=True):
@@ -618,6 +630,7 @@ def comparisons(
             f"p: of the same test; p (Holm): corrected for the tests of this table ({len(tests)}); p (McNemar): "
             "exact, uncorrected, where there is one seed.",
             *study.how_tested([[pair] for *_, pair in tests]),
+            *dict.fromkeys(notes),
             study.by_validation,
             *study.share_notes([(dataset, student) for student, dataset, *_ in tests]),
             least_shown(least),

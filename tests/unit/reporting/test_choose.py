@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from tests.unit.reporting.conftest import MakeRun
 
-from tinyllm.reporting.choose import choose, chosen
+from tinyllm.reporting.choose import choose, chosen, how_chosen
 from tinyllm.reporting.frame import collect
 
 
@@ -50,6 +50,15 @@ def test_test_numbers_do_not_matter(frame: pd.DataFrame) -> None:
     turned = frame.copy()
     turned["valid_accuracy"] = 1 - turned["valid_accuracy"]
     assert [c.name for c in choose(turned)] == ["terse α terse=1"]
+
+
+def test_the_report_says_by_which_accuracy(frame: pd.DataFrame) -> None:
+    ranked = frame.assign(selected_by="accuracy_ranked")
+    untrained = frame.assign(valid_accuracy=float("nan"))
+    assert "chosen on validation (by greedy accuracy); test numbers of candidates chose nothing" in how_chosen(frame)
+    assert "(by ranking accuracy)" in how_chosen(pd.concat([ranked, untrained]))
+    assert "(by greedy accuracy and by ranking accuracy)" in how_chosen(pd.concat([ranked, frame]))
+    assert "chosen on validation; test" in how_chosen(untrained)
 
 
 def test_a_lucky_seed_of_its_own_does_not_win(frame: pd.DataFrame) -> None:

@@ -386,6 +386,8 @@ def test_a_chosen_weight_is_no_part_of_an_ablation(make_run: MakeRun, tmp_path: 
     assert cell(accuracies, "TinyLLM", "minilab").value == pytest.approx(0.9)
     assert cell(differences, "TinyLLM w/o LLaMA", "minilab").value == pytest.approx(16 / 40 - 20 / 40)
     assert cell(differences, "TinyLLM w/o in-context", "minilab").value == pytest.approx(12 / 40 - 36 / 40)
+    against = comparison(comparisons(*made(tmp_path), Metric.accuracy))["TinyLLM w/o LLaMA", "TinyLLM"]
+    assert against["difference"].value == pytest.approx(16 / 40 - 20 / 40)
     same, mixed = [note for note in differences.notes if "was chosen among several" in note]
     assert "α terse=1 wordy=1" in same and "w/o LLaMA" in same and "w/o in-context" not in same
     assert "mixes tuning with ablation" in mixed and "w/o in-context" in mixed and "w/o LLaMA" not in mixed
