@@ -278,22 +278,22 @@ class _Study:
         ]
 
     def could_show(self, rows: Sequence[_Row], columns: Sequence[_Column]) -> str:
-        """The smallest difference that each column could show, between the two rows that matter most."""
-        first = next((r for r in rows if (r.method, r.ablation, r.variant) == ("tinyllm", "none", "")), None)
-        full = next((r for r in rows if (r.method, r.ablation, r.variant) == ("full_ft", "none", "")), None)
-        parts: list[str] = []
-        for column in columns:
-            if first is None:
-                continue
-            if full is not None and (pairs := self.pairs(first, full, column)):
-                partners = [(full, pairs)]
-            else:  # variants: the one of which least can be said
-                others = [row for row in rows if row is not first]
-                partners = [(row, pairs) for row in others if (pairs := self.pairs(first, row, column))]
-            told = [self.least_difference(first, row, pairs) for row, pairs in partners]
-            if told:
-                parts.append(f"{column.name}: {max(told)[1]}")
-        return least_shown(parts)
+        """The note on the smallest difference that each column could show."""
+        return least_shown([told for column in columns if (told := self.least_shown_in(rows, column))])
+
+    def least_shown_in(self, rows: Sequence[_Row], column: _Column) -> str:
+        """Of one column, in words: of TinyLLM and full fine-tuning, or else TinyLLM and the row of which least can be said."""
+        whole, full = (
+            next((r for r in rows if (r.method, r.ablation, r.variant) == (method, "none", "")), None)
+            for method in ("tinyllm", "full_ft")
+        )
+        if whole is None:
+            return ""
+        if full is not None and (pairs := self.pairs(whole, full, column)):
+            return f"{column.name}: {self.least_difference(whole, full, pairs)[1]}"
+        others = [(row, self.pairs(whole, row, column)) for row in rows if row is not whole]
+        told = [self.least_difference(whole, row, pairs) for row, pairs in others if pairs]
+        return f"{column.name}: {max(told)[1]}" if told else ""
 
     def least_difference(self, first: _Row, second: _Row, pairs: Sequence[Pair]) -> tuple[float, str]:
         """The smallest difference that the test of two rows could show, as a share of 1, and the same in words."""
@@ -385,7 +385,8 @@ def _table1(study: _Study, student: str) -> Table:
     columns = study.columns(student, own)
     datasets = {dataset for column in columns for dataset in column.datasets}
     asked = study.runs[(study.runs["method"] == TEACHER) & study.runs["dataset"].isin(datasets)]
-    taught = [teacher for text in own["teachers"] for teacher in text.split("+") if teacher]
+    sets = own.loc[own["strongest"] == "", "teachers"]  # a second sample is no teacher of its own
+    taught = [teacher for text in sets for teacher in text.split("+") if teacher]
     known = paper.TEACHERS if student in paper.STUDENTS else ()
     teachers = [study.row(t, TEACHER) for t in dict.fromkeys([*known, *sorted({*taught, *asked["student"]})])]
     core = [study.row(student, method) for method in paper.METHODS]
@@ -589,6 +590,8 @@ def comparisons(
         full, whole = ordinary.get("full_ft"), ordinary.get("tinyllm")
         weights = _SameWeights(study, whole) if whole is not None else None
         for dataset in dict.fromkeys(d for row in rows for d in row.runs["dataset"]):
+            if told := study.least_shown_in(rows, _Column(dataset, (dataset,))):
+                least.append(f"{student}, {told}")
             for against in (full, whole):
                 for row in rows:
                     if against is None or row is against or (row is full and against is whole):
@@ -600,8 +603,6 @@ def comparisons(
                     if pair is None:
                         continue
                     tests.append((student, dataset, row, against, pair))
-                    if row is whole and against is full:
-                        least.append(f"{dataset}, {student}: {study.least_difference(row, against, [pair])[1]}")
         notes += weights.notes() if weights is not None else []
     raw = study.differences([[pair] for *_, pair in tests])
     lines = []
