@@ -282,7 +282,7 @@ class _Study:
         return least_shown([told for column in columns if (told := self.least_shown_in(rows, column))])
 
     def least_shown_in(self, rows: Sequence[_Row], column: _Column) -> str:
-        """Of one column, in words: of TinyLLM and full fine-tuning, or else TinyLLM and the row of which least can be said."""
+        """Of one column: of TinyLLM and full fine-tuning, or else TinyLLM and the row of which least can be said."""
         whole, full = (
             next((r for r in rows if (r.method, r.ablation, r.variant) == (method, "none", "")), None)
             for method in ("tinyllm", "full_ft")
