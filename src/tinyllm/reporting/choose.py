@@ -114,4 +114,5 @@ def chosen(frame: pd.DataFrame, choices: Sequence[Choice]) -> pd.DataFrame:
     keep = [
         taken.get(tuple(key), setting) == setting for key, setting in zip(keys, frame["setting"], strict=True)
     ]  # fmt: skip
-    return frame[keep].reset_index(drop=True)
+    # A plain empty list would select no columns in place of no rows.
+    return frame[pd.Series(keep, index=frame.index, dtype=bool)].reset_index(drop=True)
