@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 
 SMALL = [
@@ -75,3 +79,31 @@ def finish(folder: Path, *arguments: str, timeout: float = 300) -> str:
     out, _ = process.communicate(timeout=timeout)
     assert process.returncode == 0, out
     return out
+
+
+def read_metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(folder / "checkpoints" / name, weights_only=True)["state_dict"]
+    return state
+
+
+def kill_past(folder: Path, steps: int, *arguments: str) -> Path:
+    """Train in a process of its own and SIGKILL it when it has a checkpoint and has logged more than `steps` steps."""
+    killed = folder / "killed"
+    process = popen(folder, "train", *arguments, "hydra.run.dir=killed")
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (killed / "metrics.csv").is_file() and (killed / "checkpoints" / "last.ckpt").is_file():
+            rows = [row for row in read_metrics(killed) if row["train/loss"]]
+            if len(rows) > steps:
+                break
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()[0]
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (killed / "result.json").exists()
+    return killed

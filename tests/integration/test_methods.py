@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
 import torch
-from tests.integration.conftest import SMALL, Stage, finish, popen
+from tests.integration.conftest import SMALL, Stage, finish, kill_past, weights
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 FEW = ["data.limit_train=40", "data.limit_valid=24", "data.limit_test=24"]
@@ -30,11 +28,6 @@ def columns(folder: Path) -> set[str]:
 
 def predictions(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-
-
-def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(folder / "checkpoints" / name, weights_only=True)["state_dict"]
-    return state
 
 
 def test_adapters_from_training_to_export(stage: Stage, tmp_path: Path) -> None:
@@ -93,20 +86,8 @@ def test_a_killed_run_continues_to_the_same_weights(tmp_path: Path, method: str,
     else:
         finish(tmp_path, "rationales", *long[-3:-1], *FEW[1:])
     finish(tmp_path, "train", *long, "hydra.run.dir=whole")
-    killed = tmp_path / "killed"
-    process = popen(tmp_path, "train", *long, "hydra.run.dir=killed")
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if (killed / "metrics.csv").is_file() and (killed / "checkpoints" / "last.ckpt").is_file():
-            with (killed / "metrics.csv").open(newline="") as file:
-                logged = sum(bool(row["train/loss"]) for row in csv.DictReader(file))
-            if logged > steps:  # past a checkpoint (every 5 steps), in the middle of an epoch of 20
-                break
-        time.sleep(0.01)
-    assert process.poll() is None, process.communicate()[0]
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (killed / "result.json").exists()
+    # Past a checkpoint (every 5 steps), in the middle of an epoch of 20.
+    killed = kill_past(tmp_path, steps, *long)
     assert "going on from step" in finish(tmp_path, "train", *long, "hydra.run.dir=killed")
     expected, found = weights(tmp_path / "whole"), weights(killed)
     assert any("lora_" in name for name in expected) == (method == "lora")

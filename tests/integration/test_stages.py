@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from tests.integration.conftest import SMALL, Stage, finish, popen
+from tests.integration.conftest import SMALL, Stage, finish, kill_past, read_metrics, weights
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from tinyllm.data import minilab
@@ -20,16 +17,6 @@ RESULT_KEYS = {
     "accuracy_high", "accuracy_ranked", "unparsed", "valid_accuracy", "train_examples", "wall_seconds", "config_hash",
     "version",
 }  # fmt: skip
-
-
-def read_metrics(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(folder / "checkpoints" / name, weights_only=True)["state_dict"]
-    return state
 
 
 def test_from_questions_to_a_result_and_back(stage: Stage, tmp_path: Path) -> None:
@@ -129,19 +116,8 @@ def test_a_killed_run_continues_to_the_same_weights(tmp_path: Path, steps: int) 
     finish(tmp_path, "rationales")
     long = [*SMALL, "student.dropout=0.1", "data.limit_train=160", "trainer.max_epochs=2", "trainer.valid_every=0.25"]
     finish(tmp_path, "train", *long, "hydra.run.dir=whole")
-    killed = tmp_path / "killed"
-    process = popen(tmp_path, "train", *long, "hydra.run.dir=killed")
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if (killed / "metrics.csv").is_file() and (killed / "checkpoints" / "last.ckpt").is_file():
-            rows = [row for row in read_metrics(killed) if row["train/loss"]]
-            if len(rows) > steps:  # past a checkpoint (every 5 steps), in the middle of an epoch of 20
-                break
-        time.sleep(0.01)
-    assert process.poll() is None, process.communicate()[0]
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (killed / "result.json").exists()
+    # Past a checkpoint (every 5 steps), in the middle of an epoch of 20.
+    killed = kill_past(tmp_path, steps, *long)
     out = finish(tmp_path, "train", *long, "hydra.run.dir=killed")
     assert "going on from step" in out
     expected, found = weights(tmp_path / "whole"), weights(killed)
