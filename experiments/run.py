@@ -34,20 +34,13 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from tinyllm import runs
 from tinyllm.cli import report
-from tinyllm.cli.evaluate import teacher_folder
-from tinyllm.cli.main import (
-    STAGES,
-    config_folder,
-    one_line,
-    register,
-    run_name,
-    with_alpha_grid,
-    with_paper_settings,
-)
+from tinyllm.cli.expand import config_folder, with_alpha_grid, with_paper_settings
+from tinyllm.cli.main import STAGES, one_line, register
 from tinyllm.config import EvaluateConfig, ReportConfig
 from tinyllm.errors import UserError
-from tinyllm.evaluation import run_folder
+from tinyllm.runs import run_name, teacher_folder
 
 HERE = Path(__file__).resolve().parent
 INTERRUPTED = 130
@@ -96,11 +89,11 @@ def on_cards(job: Sequence[str]) -> bool:
 
 def state(folder: Path) -> str:
     """finished, failed, interrupted or new."""
-    if (folder / run_folder.RESULT).is_file():
+    if (folder / runs.RESULT).is_file():
         return "finished"
     if (folder / "error.txt").is_file():
         return "failed"
-    return "interrupted" if (folder / run_folder.CONFIG).is_file() else "new"
+    return "interrupted" if (folder / runs.CONFIG).is_file() else "new"
 
 
 def told(counts: Counter[str]) -> str:

@@ -25,10 +25,11 @@ from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
 
 from tinyllm.config import DataConfig, Reduction, Source
 from tinyllm.data import minilab, release
-from tinyllm.data.datamodule import MicroBatch, StreamDataset, question_batches
+from tinyllm.data.question_batches import question_batches
 from tinyllm.data.questions import load_questions
-from tinyllm.data.streams import Stream, whole
+from tinyllm.data.steps import MicroBatch, StreamDataset
 from tinyllm.data.tokens import SourceTokens, tokenize
+from tinyllm.methods import Stream, single_target
 from tinyllm.prompts import student_source
 from tinyllm.student import models
 from tinyllm.student.encoder_decoder import collate, generate, rank, token_losses
@@ -56,9 +57,9 @@ class Case:
             texts = {voice: {q.id: minilab.explain(q, voice) for q in self.questions} for voice in ("terse", "wordy")}
             streams = [("terse", "terse: "), ("wordy", "wordy: ")]
         self.questions = [q for q in self.questions if all(q.id in texts[name] for name, _ in streams)]
-        self.streams = [Stream("answer", "predict: ", 1.0, whole({q.id: q.answer for q in self.questions}))]
+        self.streams = [Stream("answer", "predict: ", 1.0, single_target({q.id: q.answer for q in self.questions}))]
         self.streams += [
-            Stream(name, prefix, 1.0, whole({q.id: texts[name][q.id] for q in self.questions}))
+            Stream(name, prefix, 1.0, single_target({q.id: texts[name][q.id] for q in self.questions}))
             for name, prefix in streams
         ]
         corpus = ["".join(student_source(q, "")) for q in self.questions]

@@ -5,15 +5,13 @@ Field defaults here are the schema's; the values that a run gets are in `conf/`,
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cache
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
+
+from tinyllm.records import Finding, Split
 
 
 class Source(StrEnum):
@@ -92,6 +90,38 @@ class WhichTeachers(StrEnum):
     one = "one"
     """`method.teacher`, by default the set's first."""
     all = "all"
+
+
+class Accelerator(StrEnum):
+    """What a student runs on."""
+
+    cpu = "cpu"
+    gpu = "gpu"
+
+
+class Strategy(StrEnum):
+    """How training is spread over devices."""
+
+    auto = "auto"
+    """One device."""
+    ddp = "ddp"
+    deepspeed = "deepspeed"
+    fsdp = "fsdp"
+
+
+class LoggerName(StrEnum):
+    """Where metrics go; `metrics.csv` is always written."""
+
+    csv = "csv"
+    wandb = "wandb"
+
+
+class WandbMode(StrEnum):
+    """How Weights & Biases is reached."""
+
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
 
 
 @dataclass
@@ -173,6 +203,11 @@ class TeacherConfig:
     price_completion: float | None = None
     licence: str = ""
 
+    @property
+    def stored_name(self) -> str:
+        """The teacher's name in the rationale store."""
+        return self.stored_as or self.name
+
 
 @dataclass
 class PromptConfig:
@@ -195,11 +230,11 @@ class RationalesConfig:
     """With `data.source=release`, take the published texts of the paper's teachers instead of asking them."""
     clean: bool = True
     """Train on cleaned text; false trains on the raw text."""
-    reject: list[str] = field(default_factory=lambda: ["empty"])
+    reject: list[Finding] = field(default_factory=lambda: [Finding.empty])
     """Audit findings that keep a text out of training."""
     shuffle: bool = False
     """Give every question another question's rationale: a control, not a method."""
-    splits: list[str] = field(default_factory=lambda: ["train"])
+    splits: list[Split] = field(default_factory=lambda: [Split.train])
     """Splits that the rationales stage asks the teachers about."""
 
 
@@ -272,18 +307,18 @@ class OptimizerConfig:
 
 @dataclass
 class TrainerConfig:
-    accelerator: str = "cpu"
+    accelerator: Accelerator = Accelerator.cpu
     devices: int = 1
     """Processes on each node."""
     num_nodes: int = 1
-    strategy: str = "auto"
+    strategy: Strategy = Strategy.auto
     strategy_options: dict[str, float | int | str | bool] = field(default_factory=dict)
     """Keyword arguments of the Lightning strategy."""
     precision: str = "auto"
     """As in Lightning, or `auto`: bf16-mixed where the processor computes in bf16, else 32-true."""
     batch_size: int = 8
     """Examples an optimizer step, over all devices and accumulation steps."""
-    accumulate: int = 1
+    accumulate_grad_batches: int = 1
     """Forward passes an optimizer step."""
     max_epochs: int = 1
     max_steps: int = -1
@@ -304,7 +339,7 @@ class TrainerConfig:
 
 @dataclass
 class EvaluationConfig:
-    split: str = "test"
+    split: Split = Split.test
     batch_size: int = 32
     """Questions in one forward pass."""
     rationales: bool = False
@@ -314,12 +349,11 @@ class EvaluationConfig:
 
 @dataclass
 class LoggerConfig:
-    name: str = "csv"
+    name: LoggerName = LoggerName.csv
     """`metrics.csv` is always written; `wandb` adds Weights & Biases."""
     project: str = "tinyllm"
     entity: str | None = None
-    mode: str = "online"
-    """online, offline or disabled."""
+    mode: WandbMode = WandbMode.online
 
 
 @dataclass
@@ -403,77 +437,3 @@ class ExportConfig:
 
     run: str = MISSING
     output: str = MISSING
-
-
-_NOT_RESULT = ("store", "cache", "logger")
-"""Keys of an experiment that leave its result as it is."""
-NOT_RESULT_INSIDE = {
-    "trainer": ("devices", "num_nodes", "accelerator", "strategy", "strategy_options", "log_every", "progress_bar"),
-    "evaluation": ("batch_size",),
-    "data": ("root",),
-}
-"""The same, by group; `data.root` counts with `data.source=jsonl` all the same."""
-
-
-def _told(values: Any, default: Any) -> Any:
-    """What differs from the schema's defaults, so that a key that a later version adds leaves old hashes alone."""
-    if not (isinstance(values, Mapping) and isinstance(default, Mapping)):
-        return values
-    pairs = {key: (value, default.get(key)) for key, value in values.items()}
-    told = {key: _told(value, known) for key, (value, known) in pairs.items() if value != known}
-    return {key: value for key, value in told.items() if value != {}}
-
-
-@cache
-def _schema(of: type) -> dict[str, Any]:
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(of), enum_to_str=True))
-
-
-def config_hash(values: Mapping[str, Any]) -> str:
-    """First 12 hex digits of the SHA-256 of what shapes a result: not of paths, loggers, devices or progress bars.
-
-    Values that equal the schema's defaults are left out.
-
-    Args:
-        values: a resolved configuration as nested dicts (`OmegaConf.to_container`).
-    """
-    kept: dict[str, Any] = {
-        key: {k: v for k, v in value.items() if k not in NOT_RESULT_INSIDE.get(key, ())}
-        if isinstance(value, Mapping)
-        else value
-        for key, value in values.items()
-        if key in {f.name for f in fields(ExperimentConfig)} and key not in _NOT_RESULT
-    }
-    if kept.get("data", {}).get("source") == Source.jsonl:  # there the path says which questions they are
-        kept["data"]["root"] = values["data"]["root"]
-    told = _told(kept, _schema(ExperimentConfig))
-    told["teachers"] = {name: _told(one, _schema(TeacherConfig)) for name, one in kept.get("teachers", {}).items()}
-    streams = kept.get("method", {}).get("streams", {})
-    told.setdefault("method", {})["streams"] = {
-        name: _told(one, _schema(StreamConfig)) for name, one in streams.items()
-    }
-    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:12]
-
-
-PAPER_SETTINGS: dict[str, Any] = {
-    "optimizer.lr": 5e-5,
-    "trainer.batch_size": 8,
-    "trainer.max_epochs": 1,
-    "trainer.max_steps": -1,
-    "student.max_source_length": 1024,
-    "data.limit_train": None,
-    "data.limit_valid": None,
-    "data.limit_test": None,
-}
-"""The settings of the paper's section 4.1, and its whole splits; `experiment=paper` sets them."""
-
-
-def deviations(config: ExperimentConfig) -> dict[str, list[str]]:
-    """Where a run's settings are not the paper's: key -> [the paper's value, this run's], as texts."""
-    found: dict[str, list[str]] = {}
-    for key, value in PAPER_SETTINGS.items():
-        group, name = key.split(".")
-        own = getattr(getattr(config, group), name)
-        if own != value:
-            found[key] = ["null" if one is None else f"{one:g}" for one in (value, own)]
-    return found

@@ -133,3 +133,8 @@ def _bare(text: str) -> str:
 
 def _begins_with(text: str, option: str) -> bool:
     return bool(option) and re.match(rf"{re.escape(option)}(?!\w)", text) is not None
+
+
+def is_right(choice: str | None, answer: str) -> bool:
+    """True when a chosen option says what the right one says; equal options are equally right."""
+    return choice is not None and normalise(choice) == normalise(answer)

@@ -3,10 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from enum import StrEnum
 
-Split = Literal["train", "valid", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
+
+class Split(StrEnum):
+    """Part of a dataset."""
+
+    train = "train"
+    valid = "valid"
+    """Checkpoints, α and the best single teacher are chosen on it."""
+    test = "test"
+    """Read once, at the end of a run."""
+
+
+SPLITS = tuple(Split)
+
+
+class Finding(StrEnum):
+    """A reason to distrust a text; `rationales.reject` names those that keep it out of training."""
+
+    empty = "empty"
+    """Nothing is there, or nothing is left after cleaning."""
+    cut = "cut"
+    """Ended by the token limit; of a recorded text, no end of a sentence at its end."""
+    repeats = "repeats"
+    """A sentence of five words or more stands twice, or the same eight words in a row three times."""
+    wrong_options = "wrong_options"
+    """Names wrong options and not the right one."""
+    other_answer = "other_answer"
+    """Concludes on another option than the right one."""
+    answer_only = "answer_only"
+    """Says the answer and next to nothing else."""
+    debris = "debris"
+    """A piece of a prompt or of a chat template, code, or another language."""
+    duplicate = "duplicate"
+    """The text of another question, too."""
 
 
 @dataclass(frozen=True, slots=True)

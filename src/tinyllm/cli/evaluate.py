@@ -12,25 +12,25 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 
+from tinyllm import runs
 from tinyllm.config import EvaluateConfig, ExperimentConfig, TeacherConfig
 from tinyllm.data.questions import load_questions
-from tinyllm.data.streams import Stream, answer_prefix, whole
 from tinyllm.errors import UserError
-from tinyllm.evaluation import run_folder
-from tinyllm.evaluation.evaluate import Evaluation, check_split, evaluate, make_result
+from tinyllm.evaluation.evaluate import Evaluation, evaluate, make_result
 from tinyllm.evaluation.score import score, score_subsets
+from tinyllm.methods import Stream, answer_prefix, single_target
 from tinyllm.records import Prediction, Split
+from tinyllm.runs import asked_freely, teacher_folder
 from tinyllm.student import models
 from tinyllm.student.training import resolve_precision
-from tinyllm.teachers.generate import run, stored
-from tinyllm.teachers.texts import source_rationales
+from tinyllm.teachers.asking import run
+from tinyllm.teachers.stored import source_rationales, stored
 
 log = logging.getLogger(__name__)
 
 
 def main(config: EvaluateConfig, _: Path) -> None:
     """Evaluate on `evaluation.split` of the run's own data, or of the data that the call names."""
-    check_split(config)
     if config.teacher is not None:
         if config.run is not None:
             raise UserError("evaluate: expected run=... or teacher=..., found both")
@@ -41,26 +41,24 @@ def main(config: EvaluateConfig, _: Path) -> None:
         trained = Path(config.run).expanduser()
         chosen = _of_run(config, trained, HydraConfig.get().overrides.task)
         folder = Path(config.output).expanduser() if config.output else trained / f"evaluation-{_name(chosen)}"
-        student = trained / run_folder.STUDENT
+        student = trained / runs.STUDENT
         if not student.is_dir():
-            raise UserError(
-                f"{run}: expected a finished run with {run_folder.STUDENT}, found none: run 'tinyllm train'"
-            )
+            raise UserError(f"{run}: expected a finished run with {runs.STUDENT}, found none: run 'tinyllm train'")
         model, tokenizer = models.load_pretrained(str(student))
     else:
         if not chosen.student.pretrained and not chosen.method.train:
             log.info("student.pretrained is null: random weights are evaluated")
-        folder = Path(config.output or f"runs/evaluate/{run_folder.hash_of(chosen)}").expanduser()
+        folder = Path(config.output or f"runs/evaluate/{runs.hash_of(chosen)}").expanduser()
     questions = load_questions(chosen.data)
-    split: Split = chosen.evaluation.split  # type: ignore[assignment]
-    reader = run_folder.as_trained(chosen, Path(config.run).expanduser()) if config.run is not None else chosen
+    split: Split = chosen.evaluation.split
+    reader = runs.as_trained(chosen, Path(config.run).expanduser()) if config.run is not None else chosen
     rationales = source_rationales(reader, questions[split], split)
     if config.run is None:
         answers = Stream(
-            "answer", answer_prefix(chosen.method), 1.0, whole({q.id: q.answer for q in questions["train"]})
+            "answer", answer_prefix(chosen.method), 1.0, single_target({q.id: q.answer for q in questions[Split.train]})
         )
-        model, tokenizer = models.load(chosen.student, questions["train"], [answers])
-    taught = run_folder.taught_teachers(Path(config.run).expanduser()) if config.run is not None else {}
+        model, tokenizer = models.load(chosen.student, questions[Split.train], [answers])
+    taught = runs.taught_teachers(Path(config.run).expanduser()) if config.run is not None else {}
     streams = [Stream(name, prefix, chosen.alpha.get(name, 1.0), {}) for name, prefix in taught.items()]
     models.prepare(model, accelerator=config.trainer.accelerator)
     device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
@@ -78,34 +76,18 @@ def main(config: EvaluateConfig, _: Path) -> None:
         rationales=rationales,
     )
     result = make_result(
-        chosen, evaluation, streams, run_folder.hash_of(chosen), None, evaluation.seconds,
+        chosen, evaluation, streams, runs.hash_of(chosen), None, evaluation.seconds,
         parameters=model.num_parameters(), train_examples=0,
     )  # fmt: skip
-    run_folder.write_config(chosen, folder)
-    run_folder.write_predictions(evaluation.predictions, folder)
-    run_folder.write_result(result, folder)
-    log.info("%s", run_folder.summary(result, folder))
-
-
-def asked_freely(config: EvaluateConfig, teacher: TeacherConfig) -> EvaluateConfig:
-    """The configuration under which one teacher is asked about a split without being told the answers."""
-    return replace(
-        config,
-        teachers={teacher.name: teacher},
-        prompt=replace(config.prompt, teacher_forcing=False),
-        rationales=replace(config.rationales, splits=[config.evaluation.split]),
-    )
-
-
-def teacher_folder(config: EvaluateConfig, teacher: TeacherConfig) -> Path:
-    """Where the evaluation of a teacher goes, unless `output` names a folder."""
-    digest = run_folder.hash_of(asked_freely(config, teacher))
-    return Path("runs") / config.data.name / teacher.name / f"teacher-{digest}"
+    runs.write_config(chosen, folder)
+    runs.write_predictions(evaluation.predictions, folder)
+    runs.write_result(result, folder)
+    log.info("%s", runs.summary(result, folder))
 
 
 def evaluate_teacher(config: EvaluateConfig, teacher: TeacherConfig) -> None:
     """The accuracy of a teacher's own answers: it is asked without being told the right one, and unparsed is wrong."""
-    split: Split = config.evaluation.split  # type: ignore[assignment]
+    split: Split = config.evaluation.split
     questions = load_questions(config.data)
     free = asked_freely(config, teacher)
     started = time.perf_counter()
@@ -124,22 +106,20 @@ def evaluate_teacher(config: EvaluateConfig, teacher: TeacherConfig) -> None:
         predictions, score(predictions), score_subsets(predictions), 0, time.perf_counter() - started
     )
     result = replace(
-        make_result(
-            free, evaluation, [], run_folder.hash_of(free), None, evaluation.seconds, parameters=0, train_examples=0
-        ),
+        make_result(free, evaluation, [], runs.hash_of(free), None, evaluation.seconds, parameters=0, train_examples=0),
         student=teacher.name,
         method="teacher",
     )
     folder = Path(config.output).expanduser() if config.output else teacher_folder(config, teacher)
-    run_folder.write_config(free, folder)
-    run_folder.write_predictions(evaluation.predictions, folder)
-    run_folder.write_result(result, folder)
-    log.info("%s", run_folder.summary(result, folder))
+    runs.write_config(free, folder)
+    runs.write_predictions(evaluation.predictions, folder)
+    runs.write_result(result, folder)
+    log.info("%s", runs.summary(result, folder))
 
 
 def _of_run(config: EvaluateConfig, folder: Path, overrides: list[str]) -> ExperimentConfig:
     """The run's configuration, with this call's evaluation settings, and its data and store where it names them."""
-    theirs = run_folder.read_config(folder)
+    theirs = runs.read_config(folder)
     named = [override.lstrip("+") for override in overrides]
     return replace(
         theirs,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tinyllm import runs
 from tinyllm.config import ExportConfig
-from tinyllm.data.streams import answer_prefix, single_teacher
 from tinyllm.errors import UserError
-from tinyllm.evaluation import run_folder
+from tinyllm.methods import answer_prefix, single_teacher
 
 log = logging.getLogger(__name__)
 
@@ -19,23 +19,23 @@ log = logging.getLogger(__name__)
 def main(config: ExportConfig, _: Path) -> None:
     """Copy the best checkpoint's model folder and write `README.md`, the card, from the run's own numbers."""
     run, output = Path(config.run).expanduser(), Path(config.output).expanduser()
-    stored = run_folder.read_config(run)
-    student = run / run_folder.STUDENT
-    if not student.is_dir() or not (run / run_folder.RESULT).is_file():
-        raise UserError(f"{run}: expected a finished run with {run_folder.RESULT}, found none: run 'tinyllm train'")
+    stored = runs.read_config(run)
+    student = run / runs.STUDENT
+    if not student.is_dir() or not (run / runs.RESULT).is_file():
+        raise UserError(f"{run}: expected a finished run with {runs.RESULT}, found none: run 'tinyllm train'")
     if output.exists() and any(output.iterdir()):
         raise UserError(f"output={output}: expected a new or empty folder, found files: choose another")
     try:
-        result = run_folder.read_result(run / run_folder.RESULT)
+        result = runs.read_result(run / runs.RESULT)
     except ValueError as error:
         raise UserError(str(error)) from error
-    taught = run_folder.taught_teachers(run)
+    taught = runs.taught_teachers(run)
     card = Environment(
         loader=PackageLoader("tinyllm", "reporting/templates"), undefined=StrictUndefined, trim_blocks=True
     ).get_template("model_card.md.jinja")
     shutil.copytree(student, output, dirs_exist_ok=True)
-    if (run / run_folder.ADAPTER).is_dir():
-        shutil.copytree(run / run_folder.ADAPTER, output / "adapter", ignore=shutil.ignore_patterns("README.md"))
+    if (run / runs.ADAPTER).is_dir():
+        shutil.copytree(run / runs.ADAPTER, output / "adapter", ignore=shutil.ignore_patterns("README.md"))
     text = card.render(
         config=stored,
         result=result,

@@ -10,10 +10,11 @@ from rich.console import Console
 
 from tinyllm.config import RationalesStageConfig
 from tinyllm.data.questions import load_questions
-from tinyllm.data.streams import reads_one_teacher, single_teacher
 from tinyllm.errors import UserError
-from tinyllm.teachers.generate import run
-from tinyllm.teachers.strongest import with_strongest_twice
+from tinyllm.methods import single_teacher, uses_single_teacher
+from tinyllm.records import Split
+from tinyllm.teachers.asking import run
+from tinyllm.teachers.strongest import resolve_strongest_teacher
 
 
 def main(config: RationalesStageConfig, _: Path) -> None:
@@ -21,8 +22,8 @@ def main(config: RationalesStageConfig, _: Path) -> None:
     if not config.teachers:
         raise UserError("teachers: expected a teacher set with one teacher or more, found none: choose teachers=...")
     questions = load_questions(config.data)
-    config = with_strongest_twice(config, questions["valid"])
-    if config.method.teacher is not None and reads_one_teacher(config.method):
+    config = resolve_strongest_teacher(config, questions[Split.valid])
+    if config.method.teacher is not None and uses_single_teacher(config.method):
         name = single_teacher(config.method, config.teachers)
         config = replace(config, teachers={name: config.teachers[name]})
     summaries = run(

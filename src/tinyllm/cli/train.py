@@ -15,56 +15,56 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import OmegaConf
 from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
 
-from tinyllm.config import ExperimentConfig, deviations
+from tinyllm import runs
+from tinyllm.config import ExperimentConfig, LoggerName
 from tinyllm.data.datamodule import QuestionDataModule
 from tinyllm.data.questions import load_questions
-from tinyllm.data.streams import Stream, answer_prefix, build_streams, single_teacher
 from tinyllm.errors import UserError
-from tinyllm.evaluation import run_folder
-from tinyllm.evaluation.evaluate import Evaluation, check_split, evaluate, make_result
+from tinyllm.evaluation.evaluate import Evaluation, evaluate, make_result
+from tinyllm.methods import Stream, answer_prefix, build_streams, single_teacher
+from tinyllm.paper import deviations
 from tinyllm.records import SPLITS, Question, Result, Split
 from tinyllm.student import models
 from tinyllm.student.adapters import add_adapters, save_and_merge
 from tinyllm.student.encoder_decoder import collate
 from tinyllm.student.module import StudentModule
 from tinyllm.student.training import Fit, fit, resolve_precision
-from tinyllm.teachers.strongest import with_strongest_twice
-from tinyllm.teachers.texts import option_scores, source_rationales, teacher_answers, training_texts
+from tinyllm.teachers.stored import option_scores, source_rationales, teacher_answers, training_texts
+from tinyllm.teachers.strongest import resolve_strongest_teacher
 
 log = logging.getLogger(__name__)
 
 
 def main(config: ExperimentConfig, folder: Path) -> None:
     """Train, keep the best and the last checkpoint, evaluate the best once, write the run folder."""
-    check_split(config)
-    digest = run_folder.hash_of(config)
-    if (folder / run_folder.RESULT).is_file():
+    digest = runs.hash_of(config)
+    if (folder / runs.RESULT).is_file():
         try:
-            finished = run_folder.read_result(folder / run_folder.RESULT)
+            finished = runs.read_result(folder / runs.RESULT)
         except ValueError as error:
             raise UserError(f"{error}: remove {folder} or choose another hydra.run.dir") from error
         if finished.config_hash != digest:
             raise UserError(f"{folder} holds the finished run of another configuration: choose another hydra.run.dir")
-        log.info("finished already: %s", run_folder.summary(finished, folder))
+        log.info("finished already: %s", runs.summary(finished, folder))
         return
-    if (folder / run_folder.CONFIG).is_file() and run_folder.hash_of(run_folder.read_config(folder)) != digest:
+    if (folder / runs.CONFIG).is_file() and runs.hash_of(runs.read_config(folder)) != digest:
         raise UserError(f"{folder} holds the unfinished run of another configuration: choose another hydra.run.dir")
     if config.student.max_target_length < 2:
         raise UserError(f"student.max_target_length: expected 2 or more, found {config.student.max_target_length}")
     precision = resolve_precision(config.trainer.precision, config.trainer.accelerator)
     started = time.perf_counter()
     questions = load_questions(config.data)
-    composed, config = config, with_strongest_twice(config, questions["valid"])
-    split: Split = config.evaluation.split  # type: ignore[assignment]
-    read: set[Split] = {"train", "valid", split} if config.method.train else {"train", split}
+    composed, config = config, resolve_strongest_teacher(config, questions[Split.valid])
+    split: Split = config.evaluation.split
+    read: set[Split] = {Split.train, Split.valid, split} if config.method.train else {Split.train, split}
     rationales = {name: source_rationales(config, questions[name], name) for name in SPLITS if name in read}
-    streams = taught_streams(config, questions["train"])
-    run_folder.write_config(composed, folder)
+    streams = training_streams(config, questions[Split.train])
+    runs.write_config(composed, folder)
     (folder / "error.txt").unlink(missing_ok=True)
     log.info("run folder: %s", folder)
     describe(config, questions, streams)
     seed_everything(config.seed, verbose=False)
-    model, tokenizer = models.load(config.student, questions["train"], streams, rationales["train"])
+    model, tokenizer = models.load(config.student, questions[Split.train], streams, rationales[Split.train])
     wanted = config.method.lora if config.method.train else None
     adapters = add_adapters(model, wanted) if wanted is not None else None
     models.prepare(model, accelerator=config.trainer.accelerator)
@@ -77,8 +77,8 @@ def main(config: ExperimentConfig, folder: Path) -> None:
         if not trainer.is_global_zero:
             return
         if adapters is not None:
-            model = save_and_merge(adapters, model, folder / run_folder.ADAPTER)
-    models.save(model, tokenizer, folder / run_folder.STUDENT)
+            model = save_and_merge(adapters, model, folder / runs.ADAPTER)
+    models.save(model, tokenizer, folder / runs.STUDENT)
 
     device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
     evaluation = evaluate(
@@ -97,15 +97,15 @@ def main(config: ExperimentConfig, folder: Path) -> None:
     seconds = trained.seconds if trained else 0.0
     result = make_result(
         config, evaluation, streams, digest, trained, seconds + evaluation.seconds,
-        parameters=model.num_parameters(), train_examples=len(questions["train"]) if trained else 0,
+        parameters=model.num_parameters(), train_examples=len(questions[Split.train]) if trained else 0,
     )  # fmt: skip
-    run_folder.write_predictions(evaluation.predictions, folder)
-    run_folder.write_result(result, folder)
+    runs.write_predictions(evaluation.predictions, folder)
+    runs.write_result(result, folder)
     log_to_wandb(loggers, result, evaluation)
-    log.info("%s (%.0f s in all)", run_folder.summary(result, folder), time.perf_counter() - started)
+    log.info("%s (%.0f s in all)", runs.summary(result, folder), time.perf_counter() - started)
 
 
-def taught_streams(config: ExperimentConfig, questions: Sequence[Question]) -> list[Stream]:
+def training_streams(config: ExperimentConfig, questions: Sequence[Question]) -> list[Stream]:
     """The method's streams on the training questions, with what the store holds for them."""
     parts = (config.method, config.teachers, config.alpha, config.ablation.drop, questions)
     if not config.method.train:
@@ -162,7 +162,7 @@ def run_training(
         max_target_length=config.student.max_target_length,
         reduction=config.loss.reduction,
         batch_size=config.trainer.batch_size,
-        accumulate=config.trainer.accumulate,
+        accumulate_grad_batches=config.trainer.accumulate_grad_batches,
         shuffle=config.trainer.shuffle,
         group_by_length=config.trainer.group_by_length,
         seed=config.seed,
@@ -199,10 +199,8 @@ def run_training(
 
 def make_loggers(config: ExperimentConfig, folder: Path, digest: str) -> list[Logger]:
     """Weights & Biases where it is asked for; metrics.csv is added by `fit`."""
-    if config.logger.name == "csv":
+    if config.logger.name is LoggerName.csv:
         return []
-    if config.logger.name != "wandb":
-        raise UserError(f"logger.name={config.logger.name}: expected csv or wandb")
     logger = WandbLogger(
         project=config.logger.project,
         entity=config.logger.entity,

@@ -128,9 +128,9 @@ class Conversion:
     """Hub split that each of the paper's splits is taken from; empty for bioasq."""
 
 
-_SAME: dict[Split, str] = {"train": "train", "valid": "validation", "test": "test"}
-_HALVED: dict[Split, str] = {"train": "train", "valid": "validation", "test": "validation"}
-_ONE: dict[Split, str] = {"train": "train", "valid": "train", "test": "train"}
+_SAME: dict[Split, str] = {Split.train: "train", Split.valid: "validation", Split.test: "test"}
+_HALVED: dict[Split, str] = {Split.train: "train", Split.valid: "validation", Split.test: "validation"}
+_ONE: dict[Split, str] = {Split.train: "train", Split.valid: "train", Split.test: "train"}
 
 CONVERSIONS: dict[str, Conversion] = {
     "obqa": Conversion(obqa, ("id", "question_stem", "choices", "answerKey"), lambda row, _, __: str(row["id"]), _SAME),

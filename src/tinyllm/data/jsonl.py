@@ -95,7 +95,7 @@ def assign_split(id: str) -> Split:
     exact only on average: of 10 questions, none may be in test.
     """
     share = int.from_bytes(hashlib.sha256(id.encode()).digest()[:8]) / 2**64
-    return "train" if share < 0.8 else "valid" if share < 0.9 else "test"
+    return Split.train if share < 0.8 else Split.valid if share < 0.9 else Split.test
 
 
 def parse_row(row: object, *, letters: bool) -> tuple[Question | None, list[str]]:

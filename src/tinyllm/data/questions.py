@@ -26,9 +26,9 @@ def load_questions(data: DataConfig) -> dict[Split, list[Question]]:
         if limit is not None and limit < 1:
             raise UserError(f"data.{key}: expected 1 or more, or null for all, found {limit}")
     splits = dict(_read(data))
-    splits["train"] = training_subset(splits["train"], data.train_fraction, data.seed)
+    splits[Split.train] = training_subset(splits[Split.train], data.train_fraction, data.seed)
     limits: dict[Split, int | None] = {
-        "train": data.limit_train, "valid": data.limit_valid, "test": data.limit_test,
+        Split.train: data.limit_train, Split.valid: data.limit_valid, Split.test: data.limit_test,
     }  # fmt: skip
     return {split: splits[split][: limits[split]] for split in limits}
 

@@ -13,14 +13,14 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
 
 import tinyllm
-from tinyllm.config import ExperimentConfig, deviations
-from tinyllm.data.datamodule import question_batches
-from tinyllm.data.streams import Stream, reads_one_teacher, single_teacher
+from tinyllm.config import ExperimentConfig
+from tinyllm.data.question_batches import question_batches
 from tinyllm.data.tokens import SourceTokens
-from tinyllm.errors import UserError
-from tinyllm.evaluation.predict import predict, student_rationales
 from tinyllm.evaluation.score import Scores, score, score_subsets
-from tinyllm.records import SPLITS, Prediction, Question, Result
+from tinyllm.methods import Stream, single_teacher, uses_single_teacher
+from tinyllm.paper import deviations
+from tinyllm.records import Prediction, Question, Result
+from tinyllm.student.predict import predict, student_rationales
 from tinyllm.student.training import Fit
 
 
@@ -86,12 +86,6 @@ def evaluate(
     )  # fmt: skip
 
 
-def check_split(config: ExperimentConfig) -> None:
-    """Raise a UserError for an `evaluation.split` that does not exist."""
-    if config.evaluation.split not in SPLITS:
-        raise UserError(f"evaluation.split={config.evaluation.split}: expected one of {', '.join(SPLITS)}")
-
-
 def make_result(
     config: ExperimentConfig,
     evaluation: Evaluation,
@@ -118,7 +112,7 @@ def make_result(
     scores = evaluation.scores
     taught = [stream for stream in streams if stream.name in config.teachers]
     names = {stream.name for stream in taught}
-    if reads_one_teacher(config.method):
+    if uses_single_teacher(config.method):
         names.add(single_teacher(config.method, config.teachers))
     return Result(
         dataset=config.data.name,
@@ -128,7 +122,7 @@ def make_result(
         teachers=tuple(name for name in config.teachers if name in names),
         alpha={stream.name: config.alpha.get(stream.name, 1.0) for stream in taught},
         seed=config.seed,
-        split=config.evaluation.split,  # type: ignore[arg-type]
+        split=config.evaluation.split,
         **asdict(scores),
         valid_accuracy=trained.valid_accuracy if trained else None,
         train_examples=train_examples,

@@ -6,13 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tinyllm.evaluation.statistics import wilson_interval
-from tinyllm.parsing import normalise
+from tinyllm.parsing import is_right
 from tinyllm.records import Prediction
-
-
-def is_right(choice: str | None, answer: str) -> bool:
-    """True when a chosen option says what the right one says; equal options are equally right."""
-    return choice is not None and normalise(choice) == normalise(answer)
 
 
 @dataclass(frozen=True, slots=True)

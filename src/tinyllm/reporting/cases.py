@@ -15,10 +15,10 @@ from typing import Any, cast
 import pandas as pd
 
 from tinyllm.config import Metric
-from tinyllm.evaluation import run_folder
-from tinyllm.evaluation.score import is_right
+from tinyllm.parsing import is_right
 from tinyllm.prompts import letter
 from tinyllm.records import Prediction
+from tinyllm.runs import PREDICTIONS
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class Case:
 
 def read_predictions(folder: Path) -> list[Prediction]:
     """The lines of a run's `predictions.jsonl`; none, with a warning, where the file is missing or broken."""
-    path = folder / run_folder.PREDICTIONS
+    path = folder / PREDICTIONS
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         return [

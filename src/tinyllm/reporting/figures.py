@@ -20,11 +20,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from tinyllm.config import Metric
-from tinyllm.evaluation import run_folder
 from tinyllm.reporting.cases import name, place, read_predictions
 from tinyllm.reporting.choose import choose, chosen
 from tinyllm.reporting.frame import TEACHER
 from tinyllm.reporting.interval import interval
+from tinyllm.runs import METRICS, PREDICTIONS
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ def _rows(frame: pd.DataFrame) -> list[Mapping[str, Any]]:
 def _chance(runs: pd.DataFrame) -> float | None:
     """Accuracy in percent of a blind choice, where all questions have the same number of options."""
     for folder in runs["folder"]:
-        if (Path(folder) / run_folder.PREDICTIONS).is_file():
+        if (Path(folder) / PREDICTIONS).is_file():
             counts = {len(prediction.choices) for prediction in read_predictions(Path(folder))}
             return 100 / counts.pop() if len(counts) == 1 else None
     return None
@@ -460,7 +460,7 @@ def _metrics(runs: pd.DataFrame) -> pd.DataFrame:
     """All lines of the runs' metrics.csv, with `name` and `folder`; runs without one are left out."""
     parts = []
     for row in sorted(_rows(runs), key=place):
-        path = Path(row["folder"]) / run_folder.METRICS
+        path = Path(row["folder"]) / METRICS
         if not path.is_file():
             continue
         try:

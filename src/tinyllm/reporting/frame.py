@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from tinyllm import runs
 from tinyllm.config import (
-    NOT_RESULT_INSIDE,
     AblationConfig,
     EvaluationConfig,
     ExperimentConfig,
@@ -22,11 +22,11 @@ from tinyllm.config import (
     Source,
     StudentConfig,
     WhichTeachers,
-    deviations,
 )
 from tinyllm.errors import UserError
-from tinyllm.evaluation import run_folder
+from tinyllm.paper import deviations
 from tinyllm.records import Result
+from tinyllm.runs import NOT_RESULT_INSIDE
 
 log = logging.getLogger(__name__)
 
@@ -91,10 +91,10 @@ def collect(folders: Sequence[Path]) -> Collected:
         except (ValueError, AttributeError, TypeError, LookupError, OSError) as error:
             told = str(error)
             reason = told.removeprefix(f"{path}: ") if str(path) in told else f"not a result of this version ({told})"
-            skipped.append(f"{run}/{run_folder.RESULT}: {reason}")
+            skipped.append(f"{run}/{runs.RESULT}: {reason}")
             log.warning("skipped: %s: %s", path, reason)
     if not rows:
-        raise UserError(f"runs: no {run_folder.RESULT} below {', '.join(map(str, folders))}: run 'tinyllm train'")
+        raise UserError(f"runs: no {runs.RESULT} below {', '.join(map(str, folders))}: run 'tinyllm train'")
     kept, repeated = _once(rows)
     frame = pd.DataFrame([row for row, _ in kept])
     frame["variant"] = _variants(frame, [identity for _, identity in kept])
@@ -103,7 +103,7 @@ def collect(folders: Sequence[Path]) -> Collected:
 
 def _read(path: Path, run: str) -> tuple[dict[str, Any], _Identity]:
     """One run's row of the frame; whatever is wrong with its `result.json` raises here."""
-    result = run_folder.read_result(path)
+    result = runs.read_result(path)
     row = _row(result)
     config = _config(path.parent)
     identity = _identity(config, result)
@@ -166,7 +166,7 @@ def _results(folders: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
     for root in folders:
         if not root.is_dir():
             raise UserError(f"runs: expected a folder, found none at {root}")
-        for path in sorted(root.rglob(run_folder.RESULT), key=lambda p: (len(p.parts), p)):
+        for path in sorted(root.rglob(runs.RESULT), key=lambda p: (len(p.parts), p)):
             if path.resolve() not in seen:
                 seen.add(path.resolve())
                 yield root, path
@@ -201,13 +201,13 @@ _NUMBERS = (
 
 def _config(folder: Path) -> ExperimentConfig | None:
     """None where there is none, or none that can be read: then the log tells."""
-    if not (folder / run_folder.CONFIG).is_file():
+    if not (folder / runs.CONFIG).is_file():
         return None
     try:
-        return run_folder.read_config(folder)
+        return runs.read_config(folder)
     except (UserError, AttributeError, TypeError, AssertionError, OSError) as error:
         # No list of keys but a bare text, say, is no error that OmegaConf has a name for.
-        log.warning("counted without its configuration: %s", error or f"{folder / run_folder.CONFIG} is no mapping")
+        log.warning("counted without its configuration: %s", error or f"{folder / runs.CONFIG} is no mapping")
         return None
 
 
@@ -303,9 +303,9 @@ def _identity(config: ExperimentConfig | None, result: Result) -> _Identity:
         ablation=AblationConfig(),
     )
     return _Identity(
-        run_folder.hash_of(shaping),
-        run_folder.hash_of(family),
-        run_folder.hash_of(common),
+        runs.hash_of(shaping),
+        runs.hash_of(family),
+        runs.hash_of(common),
         dict(_flat(asdict(family))),
     )
 

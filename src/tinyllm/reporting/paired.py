@@ -13,8 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tinyllm.config import Metric
-from tinyllm.evaluation.score import is_right
 from tinyllm.evaluation.statistics import Right, bootstrap_means, mcnemar, observed_means
+from tinyllm.parsing import is_right
 from tinyllm.reporting.cases import read_predictions
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from tinyllm import paper
 from tinyllm.config import Metric
 from tinyllm.evaluation.statistics import (
     Difference,
@@ -18,7 +19,6 @@ from tinyllm.evaluation.statistics import (
     relative_gain,
     smallest_difference,
 )
-from tinyllm.reporting import paper
 from tinyllm.reporting.cases import name, place
 from tinyllm.reporting.choose import Choice, chosen, how_chosen, setting_name
 from tinyllm.reporting.frame import TEACHER

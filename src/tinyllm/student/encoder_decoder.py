@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import T5ForConditionalGeneration
 
-from tinyllm.data.streams import Pair, TargetText
+from tinyllm.data.steps import Pair, TargetText
 from tinyllm.student.cpu_speed import dropout
 from tinyllm.student.losses import linear_cross_entropy
 

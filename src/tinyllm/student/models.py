@@ -19,8 +19,8 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from tinyllm.config import StudentConfig
-from tinyllm.data.streams import Stream
 from tinyllm.errors import UserError
+from tinyllm.methods import Stream
 from tinyllm.prompts import student_source
 from tinyllm.records import Question
 from tinyllm.student.cpu_speed import accelerate

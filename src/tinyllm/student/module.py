@@ -22,10 +22,10 @@ from transformers import (
 )
 
 from tinyllm.config import Schedule
-from tinyllm.data.datamodule import QuestionBatch
-from tinyllm.evaluation.predict import predict_batch
-from tinyllm.evaluation.score import is_right
+from tinyllm.data.question_batches import QuestionBatch
+from tinyllm.parsing import is_right
 from tinyllm.student.encoder_decoder import FlatBatch, mean_by_text, token_losses
+from tinyllm.student.predict import predict_batch
 
 
 class StudentModule(LightningModule):

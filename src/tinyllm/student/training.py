@@ -16,9 +16,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
+from lightning.pytorch.strategies import Strategy as LightningStrategy
 
-from tinyllm.config import TrainerConfig
+from tinyllm.config import Strategy, TrainerConfig
 from tinyllm.data.datamodule import QuestionDataModule
 from tinyllm.errors import UserError
 from tinyllm.student.metrics_csv import MetricsCsv
@@ -69,28 +70,32 @@ def _launched_from_outside() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
 
 
-def make_strategy(trainer: TrainerConfig) -> Strategy | str:
+def make_strategy(trainer: TrainerConfig) -> LightningStrategy | str:
     """The Lightning strategy of a trainer's settings.
 
     DDP on one node spawns its processes from this one, so that a job of a sweep stays one job and writes one folder;
     torchrun and SLURM bring their own processes, which FSDP and DeepSpeed need on several cards.
 
     Raises:
-        UserError: for an unknown strategy, or one that is not installed or not started by torchrun or SLURM.
+        UserError: for a strategy that is not installed, or not started by torchrun or SLURM where it has to be.
     """
     options: dict[str, Any] = dict(trainer.strategy_options)
-    if trainer.strategy == "ddp":
+    if trainer.strategy is Strategy.ddp:
         if _launched_from_outside():
             return DDPStrategy(**options)
         if trainer.accelerator == "cpu":
             options = {"process_group_backend": "gloo", **options}
         return DDPStrategy(start_method="spawn", **options)
-    if trainer.strategy in ("deepspeed", "fsdp") and trainer.devices != 1 and not _launched_from_outside():
+    if (
+        trainer.strategy in (Strategy.deepspeed, Strategy.fsdp)
+        and trainer.devices != 1
+        and not _launched_from_outside()
+    ):
         raise UserError(
             f"trainer.strategy={trainer.strategy}: on several cards start it with "
             "'torchrun --no-python --nproc-per-node=<cards> tinyllm train ... trainer.devices=<cards>', or under SLURM"
         )
-    if trainer.strategy == "deepspeed":
+    if trainer.strategy is Strategy.deepspeed:
         try:
             strategy = DeepSpeedStrategy(**options)
         except (ImportError, ModuleNotFoundError) as error:
@@ -101,11 +106,7 @@ def make_strategy(trainer: TrainerConfig) -> Strategy | str:
         assert isinstance(strategy.config, dict)
         strategy.config.setdefault("train_micro_batch_size_per_gpu", 1)
         return strategy
-    if trainer.strategy == "fsdp":
-        return FSDPStrategy(**options)
-    if trainer.strategy in ("auto", "single_device"):
-        return "auto"
-    raise UserError(f"trainer.strategy={trainer.strategy}: expected one of auto, ddp, deepspeed, fsdp")
+    return FSDPStrategy(**options) if trainer.strategy is Strategy.fsdp else "auto"
 
 
 class _Progress(Callback):
@@ -165,15 +166,20 @@ def make_trainer(
     Raises:
         UserError: for settings that can't work: a batch that does not split, precision, strategy or missing hardware.
     """
-    if trainer.batch_size < 1 or trainer.accumulate < 1 or trainer.batch_size % trainer.accumulate:
+    if (
+        trainer.batch_size < 1
+        or trainer.accumulate_grad_batches < 1
+        or trainer.batch_size % trainer.accumulate_grad_batches
+    ):
         raise UserError(
-            f"trainer.batch_size={trainer.batch_size}: expected a multiple of trainer.accumulate={trainer.accumulate}"
+            f"trainer.batch_size={trainer.batch_size}: expected a multiple of "
+            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}"
         )
     if trainer.valid_every <= 0:
         raise UserError(f"trainer.valid_every={trainer.valid_every}: expected a number of epochs above 0")
     if trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer.accelerator=gpu: no CUDA card is visible; choose trainer=cpu")
-    interval = max(1, round(trainer.valid_every * steps_per_epoch)) * trainer.accumulate
+    interval = max(1, round(trainer.valid_every * steps_per_epoch)) * trainer.accumulate_grad_batches
     common: dict[str, Any] = {
         "dirpath": folder / "checkpoints",
         "save_top_k": 1,
@@ -193,7 +199,7 @@ def make_trainer(
             precision=resolve_precision(trainer.precision, trainer.accelerator),  # type: ignore[arg-type]
             max_epochs=trainer.max_epochs,
             max_steps=trainer.max_steps,
-            accumulate_grad_batches=trainer.accumulate,
+            accumulate_grad_batches=trainer.accumulate_grad_batches,
             gradient_clip_val=trainer.gradient_clip,
             val_check_interval=interval,
             check_val_every_n_epoch=None,
@@ -231,7 +237,7 @@ def fit(
     trainer = make_trainer(
         trainer_config,
         folder,
-        steps_per_epoch=len(data.sampler) // data.sampler.accumulate,
+        steps_per_epoch=len(data.sampler) // data.sampler.accumulate_grad_batches,
         loggers=[csv, *loggers],
         callbacks=[progress],
     )

@@ -7,36 +7,12 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from rich.table import Table
 
-from tinyllm.errors import UserError
 from tinyllm.parsing import clean_rationale, normalise, parse_answer
-from tinyllm.records import Question, Rationale
-
-
-class Finding(StrEnum):
-    """A reason to distrust a text; `rationales.reject` names those that keep it out of training."""
-
-    empty = "empty"
-    """Nothing is there, or nothing is left after cleaning."""
-    cut = "cut"
-    """Ended by the token limit; of a recorded text, no end of a sentence at its end."""
-    repeats = "repeats"
-    """A sentence of five words or more stands twice, or the same eight words in a row three times."""
-    wrong_options = "wrong_options"
-    """Names wrong options and not the right one."""
-    other_answer = "other_answer"
-    """Concludes on another option than the right one."""
-    answer_only = "answer_only"
-    """Says the answer and next to nothing else."""
-    debris = "debris"
-    """A piece of a prompt or of a chat template, code, or another language."""
-    duplicate = "duplicate"
-    """The text of another question, too."""
-
+from tinyllm.records import Finding, Question, Rationale
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)?")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -111,20 +87,14 @@ def for_training(
     rationales: Mapping[str, Rationale],
     questions: Iterable[Question],
     *,
-    reject: Collection[str] = ("empty",),
+    reject: Collection[Finding] = (Finding.empty,),
     clean: bool = True,
 ) -> dict[str, str]:
     """The texts that may be trained on, by question id: those without a finding in `reject`, and never an empty one.
 
-    reject: names of `Finding`; the text is judged as it would be trained on, cleaned or raw.
-
-    Raises:
-        UserError: an unknown name in `reject`.
+    The text is judged as it would be trained on, cleaned or raw.
     """
-    unknown = sorted(set(reject) - {str(finding) for finding in Finding})
-    if unknown:
-        raise UserError(f"rationales.reject: expected names of {', '.join(Finding)}, found {', '.join(unknown)}")
-    rejected = {Finding(name) for name in reject} | {Finding.empty}
+    rejected = {*reject, Finding.empty}
     found = audit(rationales, questions, clean=clean)
     return {i: _text(rationales[i], clean) for i, reasons in found.items() if not reasons & rejected}
 

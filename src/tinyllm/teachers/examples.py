@@ -29,9 +29,9 @@ from tinyllm.prompts import (
     teacher_messages,
     teacher_prompt,
 )
-from tinyllm.records import Question
-from tinyllm.teachers.audit import Finding, findings
-from tinyllm.teachers.engine import Engine, Request, seed_of
+from tinyllm.records import Finding, Question
+from tinyllm.teachers.audit import findings
+from tinyllm.teachers.engines.protocol import Engine, Request, seed_of
 
 POOL = 32
 """Training questions that random examples are drawn from: that many zero-shot rationales are made for them."""

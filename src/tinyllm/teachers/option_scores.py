@@ -12,11 +12,11 @@ from tinyllm.config import Engine as EngineName
 from tinyllm.config import ExperimentConfig, StudentConfig, TeacherConfig
 from tinyllm.errors import UserError
 from tinyllm.prompts import student_source
-from tinyllm.records import Question
-from tinyllm.teachers.engine import Completion, ScoreRequest
+from tinyllm.records import Question, Split
+from tinyllm.teachers.engines.protocol import Completion, ScoreRequest
+from tinyllm.teachers.engines.transformers import TransformersEngine
 from tinyllm.teachers.prompt_key import scores_key
 from tinyllm.teachers.store import RationaleStore
-from tinyllm.teachers.transformers_engine import TransformersEngine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -98,7 +98,7 @@ def read_scores(config: ExperimentConfig, name: str, questions: Sequence[Questio
     check_scorer(teacher)
     key = scores_key(teacher, student_vocabulary(config.student))
     stored_as = teacher.stored_as or teacher.name
-    found = RationaleStore(Path(config.store).expanduser()).read(config.data.name, "train", stored_as, key)
+    found = RationaleStore(Path(config.store).expanduser()).read(config.data.name, Split.train, stored_as, key)
     lacking = sum(question.id not in found for question in questions)
     if lacking:
         raise UserError(

@@ -7,22 +7,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from tinyllm.config import Engine, ExperimentConfig
+from tinyllm.config import ExperimentConfig
 from tinyllm.errors import UserError
+from tinyllm.methods import BY_VALIDATION, two_samples_of
 from tinyllm.parsing import normalise
-from tinyllm.records import Question
-from tinyllm.teachers.generate import stored, stored_name
+from tinyllm.records import Question, Split
+from tinyllm.teachers.stored import stored
 
 log = logging.getLogger(__name__)
 C = TypeVar("C", bound=ExperimentConfig)
 
-BY_VALIDATION = "valid"
-"""Value of `ablation.strongest` that takes the teacher with the most right answers of its own on validation."""
-TEMPERATURE = 0.7
-"""Of a greedy teacher that is asked twice: greedy decoding would give the same text again."""
 
-
-def with_strongest_twice(config: C, valid: Sequence[Question]) -> C:
+def resolve_strongest_teacher(config: C, valid: Sequence[Question]) -> C:
     """The configuration with `ablation.strongest` carried out: its teacher set is the strongest teacher twice.
 
     Args:
@@ -37,7 +33,7 @@ def with_strongest_twice(config: C, valid: Sequence[Question]) -> C:
     name = config.ablation.strongest
     if name == BY_VALIDATION:
         name = strongest(config, valid)
-    return doubled(config, name)
+    return two_samples_of(config, name)
 
 
 def strongest(config: ExperimentConfig, valid: Sequence[Question]) -> str:
@@ -51,7 +47,7 @@ def strongest(config: ExperimentConfig, valid: Sequence[Question]) -> str:
     free = replace(config, prompt=replace(config.prompt, teacher_forcing=False))
     right: dict[str, int] = {}
     for name, teacher in config.teachers.items():
-        answers = stored(free, teacher, "valid")
+        answers = stored(free, teacher, Split.valid)
         lacking = sum(question.id not in answers for question in valid)
         if lacking:
             raise UserError(
@@ -64,22 +60,3 @@ def strongest(config: ExperimentConfig, valid: Sequence[Question]) -> str:
     told = ", ".join(f"{name} {count} of {len(valid)}" for name, count in right.items())
     log.info("strongest teacher on validation: %s (%s)", best, told)
     return best
-
-
-def doubled(config: C, name: str) -> C:
-    """The set is `name` and `<name>_2`: the first and the second text of one teacher, each in a stream of its own.
-
-    Raises:
-        UserError: for a teacher that is not in the set.
-    """
-    if name not in config.teachers:
-        raise UserError(
-            f"ablation.strongest={name}: expected {BY_VALIDATION} or one of {', '.join(config.teachers) or 'none'}"
-        )
-    first = config.teachers[name]
-    if first.engine is not Engine.scripted and first.temperature == 0:
-        first = replace(first, temperature=TEMPERATURE)
-    again = f"{first.prefix.rstrip().removesuffix(':')} again: "
-    second = replace(first, name=f"{name}_2", stored_as=stored_name(first), sample=first.sample + 1, prefix=again)
-    weight = config.alpha.get(name, 1.0)
-    return replace(config, teachers={name: first, second.name: second}, alpha={name: weight, second.name: weight})

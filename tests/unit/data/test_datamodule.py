@@ -11,28 +11,25 @@ from types import SimpleNamespace
 import pytest
 
 from tinyllm.config import Reduction
-from tinyllm.data.datamodule import (
-    MicroBatch,
-    QuestionDataModule,
-    StepSampler,
-    StreamDataset,
-    TargetIds,
-    question_batches,
-)
-from tinyllm.data.streams import Pair, Stream, whole
+from tinyllm.data.datamodule import QuestionDataModule
+from tinyllm.data.question_batches import question_batches
+from tinyllm.data.steps import MicroBatch, Pair, StepSampler, StreamDataset, TargetIds
 from tinyllm.data.tokens import SourceTokens
+from tinyllm.methods import Stream, single_target
 from tinyllm.records import Question
 from tinyllm.student.encoder_decoder import collate
 from tinyllm.student.tokenizer import train_tokenizer
 
 
 def sampler(
-    count: int = 203, *, batch_size: int = 8, accumulate: int = 1, seed: int = 0, **options: bool
+    count: int = 203, *, batch_size: int = 8, accumulate_grad_batches: int = 1, seed: int = 0, **options: bool
 ) -> StepSampler:
     rng = random.Random(7)
     lengths = [rng.randrange(5, 300) for _ in range(count)]
     chosen = {"shuffle": True, "group_by_length": True} | options
-    return StepSampler(lengths, batch_size=batch_size, accumulate=accumulate, seed=seed, **chosen)
+    return StepSampler(
+        lengths, batch_size=batch_size, accumulate_grad_batches=accumulate_grad_batches, seed=seed, **chosen
+    )
 
 
 def spread(plan: StepSampler) -> float:
@@ -92,27 +89,31 @@ def test_grouped_steps_do_not_come_in_order_of_length() -> None:
     assert 10 < rising < 40
 
 
-@pytest.mark.parametrize(("accumulate", "world"), [(1, 1), (2, 1), (1, 2), (4, 1), (2, 2), (3, 2), (8, 4)])
-def test_a_step_is_the_same_however_it_is_dealt_out(accumulate: int, world: int) -> None:
-    """Each process makes `accumulate` passes a step; together they hold each question of the step once."""
+@pytest.mark.parametrize(("accumulate_grad_batches", "world"), [(1, 1), (2, 1), (1, 2), (4, 1), (2, 2), (3, 2), (8, 4)])
+def test_a_step_is_the_same_however_it_is_dealt_out(accumulate_grad_batches: int, world: int) -> None:
+    """Each process makes `accumulate_grad_batches` passes a step; together they hold each question of the step once."""
     expected = sampler().steps()
     dealt = []
     for rank in range(world):
-        plan = sampler(accumulate=accumulate)
+        plan = sampler(accumulate_grad_batches=accumulate_grad_batches)
         plan.rank, plan.world = rank, world
         dealt.append(list(plan))
-        assert len(dealt[-1]) == len(plan) == len(expected) * accumulate
+        assert len(dealt[-1]) == len(plan) == len(expected) * accumulate_grad_batches
     for number, step in enumerate(expected):
-        parts = [micro for own in dealt for micro in own[number * accumulate : (number + 1) * accumulate]]
+        parts = [
+            micro
+            for own in dealt
+            for micro in own[number * accumulate_grad_batches : (number + 1) * accumulate_grad_batches]
+        ]
         assert sorted(chain.from_iterable(micro.examples for micro in parts)) == sorted(step)
         assert {micro.step_examples for micro in parts} == {step}
-        assert {micro.parts for micro in parts} == {accumulate * world}
+        assert {micro.parts for micro in parts} == {accumulate_grad_batches * world}
         sizes = [len(micro.examples) for micro in parts]
         assert max(sizes) - min(sizes) <= 1
 
 
 def test_an_interrupted_epoch_goes_on_where_it_stopped_and_the_next_is_whole() -> None:
-    plan = sampler(accumulate=2)
+    plan = sampler(accumulate_grad_batches=2)
     plan.set_epoch(1)
     whole = list(plan)
     plan.resume_at = (1, 10)
@@ -126,9 +127,12 @@ def test_an_interrupted_epoch_goes_on_where_it_stopped_and_the_next_is_whole() -
     assert list(plan) == []
 
 
-@pytest.mark.parametrize(("shuffle", "accumulate", "world"), [(True, 1, 1), (True, 2, 2), (False, 1, 1)])
-def test_tokens_read_are_those_of_the_steps_dealt_out(shuffle: bool, accumulate: int, world: int) -> None:
-    plans = [sampler(37, batch_size=8, accumulate=accumulate, shuffle=shuffle) for _ in range(world)]
+@pytest.mark.parametrize(("shuffle", "accumulate_grad_batches", "world"), [(True, 1, 1), (True, 2, 2), (False, 1, 1)])
+def test_tokens_read_are_those_of_the_steps_dealt_out(shuffle: bool, accumulate_grad_batches: int, world: int) -> None:
+    plans = [
+        sampler(37, batch_size=8, accumulate_grad_batches=accumulate_grad_batches, shuffle=shuffle)
+        for _ in range(world)
+    ]
     read = [0]  # after 0, 1, 2, ... steps, counted as the processes read them
     for epoch in range(3):
         dealt = []
@@ -137,7 +141,7 @@ def test_tokens_read_are_those_of_the_steps_dealt_out(shuffle: bool, accumulate:
             plan.rank, plan.world = rank, world
             dealt.append(list(plan))
         for number in range(5):
-            mine = slice(number * accumulate, (number + 1) * accumulate)
+            mine = slice(number * accumulate_grad_batches, (number + 1) * accumulate_grad_batches)
             tokens = sum(plans[0].lengths[i] for own in dealt for micro in own[mine] for i in micro.examples)
             read.append(read[-1] + tokens)
     assert [plans[0].tokens_read(steps) for steps in range(16)] == read
@@ -151,8 +155,8 @@ class Sources:
 
 
 STREAMS = [
-    Stream("answer", "p: ", 1.0, whole({"10": "x", "11": "x", "12": "x"})),
-    Stream("owl", "owl: ", 0.5, whole({"10": "x", "12": "x"})),
+    Stream("answer", "p: ", 1.0, single_target({"10": "x", "11": "x", "12": "x"})),
+    Stream("owl", "owl: ", 0.5, single_target({"10": "x", "12": "x"})),
 ]
 TARGETS: list[dict[str, TargetIds]] = [
     {"10": [((5, 1), 1.0)], "11": [((6, 6, 6, 1), 1.0)], "12": [((7, 1), 1.0)]},
@@ -295,10 +299,14 @@ def test_singles_are_the_same_questions_one_a_batch(tmp_path: Path) -> None:
     ]
 
 
-def module(cache: Path, *, max_source_length: int = 1000, max_target_length: int = 100, accumulate: int = 1):
+def module(
+    cache: Path, *, max_source_length: int = 1000, max_target_length: int = 100, accumulate_grad_batches: int = 1
+):
     streams = [
-        Stream("answer", "predict: ", 1.0, whole({q.id: q.answer for q in TRAIN})),
-        Stream("owl", "explain: ", 0.5, whole({q.id: " ".join(WORDS[: 1 + i]) for i, q in enumerate(TRAIN[:10])})),
+        Stream("answer", "predict: ", 1.0, single_target({q.id: q.answer for q in TRAIN})),
+        Stream(
+            "owl", "explain: ", 0.5, single_target({q.id: " ".join(WORDS[: 1 + i]) for i, q in enumerate(TRAIN[:10])})
+        ),
     ]
     return QuestionDataModule(
         {"train": TRAIN, "valid": VALID},
@@ -309,7 +317,7 @@ def module(cache: Path, *, max_source_length: int = 1000, max_target_length: int
         max_target_length=max_target_length,
         reduction=Reduction.example,
         batch_size=8,
-        accumulate=accumulate,
+        accumulate_grad_batches=accumulate_grad_batches,
         shuffle=True,
         group_by_length=True,
         seed=0,
@@ -339,7 +347,7 @@ def test_questions_that_lose_context_are_counted_by_stream(tmp_path: Path) -> No
 
 
 def test_the_loader_gives_the_planned_pairs(tmp_path: Path) -> None:
-    data = module(tmp_path, accumulate=2)
+    data = module(tmp_path, accumulate_grad_batches=2)
     batches = list(data.train_dataloader())
     assert batches == [data.dataset[micro] for micro in data.sampler]
     targets = [pair.targets[0] for batch in batches for pair in batch]
@@ -351,13 +359,14 @@ def test_the_loader_gives_the_planned_pairs(tmp_path: Path) -> None:
 def test_masks_are_drawn_anew_every_epoch_and_in_the_same_way_again(tmp_path: Path) -> None:
     """So that a resumed run, and any split over processes, reads what an uninterrupted one reads."""
     texts = {q.id: " ".join(WORDS[:10]) for q in TRAIN}
-    masked = Stream("flat", "predict: ", 0.5, whole({q.id: q.answer for q in TRAIN}), mask=0.5)
-    clear = Stream("answer", "predict: ", 1.0, whole({q.id: q.answer for q in TRAIN}))
+    masked = Stream("flat", "predict: ", 0.5, single_target({q.id: q.answer for q in TRAIN}), mask=0.5)
+    clear = Stream("answer", "predict: ", 1.0, single_target({q.id: q.answer for q in TRAIN}))
 
-    def made(seed: int = 0, accumulate: int = 1) -> QuestionDataModule:
+    def made(seed: int = 0, accumulate_grad_batches: int = 1) -> QuestionDataModule:
         return QuestionDataModule(
             {"train": TRAIN, "valid": VALID}, [clear, masked], TOKENIZER, collate=list, max_source_length=1000,
-            max_target_length=100, reduction=Reduction.example, batch_size=8, accumulate=accumulate, shuffle=True,
+            max_target_length=100, reduction=Reduction.example, batch_size=8, shuffle=True,
+            accumulate_grad_batches=accumulate_grad_batches,
             group_by_length=True, seed=seed, answer_prefix="predict: ", evaluation_batch_size=4, cache=tmp_path,
             rationales={"train": texts, "valid": {q.id: "fog" for q in VALID}},
         )  # fmt: skip
@@ -378,7 +387,7 @@ def test_masks_are_drawn_anew_every_epoch_and_in_the_same_way_again(tmp_path: Pa
     hidden = TOKENIZER.unk_token_id
     more = sum(source.count(hidden) for source in first) - sum(s.count(hidden) for s in read(made(), 0, stream=0))
     assert more == 5 * len(TRAIN)
-    assert first == read(made(), 0) == read(made(accumulate=3), 0) == read(made(), 0, world=2)
+    assert first == read(made(), 0) == read(made(accumulate_grad_batches=3), 0) == read(made(), 0, world=2)
     assert first != read(made(), 1) and first != read(made(seed=1), 0)
     later = made()
     read(later, 0)
@@ -406,10 +415,10 @@ def test_processes_share_the_questions_out(tmp_path: Path, world: int) -> None:
 
 
 def test_state_is_the_step_within_the_epoch(tmp_path: Path) -> None:
-    data = module(tmp_path, accumulate=2)  # 25 questions in steps of 8: 4 steps an epoch
+    data = module(tmp_path, accumulate_grad_batches=2)  # 25 questions in steps of 8: 4 steps an epoch
     data.trainer = SimpleNamespace(global_rank=0, world_size=1, current_epoch=1, global_step=4 + 3)
     assert data.state_dict() == {"epoch": 1, "step": 3}
-    other = module(tmp_path, accumulate=2)
+    other = module(tmp_path, accumulate_grad_batches=2)
     other.load_state_dict(data.state_dict())
     assert len(list(other.train_dataloader())) == 8
     other.sampler.set_epoch(1)

@@ -6,8 +6,9 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from tinyllm.evaluation.score import Scores, is_right, score, score_subsets
+from tinyllm.evaluation.score import Scores, score, score_subsets
 from tinyllm.evaluation.statistics import wilson_interval
+from tinyllm.parsing import is_right
 from tinyllm.records import Prediction
 
 CHOICES = ("a kite", "a drum", "A kite.")

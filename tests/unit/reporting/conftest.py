@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tinyllm import runs
 from tinyllm.config import (
     DataConfig,
     ExperimentConfig,
@@ -20,7 +21,6 @@ from tinyllm.config import (
     TeacherConfig,
     WhichTeachers,
 )
-from tinyllm.evaluation import run_folder
 from tinyllm.evaluation.score import score
 from tinyllm.records import Prediction, Result
 
@@ -109,7 +109,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             valid_accuracy=valid,
             train_examples=round(100 * fraction),
             wall_seconds=10.0,
-            config_hash=run_folder.hash_of(made),
+            config_hash=runs.hash_of(made),
             version="0",
             steps=60,
             parameters=1000,
@@ -119,13 +119,13 @@ def make_run(tmp_path: Path) -> MakeRun:
         )
         row = replace(row, **(result or {}))
         folder = tmp_path / "runs" / dataset / student / f"{method}-seed{seed}-{row.config_hash}"
-        run_folder.write_config(made, folder)
-        run_folder.write_predictions(predictions, folder)
-        run_folder.write_result(row, folder)
+        runs.write_config(made, folder)
+        runs.write_predictions(predictions, folder)
+        runs.write_result(row, folder)
         lines = ["step,train/loss,train/loss/answer,valid/accuracy,train/examples_per_second"]
         lines += [f"{step},{3 - step / 30:.3f},{2 - step / 40:.3f},," for step in range(10, 61, 10)]
         lines += [f"{step},,,{step / 200:.3f}," for step in (30, 60)]
-        (folder / run_folder.METRICS).write_text("\n".join(lines) + "\n")
+        (folder / runs.METRICS).write_text("\n".join(lines) + "\n")
         return folder
 
     return make

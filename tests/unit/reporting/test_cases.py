@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 
+from tinyllm import runs
 from tinyllm.config import Metric
-from tinyllm.evaluation import run_folder
 from tinyllm.records import Prediction
 from tinyllm.reporting.cases import Answer, Case, Reasoning, cases, draw, markdown, name
 
@@ -45,7 +45,7 @@ def run(
         "train_fraction": 1.0,
     } | columns  # fmt: skip
     where = folder / "-".join(map(str, row.values()))
-    run_folder.write_predictions(predictions, where)
+    runs.write_predictions(predictions, where)
     return row | {"setting": f"{method}{student}{teachers}{columns}", "folder": str(where)}
 
 
@@ -170,7 +170,7 @@ def test_of_growing_training_sets_the_largest_is_shown(tmp_path: Path) -> None:
 
 def test_a_run_without_predictions_is_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [run(tmp_path, "tinyllm", [said("q", "oak")]), run(tmp_path, "full_ft", [said("q", "oak")])]
-    broken = Path(rows[1]["folder"]) / run_folder.PREDICTIONS
+    broken = Path(rows[1]["folder"]) / runs.PREDICTIONS
     broken.write_text('{"id": "q"')
     (case,) = cases(pd.DataFrame(rows), Metric.accuracy)
     assert [a.method for a in case.answers] == ["tinyllm"]

@@ -18,8 +18,8 @@ from matplotlib.patches import Rectangle
 from scipy.stats import sem, t
 from tests.unit.reporting.conftest import MakeRun
 
+from tinyllm import runs
 from tinyllm.config import Metric
-from tinyllm.evaluation import run_folder
 from tinyllm.records import Prediction
 from tinyllm.reporting.figures import Figure, figures, save
 from tinyllm.reporting.frame import collect
@@ -69,7 +69,7 @@ def predictions(folder: Path, options: Sequence[int]) -> str:
         Prediction(f"q{i}", "?", tuple(f"c{j}" for j in range(n)), "c0", "c0", "c0", "c0", ())
         for i, n in enumerate(options)
     ]
-    run_folder.write_predictions(made, folder)
+    runs.write_predictions(made, folder)
     return str(folder)
 
 
@@ -240,7 +240,7 @@ def test_learning_curves_are_means_of_seeds(tmp_path: Path) -> None:
         table = pd.DataFrame(
             [{"step": s, "train/loss/answer": loss, "valid/accuracy": valid} for s, (loss, valid) in logged.items()]
         )
-        table.to_csv(folder / run_folder.METRICS, index=False)
+        table.to_csv(folder / runs.METRICS, index=False)
         rows.append(run("full_ft", 0.4, seed, folder=str(folder)))
     loss, valid = drawn(rows)["learning_curves"].figure.axes
     # Step 30 is known to one seed alone: the mean ends before it.

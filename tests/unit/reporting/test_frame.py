@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from tests.unit.reporting.conftest import MakeRun
 
+from tinyllm import runs
 from tinyllm.config import ExperimentConfig
 from tinyllm.errors import UserError
-from tinyllm.evaluation import run_folder
 from tinyllm.reporting.frame import collect, on_test
 
 
@@ -135,7 +135,7 @@ def test_a_result_of_an_older_version_is_read(make_run: MakeRun, tmp_path: Path)
 def test_a_folder_without_configuration_stays_by_itself(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("full_ft", seed=0)
     for seed in (1, 2):
-        (make_run("full_ft", seed=seed) / run_folder.CONFIG).unlink()
+        (make_run("full_ft", seed=seed) / runs.CONFIG).unlink()
     frame = collect([tmp_path / "runs"]).frame
     assert frame["setting"].nunique() == 3
 
@@ -147,12 +147,12 @@ def test_runs_whose_configuration_is_unknown_are_told_in_words(
         make_run("full_ft", seed=seed)
     broken = make_run("full_ft", seed=2)
     for text in ("- a list", "just words", "seed: {", "seed: [1]", "nonsense: 1"):
-        (broken / run_folder.CONFIG).write_text(text)
+        (broken / runs.CONFIG).write_text(text)
         caplog.clear()
         frame = collect([tmp_path / "runs"]).frame.set_index("seed")
         assert frame["variant"].to_dict() == {0: "", 1: "", 2: "without config.yaml"}
-        assert str(broken / run_folder.CONFIG) in caplog.text and "WARNING" in caplog.text
-    (make_run("full_ft", seed=3) / run_folder.CONFIG).unlink()
+        assert str(broken / runs.CONFIG) in caplog.text and "WARNING" in caplog.text
+    (make_run("full_ft", seed=3) / runs.CONFIG).unlink()
     frame = collect([tmp_path / "runs"]).frame.set_index("seed")
     assert frame.loc[3, "variant"] == f"without config.yaml ({frame.loc[3, 'config_hash']})"
     assert frame.loc[2, "variant"] != frame.loc[3, "variant"]

@@ -16,9 +16,9 @@ from tests.unit.reporting.conftest import MakeRun
 
 from tinyllm.config import ExperimentConfig, Metric
 from tinyllm.evaluation.statistics import holm, wilson_interval
+from tinyllm.paper import DATASETS
 from tinyllm.reporting.choose import choose
 from tinyllm.reporting.frame import collect, on_test
-from tinyllm.reporting.paper import DATASETS
 from tinyllm.reporting.table import Cell, Table
 from tinyllm.reporting.tables import comparisons, enough_resamples, settings, table1, table2
 

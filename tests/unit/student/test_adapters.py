@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import T5ForConditionalGeneration
 
 from tinyllm.config import LoraConfig
-from tinyllm.data.streams import Pair, TargetText
+from tinyllm.data.steps import Pair, TargetText
 from tinyllm.errors import UserError
 from tinyllm.student.adapters import add_adapters, save_and_merge
 from tinyllm.student.cpu_speed import accelerate

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import T5Config, T5ForConditionalGeneration
 
-from tinyllm.data.streams import Pair, TargetText
+from tinyllm.data.steps import Pair, TargetText
 from tinyllm.student import encoder_decoder
 from tinyllm.student.cpu_speed import accelerate
 from tinyllm.student.encoder_decoder import (

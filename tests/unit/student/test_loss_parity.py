@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from transformers import T5ForConditionalGeneration
 
 from tinyllm.config import Reduction
-from tinyllm.data.datamodule import MicroBatch, StreamDataset
-from tinyllm.data.streams import Pair, Stream, TargetText, whole
+from tinyllm.data.steps import MicroBatch, Pair, StreamDataset, TargetText
+from tinyllm.methods import Stream, single_target
 from tinyllm.student.cpu_speed import accelerate
 from tinyllm.student.encoder_decoder import collate, token_losses
 
@@ -40,7 +40,7 @@ def make_case(teachers: int, questions: int, missing: bool, seed: int = 0, optio
     streams, targets, sources = [], [], {}
     for name, weight in zip(names, weights, strict=True):
         chosen = [i for i in ids if not (missing and name == "t0" and i in ("q1", "q4"))]
-        streams.append(Stream(name, f"{name}: ", weight, whole(dict.fromkeys(chosen, "text"))))
+        streams.append(Stream(name, f"{name}: ", weight, single_target(dict.fromkeys(chosen, "text"))))
         targets.append({i: [(text(rng), 1.0)] for i in chosen})
         for i in ids:
             sources[i, f"{name}: "] = (*(rng.randrange(2, 97) for _ in range(rng.randrange(3, 30))), 1)
@@ -147,8 +147,8 @@ def test_an_empty_rationale_never_becomes_a_target(tmp_path: Path) -> None:
 def test_weights_of_the_loss_by_hand() -> None:
     """Two questions, one with targets of 2 and 4 tokens: each token weighs α / (tokens * questions)."""
     streams = [
-        Stream("answer", "answer: ", 1.0, whole({"a": "x", "b": "x"})),
-        Stream("t", "t: ", 0.5, whole({"a": "x"})),
+        Stream("answer", "answer: ", 1.0, single_target({"a": "x", "b": "x"})),
+        Stream("t", "t: ", 0.5, single_target({"a": "x"})),
     ]
     targets = [{"a": [((5, 1), 1.0)], "b": [((5, 6, 7, 1), 1.0)]}, {"a": [((8, 9, 9, 9, 1), 1.0)]}]
     sources = Sources({(i, f"{n}: "): (4, 1) for i in "ab" for n in ("answer", "t")})

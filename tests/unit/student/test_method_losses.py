@@ -11,8 +11,9 @@ from tests.conftest import small_t5
 from transformers import T5ForConditionalGeneration
 
 from tinyllm.config import MethodConfig, Reduction, StreamConfig, Target, TeacherConfig, WhichTeachers
-from tinyllm.data.datamodule import MicroBatch, QuestionDataModule
-from tinyllm.data.streams import build_streams
+from tinyllm.data.datamodule import QuestionDataModule
+from tinyllm.data.steps import MicroBatch
+from tinyllm.methods import build_streams
 from tinyllm.prompts import student_source
 from tinyllm.records import Question
 from tinyllm.student.cpu_speed import accelerate
@@ -39,7 +40,8 @@ def ours(model: T5ForConditionalGeneration, streams, cache: Path, rationales=Non
     data = QuestionDataModule(
         {"train": QUESTIONS, "valid": QUESTIONS}, streams, TOKENIZER,
         collate=lambda pairs: collate(pairs, start_id=0), max_source_length=200, max_target_length=50,
-        reduction=Reduction.example, batch_size=3, accumulate=1, shuffle=False, group_by_length=False, seed=5,
+        reduction=Reduction.example, batch_size=3, accumulate_grad_batches=1,
+        shuffle=False, group_by_length=False, seed=5,
         answer_prefix="predict: ", evaluation_batch_size=3, cache=cache, rationales=rationales,
     )  # fmt: skip
     return token_losses(model, data.dataset[MicroBatch((0, 1, 2), (0, 1, 2), 1, epoch)])[0]

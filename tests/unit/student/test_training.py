@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 
-from tinyllm.config import TrainerConfig
+from tinyllm.config import Strategy, TrainerConfig
 from tinyllm.errors import UserError
 from tinyllm.student.training import make_strategy, make_trainer, resolve_precision
 
@@ -54,36 +54,30 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.parametrize("name", ["", "dpp", "DDP", "horovod"])
-def test_an_unknown_strategy_is_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(UserError, match=rf"trainer\.strategy={name}: expected one of auto, ddp, deepspeed, fsdp"):
-        make_strategy(TrainerConfig(strategy=name))
-
-
 @pytest.mark.parametrize("name", ["auto", "single_device"])
 def test_one_process_needs_no_strategy(name: str) -> None:
     assert make_strategy(TrainerConfig(strategy=name)) == "auto"
 
 
 def test_ddp_on_a_processor_starts_its_own_processes_over_gloo(no_launcher: None) -> None:
-    strategy = make_strategy(TrainerConfig(strategy="ddp", strategy_options={"find_unused_parameters": True}))
+    strategy = make_strategy(TrainerConfig(strategy=Strategy.ddp, strategy_options={"find_unused_parameters": True}))
     assert isinstance(strategy, DDPStrategy)
     assert strategy._start_method == "spawn"
     assert strategy.process_group_backend == "gloo"
     assert strategy._ddp_kwargs["find_unused_parameters"] is True
-    on_cards = make_strategy(TrainerConfig(strategy="ddp", accelerator="gpu"))
+    on_cards = make_strategy(TrainerConfig(strategy=Strategy.ddp, accelerator="gpu"))
     assert isinstance(on_cards, DDPStrategy) and on_cards.process_group_backend is None
 
 
 @pytest.mark.parametrize("variable", ["TORCHELASTIC_RUN_ID", "SLURM_PROCID"])
 def test_ddp_under_a_launcher_starts_none(no_launcher: None, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "1")
-    strategy = make_strategy(TrainerConfig(strategy="ddp"))
+    strategy = make_strategy(TrainerConfig(strategy=Strategy.ddp))
     assert isinstance(strategy, DDPStrategy) and strategy._start_method == "popen"
 
 
 def test_fsdp_takes_its_options() -> None:
-    strategy = make_strategy(TrainerConfig(strategy="fsdp", strategy_options={"state_dict_type": "full"}))
+    strategy = make_strategy(TrainerConfig(strategy=Strategy.fsdp, strategy_options={"state_dict_type": "full"}))
     assert isinstance(strategy, FSDPStrategy) and strategy._state_dict_type == "full"
 
 
@@ -93,7 +87,7 @@ def test_missing_deepspeed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr("tinyllm.student.training.DeepSpeedStrategy", missing)
     with pytest.raises(UserError, match=r"DeepSpeed is not installed: pip install 'tinyllm\[deepspeed\]'"):
-        make_strategy(TrainerConfig(strategy="deepspeed"))
+        make_strategy(TrainerConfig(strategy=Strategy.deepspeed))
 
 
 def make(folder: Path, steps_per_epoch: int = 10, **settings: object):
@@ -104,16 +98,17 @@ def make(folder: Path, steps_per_epoch: int = 10, **settings: object):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 8, "accumulate": 3}, r"trainer\.batch_size=8: expected a multiple of trainer\.accumulate=3"),
+        (
+            {"batch_size": 8, "accumulate_grad_batches": 3},
+            r"trainer\.batch_size=8: expected a multiple of trainer\.accumulate_grad_batches=3",
+        ),
         ({"batch_size": 0}, r"trainer\.batch_size=0: expected a multiple"),
-        ({"accumulate": 0}, r"expected a multiple of trainer\.accumulate=0"),
+        ({"accumulate_grad_batches": 0}, r"expected a multiple of trainer\.accumulate_grad_batches=0"),
         ({"valid_every": 0.0}, r"trainer\.valid_every=0\.0: expected a number of epochs above 0"),
         ({"precision": "16-mixed"}, r"trainer\.precision=16-mixed: fp16 overflows"),
-        ({"strategy": "dpp"}, r"trainer\.strategy=dpp: expected one of"),
         ({"precision": "half"}, r"trainer: Lightning refuses these settings: .*half"),
-        ({"accelerator": "abacus"}, r"trainer: Lightning refuses these settings: .*abacus"),
         (
-            {"strategy": "ddp", "strategy_options": {"wheels": 4, "start_method": "x"}},
+            {"strategy": Strategy.ddp, "strategy_options": {"wheels": 4, "start_method": "x"}},
             r"Lightning refuses .*start_method",
         ),
     ],
@@ -140,7 +135,7 @@ def test_validation_comes_after_so_many_forward_passes(
     tmp_path: Path, steps: int, accumulate: int, valid_every: float, batches: int
 ) -> None:
     """`valid_every` is in epochs; Lightning counts forward passes, of which a step has `accumulate`."""
-    trainer = make(tmp_path, steps, accumulate=accumulate, valid_every=valid_every)
+    trainer = make(tmp_path, steps, accumulate_grad_batches=accumulate, valid_every=valid_every)
     assert trainer.val_check_interval == batches
     assert trainer.accumulate_grad_batches == accumulate
     assert trainer.check_val_every_n_epoch is None

@@ -50,11 +50,3 @@ def test_the_papers_set_is_the_papers() -> None:
     assert list(teachers) == ["flan_t5_xl", "llama2_7b_chat"]
     assert [teacher.prefix for teacher in teachers.values()] == ["explain: ", "rationale: "]
     assert [teacher.model for teacher in teachers.values()] == ["google/flan-t5-xl", "meta-llama/Llama-2-7b-chat-hf"]
-
-
-def test_the_strongest_twice_are_two_samples_of_one_teacher() -> None:
-    one, two = composed("strongest_twice").teachers.values()
-    assert (one.stored_as or one.name, one.sample) == ("flan_t5_xl", 0)
-    assert (two.stored_as, two.sample) == ("flan_t5_xl", 1)
-    assert one.model == two.model
-    assert one.temperature == two.temperature > 0

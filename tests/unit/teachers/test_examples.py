@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tinyllm.errors import UserError
 from tinyllm.prompts import Domain, Example
 from tinyllm.records import Question
-from tinyllm.teachers.engine import Completion, Request
+from tinyllm.teachers.engines.protocol import Completion, Request
 from tinyllm.teachers.examples import (
     ALIKE,
     INVENTION,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 from tests.conftest import small_t5
-from tests.unit.teachers.test_transformers_engine import save as save_engine
+from tests.unit.teachers.engines.test_transformers import save as save_engine
 
 from tinyllm.config import (
     DataConfig,
@@ -30,12 +30,12 @@ from tinyllm.errors import UserError
 from tinyllm.prompts import student_source
 from tinyllm.student import models
 from tinyllm.student.tokenizer import train_tokenizer
-from tinyllm.teachers.engine import ScoreRequest
-from tinyllm.teachers.generate import run
+from tinyllm.teachers.asking import run
+from tinyllm.teachers.engines.protocol import ScoreRequest
+from tinyllm.teachers.engines.transformers import TransformersEngine
 from tinyllm.teachers.option_scores import vocabulary_hash
 from tinyllm.teachers.prompt_key import scores_key
-from tinyllm.teachers.texts import option_scores
-from tinyllm.teachers.transformers_engine import TransformersEngine
+from tinyllm.teachers.stored import option_scores
 
 QUESTIONS = minilab.generate(0)["train"][:5]
 TOKENIZER = train_tokenizer(["".join(student_source(q, "predict: ")) for q in QUESTIONS], max_size=300)
@@ -65,7 +65,7 @@ def config(folder: Path, store: Path) -> ExperimentConfig:
 
 def ask(config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rationales stage on a few questions, without the texts, which take generation."""
-    monkeypatch.setattr("tinyllm.teachers.generate._ask_teacher", lambda *_: None)
+    monkeypatch.setattr("tinyllm.teachers.asking._ask_teacher", lambda *_: None)
     run(config, {"train": QUESTIONS, "valid": [], "test": []}, Console(quiet=True))
 
 
@@ -135,7 +135,7 @@ def test_teachers_without_likelihoods_are_refused(
     message = f"teacher big \\({engine} engine\\) gives no option scores: take an encoder-decoder teacher"
     with pytest.raises(UserError, match=message):
         option_scores(here, QUESTIONS)
-    monkeypatch.setattr("tinyllm.teachers.generate.open_engine", lambda _: None)
+    monkeypatch.setattr("tinyllm.teachers.asking.open_engine", lambda _: None)
     with pytest.raises(UserError, match=message):
         ask(here, monkeypatch)
 

@@ -11,8 +11,9 @@ from rich.console import Console
 from tinyllm.config import AblationConfig, DataConfig, Engine, ExperimentConfig, PromptConfig, Source, TeacherConfig
 from tinyllm.data.minilab import explain, generate
 from tinyllm.errors import UserError
-from tinyllm.teachers.generate import run, stored
-from tinyllm.teachers.strongest import doubled, with_strongest_twice
+from tinyllm.teachers.asking import run
+from tinyllm.teachers.stored import stored
+from tinyllm.teachers.strongest import resolve_strongest_teacher, two_samples_of
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def answer_freely(config: ExperimentConfig) -> None:
 
 def test_the_strongest_is_found_on_validation(config: ExperimentConfig) -> None:
     answer_freely(config)
-    changed = with_strongest_twice(config, generate(0)["valid"])
+    changed = resolve_strongest_teacher(config, generate(0)["valid"])
     assert list(changed.teachers) == ["terse", "terse_2"]
     assert changed.alpha == {"terse": 0.5, "terse_2": 0.5}
     first, second = changed.teachers.values()
@@ -50,7 +51,7 @@ def test_the_strongest_is_found_on_validation(config: ExperimentConfig) -> None:
 
 def test_its_second_texts_are_others(config: ExperimentConfig) -> None:
     questions = generate(0)
-    changed = doubled(config, "terse")
+    changed = two_samples_of(config, "terse")
     run(changed, questions, Console(quiet=True))
     second = stored(changed, changed.teachers["terse_2"], "train")
     assert all(second[q.id].text == explain(q, "terse", 1) for q in questions["train"])
@@ -60,24 +61,24 @@ def test_its_second_texts_are_others(config: ExperimentConfig) -> None:
 
 def test_without_answers_the_command_is_told(config: ExperimentConfig) -> None:
     with pytest.raises(UserError, match=r"run 'tinyllm evaluate teacher=wordy evaluation\.split=valid'"):
-        with_strongest_twice(config, generate(0)["valid"])
+        resolve_strongest_teacher(config, generate(0)["valid"])
 
 
 def test_a_name_needs_no_answers_and_must_be_in_the_set(config: ExperimentConfig) -> None:
     named = replace(config, ablation=AblationConfig(strongest="wordy"))
-    assert list(with_strongest_twice(named, []).teachers) == ["wordy", "wordy_2"]
+    assert list(resolve_strongest_teacher(named, []).teachers) == ["wordy", "wordy_2"]
     wrong = replace(config, ablation=AblationConfig(strongest="nobody"))
     with pytest.raises(UserError, match=r"ablation\.strongest=nobody: expected valid or one of wordy, terse"):
-        with_strongest_twice(wrong, [])
+        resolve_strongest_teacher(wrong, [])
 
 
 def test_a_greedy_model_is_sampled(config: ExperimentConfig) -> None:
     """The second greedy text would be the first one again."""
     model = TeacherConfig(name="m", engine=Engine.transformers, model="m", prefix="m: ", temperature=0.0)
-    first, second = doubled(replace(config, teachers={"m": model}), "m").teachers.values()
+    first, second = two_samples_of(replace(config, teachers={"m": model}), "m").teachers.values()
     assert first.temperature == second.temperature > 0
 
 
 def test_other_ablations_change_nothing(config: ExperimentConfig) -> None:
     plain = replace(config, ablation=AblationConfig())
-    assert with_strongest_twice(plain, []) is plain
+    assert resolve_strongest_teacher(plain, []) is plain

@@ -63,9 +63,9 @@ def generate(seed: int) -> dict[Split, list[Question]]:
 
     placed = {name: _place_answers(facts, rng) for name, facts in groups.items()}
     questions: dict[Split, list[Question]] = {
-        "train": [facts.question() for name in ("train", "setting") for facts in placed[name]],
-        "valid": [],
-        "test": [],
+        Split.train: [facts.question() for name in ("train", "setting") for facts in placed[name]],
+        Split.valid: [],
+        Split.test: [],
     }
     for name, (split, subset) in _HELD_OUT.items():
         questions[split] += [facts.question(subset) for facts in placed[name]]
@@ -75,10 +75,10 @@ def generate(seed: int) -> dict[Split, list[Question]]:
 
 
 _HELD_OUT: dict[str, tuple[Split, str]] = {
-    "valid visible": ("valid", "visible"),
-    "valid hidden": ("valid", "hidden"),
-    "test visible": ("test", "visible"),
-    "test hidden": ("test", "hidden"),
+    "valid visible": (Split.valid, "visible"),
+    "valid hidden": (Split.valid, "hidden"),
+    "test visible": (Split.test, "visible"),
+    "test hidden": (Split.test, "hidden"),
 }
 
 

@@ -25,7 +25,7 @@ from tinyllm.errors import UserError
 from tinyllm.records import Question, Rationale, Split
 from tinyllm.teachers.prompt_key import prompt_key
 from tinyllm.teachers.store import RationaleStore
-from tinyllm.teachers.texts import source_rationales, teacher_answers
+from tinyllm.teachers.stored import source_rationales, teacher_answers
 
 QUESTIONS = [Question(f"q{i}", f"What is {i}?", ("a cup", "a cap"), "a cup") for i in range(4)]
 PINTO = MethodConfig(name="pinto", source_rationale=True, streams={"answer": StreamConfig()})

@@ -19,8 +19,8 @@ from transformers import (
 )
 
 from tinyllm.errors import UserError
-from tinyllm.teachers.engine import Request
-from tinyllm.teachers.transformers_engine import TransformersEngine
+from tinyllm.teachers.engines.protocol import Request
+from tinyllm.teachers.engines.transformers import TransformersEngine
 
 WORDS = ["<pad>", "</s>", "<unk>", "user", "assistant", *(f"w{i}" for i in range(40))]
 PROMPTS = ["w1 w2 w3", "w4", "w5 w6 w7 w8 w9 w10 w11", "w12 w13", "w1 w1 w1 w30 w31"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyllm.reporting.paper import ABLATIONS, DATASETS, METHODS, STUDENTS, TEACHERS, reported, table1, table2
+from tinyllm.paper import ABLATIONS, DATASETS, METHODS, STUDENTS, TEACHERS, reported, table1, table2
 
 ROUNDED = 0.0051
 """Half of the last digit printed."""

@@ -10,19 +10,18 @@ import pytest
 import torch
 
 from tinyllm.config import MethodConfig, StreamConfig, Target, TeacherConfig, WhichTeachers
-from tinyllm.data.streams import (
-    Pair,
-    TargetText,
+from tinyllm.data.steps import Pair, TargetText
+from tinyllm.errors import UserError
+from tinyllm.methods import (
     answer_prefix,
     build_streams,
     chosen_teachers,
-    reads_one_teacher,
-    shuffle_rationales,
+    single_target,
     single_teacher,
-    whole,
+    uses_single_teacher,
 )
-from tinyllm.errors import UserError
 from tinyllm.records import Question
+from tinyllm.teachers.stored import shuffle_rationales
 
 QUESTIONS = [
     Question("q1", "What keeps soup warm?", ("a flask", "a sieve"), "a flask"),
@@ -62,8 +61,8 @@ def test_answers_and_every_teacher_with_its_own_prefix_and_weight() -> None:
         ("fox", "rationale: ", 3.0),
         ("elk", "reason: ", 3.0),  # a teacher without an alpha weighs 1
     ]
-    assert streams[0].targets == whole({"q1": "a flask", "q2": "a crane", "q3": "a bell"})
-    assert streams[2].targets == whole(TEXTS["fox"])
+    assert streams[0].targets == single_target({"q1": "a flask", "q2": "a crane", "q3": "a bell"})
+    assert streams[2].targets == single_target(TEXTS["fox"])
 
 
 def test_full_fine_tuning_builds_no_rationale_stream() -> None:
@@ -99,8 +98,8 @@ def test_a_missing_or_empty_rationale_is_never_a_target(text: str | None, caplog
     with caplog.at_level(logging.WARNING):
         streams = build(texts={**TEXTS, "owl": owl})
     by_name = {s.name: s for s in streams}
-    assert by_name["owl"].targets == whole({"q1": "warm", "q3": "rings"})
-    assert by_name["fox"].targets == whole(TEXTS["fox"])
+    assert by_name["owl"].targets == single_target({"q1": "warm", "q3": "rings"})
+    assert by_name["fox"].targets == single_target(TEXTS["fox"])
     assert [r.getMessage() for r in caplog.records] == [
         "teacher owl: 1 of 3 training questions have no usable rationale and are left out of its stream"
     ]
@@ -116,9 +115,9 @@ def test_rationales_are_joined_by_id_not_by_position() -> None:
     turned = dict(reversed(TEXTS["owl"].items())) | {"of another split": "never read"}
     for questions in (QUESTIONS, QUESTIONS[::-1]):
         stream = build(questions=questions, texts={**TEXTS, "owl": turned})[1]
-        assert stream.targets == whole(TEXTS["owl"])
+        assert stream.targets == single_target(TEXTS["owl"])
         assert list(stream.targets) == [q.id for q in questions]
-    assert build(questions=QUESTIONS[1:2])[1].targets == whole({"q2": "owl says 2"})
+    assert build(questions=QUESTIONS[1:2])[1].targets == single_target({"q2": "owl says 2"})
 
 
 @pytest.mark.parametrize(("teacher", "chosen"), [(None, "owl"), ("owl", "owl"), ("elk", "elk")])
@@ -234,9 +233,9 @@ def test_a_rationale_stream_never_shares_a_prefix_with_answers() -> None:
 
 
 def test_which_methods_read_a_single_teacher() -> None:
-    assert reads_one_teacher(mixed(Target.teacher_answer)) and reads_one_teacher(mixed(Target.teacher_options))
-    assert reads_one_teacher(mixed(Target.every_option, source_rationale=True))
-    assert not reads_one_teacher(ALL) and not reads_one_teacher(mixed(Target.teacher_answer, weight=0.0))
+    assert uses_single_teacher(mixed(Target.teacher_answer)) and uses_single_teacher(mixed(Target.teacher_options))
+    assert uses_single_teacher(mixed(Target.every_option, source_rationale=True))
+    assert not uses_single_teacher(ALL) and not uses_single_teacher(mixed(Target.teacher_answer, weight=0.0))
     assert single_teacher(ALL, TEACHERS) == "owl"
     assert answer_prefix(mixed(Target.every_option)) == "predict: "
     with pytest.raises(UserError, match="expected a stream with target answer, found none"):

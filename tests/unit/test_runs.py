@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tinyllm import runs
 from tinyllm.config import (
     DataConfig,
     EvaluateConfig,
@@ -25,7 +26,6 @@ from tinyllm.config import (
     WhichTeachers,
 )
 from tinyllm.errors import UserError
-from tinyllm.evaluation import run_folder
 from tinyllm.records import Prediction, Result
 
 
@@ -79,16 +79,16 @@ RESULT = Result(
 
 
 def test_a_configuration_comes_back_as_it_went(tmp_path: Path) -> None:
-    run_folder.write_config(config(), tmp_path / "new" / "run")
-    found = run_folder.read_config(tmp_path / "new" / "run")
+    runs.write_config(config(), tmp_path / "new" / "run")
+    found = runs.read_config(tmp_path / "new" / "run")
     assert found == config()
     assert type(found.data) is DataConfig and found.data.source is Source.jsonl
-    assert run_folder.hash_of(found) == run_folder.hash_of(config())
+    assert runs.hash_of(found) == runs.hash_of(config())
 
 
 def test_a_folder_without_a_configuration_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"expected a run folder with config\.yaml, found none"):
-        run_folder.read_config(tmp_path)
+        runs.read_config(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_folder_without_a_configuration_is_no_run(tmp_path: Path) -> None:
 def test_a_configuration_of_another_version_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(UserError, match=r"config\.yaml: not a configuration of this version \(.+\)") as caught:
-        run_folder.read_config(tmp_path)
+        runs.read_config(tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -112,12 +112,12 @@ def test_a_configuration_of_another_version_is_refused_in_one_line(tmp_path: Pat
 def test_a_configuration_that_is_no_yaml_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(UserError, match=r"config\.yaml: not a configuration of this version"):
-        run_folder.read_config(tmp_path)
+        runs.read_config(tmp_path)
 
 
 def test_a_result_comes_back_as_it_went(tmp_path: Path) -> None:
-    run_folder.write_result(RESULT, tmp_path)
-    assert run_folder.read_result(tmp_path / "result.json") == RESULT
+    runs.write_result(RESULT, tmp_path)
+    assert runs.read_result(tmp_path / "result.json") == RESULT
     row = json.loads((tmp_path / "result.json").read_text())
     assert row == json.loads(json.dumps(asdict(RESULT)))
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]  # no draft is left
@@ -126,7 +126,7 @@ def test_a_result_comes_back_as_it_went(tmp_path: Path) -> None:
 def test_a_result_of_a_later_version_is_read_without_what_is_new(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     path.write_text(json.dumps({**asdict(RESULT), "carbon": 12}))
-    assert run_folder.read_result(path) == RESULT
+    assert runs.read_result(path) == RESULT
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_broken_or_foreign_result_is_refused(tmp_path: Path, text: str, messag
     path = tmp_path / "result.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=message) as caught:
-        run_folder.read_result(path)
+        runs.read_result(path)
     assert str(path) in str(caught.value)
 
 
@@ -152,26 +152,26 @@ def test_a_result_whose_teachers_are_no_list_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     path.write_text(json.dumps({**asdict(RESULT), "teachers": None}))
     with pytest.raises(ValueError, match="not a result of this version"):
-        run_folder.read_result(path)
+        runs.read_result(path)
 
 
 def test_bytes_that_are_no_text_and_a_missing_file(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_bytes(b"\xff\xfe\x00")
     for path in (tmp_path / "result.json", tmp_path / "none.json"):
         with pytest.raises(ValueError, match="not JSON"):
-            run_folder.read_result(path)
+            runs.read_result(path)
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_folder.write_result(RESULT, tmp_path)
+    runs.write_result(RESULT, tmp_path)
     before = (tmp_path / "result.json").read_bytes()
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_folder.os, "replace", killed)
+    monkeypatch.setattr(runs.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        run_folder.write_result(replace(RESULT, n=9), tmp_path)
+        runs.write_result(replace(RESULT, n=9), tmp_path)
     assert (tmp_path / "result.json").read_bytes() == before
 
 
@@ -182,7 +182,7 @@ def test_predictions_are_a_line_a_question(tmp_path: Path) -> None:
         ),
         Prediction("2", "Up?", ("yes", "no"), "no", "?", None, "no", (-1.0, 0.0), "hidden", {"owl": "It is \u2191."}),
     ]
-    run_folder.write_predictions(iter(rows), tmp_path)
+    runs.write_predictions(iter(rows), tmp_path)
     lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
     first, second = map(json.loads, lines)
     assert first == {
@@ -203,7 +203,7 @@ def changed(*changes: Callable[[ExperimentConfig], Any]) -> str:
     values = config()
     for change in changes:
         change(values)
-    return run_folder.hash_of(values)
+    return runs.hash_of(values)
 
 
 def put(path: str, value: Any) -> Callable[[ExperimentConfig], None]:
@@ -239,7 +239,7 @@ def put(path: str, value: Any) -> Callable[[ExperimentConfig], None]:
     ],
 )
 def test_paths_devices_and_loggers_leave_the_hash(path: str, value: Any) -> None:
-    assert changed(put(path, value)) == run_folder.hash_of(config())
+    assert changed(put(path, value)) == runs.hash_of(config())
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_paths_devices_and_loggers_leave_the_hash(path: str, value: Any) -> None
     ],
 )
 def test_what_shapes_a_result_changes_the_hash(path: str, value: Any) -> None:
-    assert changed(put(path, value)) != run_folder.hash_of(config())
+    assert changed(put(path, value)) != runs.hash_of(config())
 
 
 def test_the_hash_does_not_follow_the_order_of_keys_or_the_stage() -> None:
@@ -282,15 +282,15 @@ def test_the_hash_does_not_follow_the_order_of_keys_or_the_stage() -> None:
         values.alpha = dict(reversed(values.alpha.items()))
         values.student.architecture = dict(reversed(values.student.architecture.items()))
 
-    assert changed(turn) == run_folder.hash_of(config())
+    assert changed(turn) == runs.hash_of(config())
     stage = EvaluateConfig(**vars(config()), run="runs/one", output="elsewhere")
-    assert run_folder.hash_of(stage) == run_folder.hash_of(config())
-    assert len(run_folder.hash_of(config())) == 12
+    assert runs.hash_of(stage) == runs.hash_of(config())
+    assert len(runs.hash_of(config())) == 12
 
 
 def test_a_root_names_the_questions_of_jsonl_alone() -> None:
     """The release or parquet files may lie anywhere; a user's own file is the dataset itself."""
     moved = put("data.root", "/elsewhere/own.jsonl")
-    assert changed(moved) != run_folder.hash_of(config())
+    assert changed(moved) != runs.hash_of(config())
     release = put("data.source", Source.release)
     assert changed(release, moved) == changed(release)

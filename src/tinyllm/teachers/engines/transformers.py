@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tinyllm.errors import UserError
-from tinyllm.teachers.engine import STOP, Completion, Request, ScoreRequest, seed_of
+from tinyllm.teachers.engines.protocol import STOP, Completion, Request, ScoreRequest, seed_of
 
 if TYPE_CHECKING:
     import torch

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from tinyllm.config import MethodConfig, StreamConfig, Target, TeacherConfig, WhichTeachers
+from tinyllm.config import Engine, ExperimentConfig, MethodConfig, StreamConfig, Target, TeacherConfig, WhichTeachers
 from tinyllm.errors import UserError
 from tinyllm.records import Question
 
 log = logging.getLogger(__name__)
+C = TypeVar("C", bound=ExperimentConfig)
 
 
 Texts = tuple[tuple[str, float], ...]
@@ -36,35 +37,9 @@ class Stream:
     """Share of the tokens of the source's rationale that are masked."""
 
 
-def whole(texts: Mapping[str, str]) -> dict[str, Texts]:
+def single_target(texts: Mapping[str, str]) -> dict[str, Texts]:
     """Targets of one text a question."""
     return {question_id: ((text, 1.0),) for question_id, text in texts.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class TargetText:
-    """One text, in tokens, that a student is taught or scored on."""
-
-    ids: tuple[int, ...]
-    """Token ids with the end token."""
-    stream: int = 0
-    """Index of its stream; for ranking, of its option."""
-    weight: float = 0.0
-    """Factor of each of its tokens in the summed loss."""
-    share: float = 1.0
-    """Part that it has in its question's target; the texts of one pair add up to 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """One source and the targets that are decoded from it (one or some options in training, all in ranking)."""
-
-    source: tuple[int, ...]
-    targets: tuple[TargetText, ...]
-
-    @property
-    def target_length(self) -> int:
-        return sum(len(target.ids) for target in self.targets)
 
 
 def single_teacher(method: MethodConfig, teachers: Mapping[str, TeacherConfig]) -> str:
@@ -80,7 +55,7 @@ def single_teacher(method: MethodConfig, teachers: Mapping[str, TeacherConfig]) 
     return method.teacher or next(iter(teachers))
 
 
-def reads_one_teacher(method: MethodConfig) -> bool:
+def uses_single_teacher(method: MethodConfig) -> bool:
     """Whether a method takes answers, option scores or source rationales from `single_teacher`."""
     kinds = (Target.teacher_answer, Target.teacher_options)
     return method.source_rationale or any(s.target in kinds and s.weight != 0 for s in method.streams.values())
@@ -166,7 +141,7 @@ def build_streams(
             continue
         for teacher in active:
             texts = rationales.get(teacher, {})
-            targets = whole({q.id: texts[q.id] for q in questions if texts.get(q.id, "").strip()})
+            targets = single_target({q.id: texts[q.id] for q in questions if texts.get(q.id, "").strip()})
             if not targets:
                 log.warning("teacher %s has no usable rationale for these questions: its stream is not built", teacher)
                 continue
@@ -207,12 +182,12 @@ def _option_targets(
 ) -> dict[str, Texts]:
     """Targets of a stream whose texts are options."""
     if spec.target is Target.answer:
-        return whole({q.id: q.answer for q in questions})
+        return single_target({q.id: q.answer for q in questions})
     if spec.target is Target.every_option:
         return {q.id: tuple((choice, 1 / len(q.choices)) for choice in q.choices) for q in questions}
     if spec.target is Target.teacher_options:
         return {q.id: _softened(q.choices, scores[q.id], spec.temperature) for q in questions}
-    targets = whole({q.id: answers[q.id] for q in questions if q.id in answers})
+    targets = single_target({q.id: answers[q.id] for q in questions if q.id in answers})
     if len(targets) < len(questions):
         log.warning(
             "stream %s: %d of %d training questions have no answer of the teacher that can be parsed and are left out",
@@ -230,10 +205,28 @@ def _softened(choices: Sequence[str], scores: Sequence[float], temperature: floa
     return tuple((choice, power / sum(powers)) for choice, power in zip(choices, powers, strict=True))
 
 
-def shuffle_rationales(texts: Mapping[str, str], seed: int) -> dict[str, str]:
-    """Give every question another question's rationale: the control that shows whether content matters.
+BY_VALIDATION = "valid"
+"""Value of `ablation.strongest` that takes the teacher with the most right answers of its own on validation."""
 
-    The order of a hash, then a shift by one: no text stays with its question (for two questions or more).
+
+TEMPERATURE = 0.7
+"""Of a greedy teacher that is asked twice: greedy decoding would give the same text again."""
+
+
+def two_samples_of(config: C, name: str) -> C:
+    """The set is `name` and `<name>_2`: the first and the second text of one teacher, each in a stream of its own.
+
+    Raises:
+        UserError: for a teacher that is not in the set.
     """
-    order = sorted(texts, key=lambda i: hashlib.sha256(f"{seed}/{i}".encode()).digest())
-    return {order[i]: texts[order[i - 1]] for i in range(len(order))}
+    if name not in config.teachers:
+        raise UserError(
+            f"ablation.strongest={name}: expected {BY_VALIDATION} or one of {', '.join(config.teachers) or 'none'}"
+        )
+    first = config.teachers[name]
+    if first.engine is not Engine.scripted and first.temperature == 0:
+        first = replace(first, temperature=TEMPERATURE)
+    again = f"{first.prefix.rstrip().removesuffix(':')} again: "
+    second = replace(first, name=f"{name}_2", stored_as=first.stored_name, sample=first.sample + 1, prefix=again)
+    weight = config.alpha.get(name, 1.0)
+    return replace(config, teachers={name: first, second.name: second}, alpha={name: weight, second.name: weight})

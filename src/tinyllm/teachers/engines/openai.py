@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tinyllm.errors import UserError
-from tinyllm.teachers.engine import STOP, Completion, Request
+from tinyllm.teachers.engines.protocol import STOP, Completion, Request
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
 
-from tinyllm.data.datamodule import QuestionBatch
+from tinyllm.data.question_batches import QuestionBatch
 from tinyllm.parsing import match_choice
 from tinyllm.records import Prediction
 from tinyllm.student.encoder_decoder import generate, rank

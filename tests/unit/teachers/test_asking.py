@@ -29,10 +29,11 @@ from tinyllm.config import (
 )
 from tinyllm.errors import UserError
 from tinyllm.records import Question, Split
-from tinyllm.teachers import generate as module
-from tinyllm.teachers.engine import Completion, Request
-from tinyllm.teachers.generate import ask_engine, generate, is_recorded, run, stored
+from tinyllm.teachers import asking as module
+from tinyllm.teachers.asking import ask_engine, generate, run
+from tinyllm.teachers.engines.protocol import Completion, Request
 from tinyllm.teachers.store import RationaleStore
+from tinyllm.teachers.stored import is_recorded, stored
 
 WORDS = ["heat", "rope", "map", "bell", "milk", "wool", "lamp", "ice", "oak", "sand"]
 
@@ -235,9 +236,6 @@ def test_an_audit_alone_asks_nothing(tmp_path: Path, fake: Fake) -> None:
 def test_a_split_without_questions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected questions in the split train, found none"):
         run(config(tmp_path), {"train": []}, quiet())
-    wrong = config(tmp_path, rationales=RationalesConfig(splits=["tarin"]))
-    with pytest.raises(UserError, match="expected names of train, valid, test, found 'tarin'"):
-        run(wrong, {"train": questions("t", 1)}, quiet())
 
 
 def test_recorded_texts_are_those_of_the_papers_two_on_the_release(tmp_path: Path) -> None:
@@ -256,8 +254,8 @@ SLOW_WRITER = """
 import sys, time
 from pathlib import Path
 from tinyllm.records import Question
-from tinyllm.teachers.engine import Completion
-from tinyllm.teachers.generate import generate
+from tinyllm.teachers.engines.protocol import Completion
+from tinyllm.teachers.asking import generate
 from tinyllm.teachers.store import RationaleStore
 def ask(questions):
     for question in questions:

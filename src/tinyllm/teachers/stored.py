@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from tinyllm.config import ExperimentConfig, Target
-from tinyllm.data.streams import chosen_teachers, shuffle_rationales, single_teacher
+from tinyllm.config import ExperimentConfig, Source, Target, TeacherConfig
+from tinyllm.data.release import TEACHERS as RECORDED_TEACHERS
 from tinyllm.errors import UserError
+from tinyllm.methods import chosen_teachers, single_teacher
 from tinyllm.parsing import clean_rationale
 from tinyllm.records import Question, Rationale, Split
 from tinyllm.teachers.audit import for_training
-from tinyllm.teachers.generate import stored
 from tinyllm.teachers.option_scores import read_scores
+from tinyllm.teachers.prompt_key import prompt_key
+from tinyllm.teachers.store import RationaleStore
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +30,7 @@ def training_texts(config: ExperimentConfig, questions: Sequence[Question]) -> d
     texts: dict[str, dict[str, str]] = {}
     for name in chosen_teachers(config.method, config.teachers, config.alpha, config.ablation.drop):
         usable = for_training(
-            _stored(config, name, questions, "train"),
+            _stored(config, name, questions, Split.train),
             questions,
             reject=config.rationales.reject,
             clean=config.rationales.clean,
@@ -46,7 +50,7 @@ def teacher_answers(config: ExperimentConfig, questions: Sequence[Question]) -> 
     if not _teaches(config, Target.teacher_answer):
         return {}
     name = _free_teacher(config, "the teacher's own answers")
-    found = _stored(config, name, questions, "train")
+    found = _stored(config, name, questions, Split.train)
     return {i: record.answer for i, record in found.items() if record.answer is not None}
 
 
@@ -123,3 +127,34 @@ def _stored(config: ExperimentConfig, name: str, questions: Sequence[Question], 
             f"{config.store}: run 'tinyllm rationales' with {here}the same data, teachers and prompt options"
         )
     return {question.id: found[question.id] for question in questions}
+
+
+def stored(config: ExperimentConfig, teacher: TeacherConfig, split: Split) -> dict[str, Rationale]:
+    """What the store holds of this teacher under this run's prompt, by question id."""
+    key = prompt_key(teacher, config.prompt, config.data.name, recorded=is_recorded(config, teacher))
+    store = RationaleStore(Path(config.store).expanduser())
+    return store.read(config.data.name, split, teacher.stored_name, key, teacher.sample)
+
+
+def is_recorded(config: ExperimentConfig, teacher: TeacherConfig) -> bool:
+    """Whether this teacher's texts are the published ones: the first sample of the paper's two, on the release.
+
+    They were made with the answer and in-context examples given: without either, the teacher has to be asked.
+    """
+    return (
+        config.rationales.recorded
+        and config.prompt.teacher_forcing
+        and config.prompt.examples > 0
+        and config.data.source is Source.release
+        and teacher.sample == 0
+        and teacher.stored_name in RECORDED_TEACHERS
+    )
+
+
+def shuffle_rationales(texts: Mapping[str, str], seed: int) -> dict[str, str]:
+    """Give every question another question's rationale: the control that shows whether content matters.
+
+    The order of a hash, then a shift by one: no text stays with its question (for two questions or more).
+    """
+    order = sorted(texts, key=lambda i: hashlib.sha256(f"{seed}/{i}".encode()).digest())
+    return {order[i]: texts[order[i - 1]] for i in range(len(order))}

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tinyllm.errors import UserError
-from tinyllm.teachers.engine import Completion, Request
-from tinyllm.teachers.openai_engine import OpenAIEngine
+from tinyllm.teachers.engines.openai import OpenAIEngine
+from tinyllm.teachers.engines.protocol import Completion, Request
 
 KEY = "sk-very-secret-0123456789"
 Body = dict[str, Any]

@@ -1,23 +1,25 @@
-"""The files of a run folder: `config.yaml`, `predictions.jsonl`, `result.json`, and the student."""
+"""A run: its files, its name and its hash, written and read in one place."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields, replace
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tinyllm.config import ExperimentConfig, config_hash
-from tinyllm.data.streams import chosen_teachers
+from tinyllm.config import EvaluateConfig, ExperimentConfig, Source, TeacherConfig
 from tinyllm.errors import UserError
+from tinyllm.methods import chosen_teachers, two_samples_of
 from tinyllm.records import Prediction, Result
-from tinyllm.teachers.strongest import doubled
 
 CONFIG, METRICS, PREDICTIONS, RESULT = "config.yaml", "metrics.csv", "predictions.jsonl", "result.json"
 CHECKPOINTS, LAST = "checkpoints", "checkpoints/last.ckpt"
@@ -59,7 +61,12 @@ def read_config(folder: Path) -> ExperimentConfig:
             f"{folder}: expected a run folder with {CONFIG}, found none: give a folder that 'tinyllm train' wrote"
         )
     try:
-        loaded = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), OmegaConf.load(path))
+        stored: Any = OmegaConf.load(path)
+        for group, names in RENAMED.items():
+            for new, old in names.items():
+                if group in stored and old in stored[group]:
+                    stored[group][new] = stored[group].pop(old)
+        loaded = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), stored)
         return cast(ExperimentConfig, OmegaConf.to_object(loaded))
     except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not a configuration of this version ({str(error).splitlines()[0]})") from error
@@ -123,7 +130,7 @@ def as_trained(config: ExperimentConfig, folder: Path) -> ExperimentConfig:
         UserError: when the folder is no finished run.
     """
     names = _teachers(folder)
-    return doubled(config, names[0]) if config.ablation.strongest is not None and names else config
+    return two_samples_of(config, names[0]) if config.ablation.strongest is not None and names else config
 
 
 def _teachers(folder: Path) -> tuple[str, ...]:
@@ -147,3 +154,97 @@ def summary(result: Result, folder: Path) -> str:
         f"[{result.accuracy_low:.3f}, {result.accuracy_high:.3f}], {ranked}n {result.n}, "
         f"{result.unparsed} unparsed; {folder / RESULT}"
     )
+
+
+_NOT_RESULT = ("store", "cache", "logger")
+"""Keys of an experiment that leave its result as it is."""
+NOT_RESULT_INSIDE = {
+    "trainer": ("devices", "num_nodes", "accelerator", "strategy", "strategy_options", "log_every", "progress_bar"),
+    "evaluation": ("batch_size",),
+    "data": ("root",),
+}
+"""The same, by group; `data.root` counts with `data.source=jsonl` all the same."""
+RENAMED = {"trainer": {"accumulate_grad_batches": "accumulate"}}
+"""By group, key -> the name that it had: hashes use it, and configurations of earlier runs are read with it."""
+
+
+@cache
+def hash_defaults() -> dict[str, dict[str, Any]]:
+    """By schema class, the value of each key that `config_hash` leaves out: a key's default when it was introduced.
+
+    `hash_defaults.json` is only ever added to. A default that changes later changes no hash of a finished run, and a
+    run of the new default gets a hash of its own; a key that a later version adds leaves old hashes alone.
+    """
+    text = resources.files("tinyllm").joinpath("hash_defaults.json").read_text(encoding="utf-8")
+    return cast(dict[str, dict[str, Any]], json.loads(text))
+
+
+def _without_defaults(values: Any, default: Any) -> Any:
+    if not (isinstance(values, Mapping) and isinstance(default, Mapping)):
+        return values
+    kept = {k: _without_defaults(v, default.get(k)) for k, v in values.items() if v != default.get(k)}
+    return {key: value for key, value in kept.items() if value != {}}
+
+
+def config_hash(values: Mapping[str, Any]) -> str:
+    """First 12 hex digits of the SHA-256 of what shapes a result: not of paths, loggers, devices or progress bars.
+
+    Values that equal those of `hash_defaults` are left out.
+
+    Args:
+        values: a resolved configuration as nested dicts (`OmegaConf.to_container`).
+    """
+    kept: dict[str, Any] = {
+        key: {RENAMED.get(key, {}).get(k, k): v for k, v in value.items() if k not in NOT_RESULT_INSIDE.get(key, ())}
+        if isinstance(value, Mapping)
+        else value
+        for key, value in values.items()
+        if key in {f.name for f in fields(ExperimentConfig)} and key not in _NOT_RESULT
+    }
+    if kept.get("data", {}).get("source") == Source.jsonl:  # there the path says which questions they are
+        kept["data"]["root"] = values["data"]["root"]
+    defaults = hash_defaults()
+    shaping = _without_defaults(kept, defaults["ExperimentConfig"])
+    shaping["teachers"] = {
+        name: _without_defaults(teacher, defaults["TeacherConfig"])
+        for name, teacher in kept.get("teachers", {}).items()
+    }
+    shaping.setdefault("method", {})["streams"] = {
+        name: _without_defaults(stream, defaults["StreamConfig"])
+        for name, stream in kept.get("method", {}).get("streams", {}).items()
+    }
+    return hashlib.sha256(json.dumps(shaping, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _plain(root: DictConfig) -> dict[str, Any]:
+    return {
+        str(key): OmegaConf.to_container(root[key], resolve=True) if OmegaConf.is_config(root[key]) else root[key]
+        for key in root
+        if key != "hydra"
+    }
+
+
+def run_name(_root_: DictConfig) -> str:
+    """A run's folder below `runs`: `<data>/<student>/<method>[-<ablation>]-seed<seed>-<config_hash>`."""
+    values = _plain(_root_)
+    parts = [values["method"]["name"]]
+    if values["ablation"]["name"] != "none":
+        parts.append(values["ablation"]["name"])
+    parts += [f"seed{values['seed']}", config_hash(values)]
+    return "/".join([values["data"]["name"], values["student"]["name"], "-".join(parts)])
+
+
+def asked_freely(config: EvaluateConfig, teacher: TeacherConfig) -> EvaluateConfig:
+    """The configuration under which one teacher is asked about a split without being told the answers."""
+    return replace(
+        config,
+        teachers={teacher.name: teacher},
+        prompt=replace(config.prompt, teacher_forcing=False),
+        rationales=replace(config.rationales, splits=[config.evaluation.split]),
+    )
+
+
+def teacher_folder(config: EvaluateConfig, teacher: TeacherConfig) -> Path:
+    """Where the evaluation of a teacher goes, unless `output` names a folder."""
+    digest = hash_of(asked_freely(config, teacher))
+    return Path("runs") / config.data.name / teacher.name / f"teacher-{digest}"

@@ -13,23 +13,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tinyllm.config import Engine as EngineName
-from tinyllm.config import ExampleSource, ExperimentConfig, PromptConfig, Source, Target, TeacherConfig
+from tinyllm.config import ExampleSource, ExperimentConfig, PromptConfig, Target, TeacherConfig
 from tinyllm.data.minilab.scripted import answer_freely, explain
-from tinyllm.data.release import TEACHERS as RECORDED_TEACHERS
 from tinyllm.data.release import load_rationales
-from tinyllm.data.streams import single_teacher
 from tinyllm.errors import UserError
+from tinyllm.methods import single_teacher
 from tinyllm.parsing import parse_answer
 from tinyllm.prompts import Example, teacher_messages, teacher_prompt
-from tinyllm.records import SPLITS, Question, Rationale, Split
+from tinyllm.records import Finding, Question, Rationale, Split
 from tinyllm.teachers import examples as in_context
 from tinyllm.teachers.audit import audit_table, audit_teacher, for_training, write_audit
-from tinyllm.teachers.engine import Completion, Engine, Request, open_engine, seed_of
+from tinyllm.teachers.engines import open_engine
+from tinyllm.teachers.engines.protocol import Completion, Engine, Request, seed_of
+from tinyllm.teachers.engines.transformers import TransformersEngine
 from tinyllm.teachers.ledger import Ledger, known_speed
 from tinyllm.teachers.option_scores import ask_scores, check_scorer, student_vocabulary
 from tinyllm.teachers.prompt_key import prompt_key, scores_key
 from tinyllm.teachers.store import RationaleStore
-from tinyllm.teachers.transformers_engine import TransformersEngine
+from tinyllm.teachers.stored import is_recorded, stored
 
 CLAIM = 16
 """Questions that a process claims at a time."""
@@ -98,7 +99,8 @@ def run(
     index, count = shard
     if not 0 <= index < count:
         raise UserError(f"shard: expected an index of 0 to count - 1, found index {index} of count {count}")
-    splits = [_split(name, questions) for name in config.rationales.splits]
+    splits = config.rationales.splits
+    _check_splits(splits, questions)
     store = RationaleStore(Path(config.store).expanduser())
     summaries: list[Summary] = []
     for teacher in config.teachers.values():
@@ -114,7 +116,7 @@ def run(
                 engine = open_engine(teacher)
             summaries.append(_ask_teacher(config, teacher, engine, store, split, asked, questions, console))
     if not audit_only and "train" in splits and _wants_scores(config):
-        summaries.append(_ask_scores(config, store, list(questions["train"])[index::count], console))
+        summaries.append(_ask_scores(config, store, list(questions[Split.train])[index::count], console))
     audits = [
         audit_teacher(
             teacher.name,
@@ -131,33 +133,6 @@ def run(
         write_audit(audit_file, config.data.name, audits)
         console.print(f"audit written to {audit_file}", soft_wrap=True)
     return summaries
-
-
-def stored(config: ExperimentConfig, teacher: TeacherConfig, split: Split) -> dict[str, Rationale]:
-    """What the store holds of this teacher under this run's prompt, by question id."""
-    key = prompt_key(teacher, config.prompt, config.data.name, recorded=is_recorded(config, teacher))
-    store = RationaleStore(Path(config.store).expanduser())
-    return store.read(config.data.name, split, stored_name(teacher), key, teacher.sample)
-
-
-def stored_name(teacher: TeacherConfig) -> str:
-    """The teacher's name in the store."""
-    return teacher.stored_as or teacher.name
-
-
-def is_recorded(config: ExperimentConfig, teacher: TeacherConfig) -> bool:
-    """Whether this teacher's texts are the published ones: the first sample of the paper's two, on the release.
-
-    They were made with the answer and in-context examples given: without either, the teacher has to be asked.
-    """
-    return (
-        config.rationales.recorded
-        and config.prompt.teacher_forcing
-        and config.prompt.examples > 0
-        and config.data.source is Source.release
-        and teacher.sample == 0
-        and stored_name(teacher) in RECORDED_TEACHERS
-    )
 
 
 def generate(
@@ -301,13 +276,10 @@ def _in_batches(answer: Callable[[Question], Completion], questions: Iterable[Qu
         yield batch
 
 
-def _split(name: str, questions: Mapping[Split, Sequence[Question]]) -> Split:
-    if name not in SPLITS:
-        raise UserError(f"rationales.splits: expected names of {', '.join(SPLITS)}, found {name!r}")
-    split: Split = name
-    if not questions.get(split):
-        raise UserError(f"rationales.splits: expected questions in the split {name}, found none: see data.*")
-    return split
+def _check_splits(splits: Iterable[Split], questions: Mapping[Split, Sequence[Question]]) -> None:
+    for split in splits:
+        if not questions.get(split):
+            raise UserError(f"rationales.splits: expected questions in the split {split}, found none: see data.*")
 
 
 def _ask_teacher(
@@ -325,7 +297,7 @@ def _ask_teacher(
             f"teacher {teacher.name}: sample {teacher.sample} of greedy decoding is the first text again; set "
             f"teachers.{teacher.name}.temperature above 0, for all samples of this teacher"
         )
-    prompt, name, dataset = config.prompt, stored_name(teacher), config.data.name
+    prompt, name, dataset = config.prompt, teacher.stored_name, config.data.name
     key = prompt_key(teacher, prompt, dataset, recorded=False)
     there = store.read(dataset, split, name, key, teacher.sample)
     wanted = [question for question in asked if question.id not in there]
@@ -370,7 +342,9 @@ def _ask_scores(
     assert isinstance(engine, TransformersEngine)
     key = scores_key(teacher, vocabulary)
     first = replace(teacher, sample=0)  # scores don't depend on the sampling
-    missing = store.missing(config.data.name, "train", stored_name(teacher), key, (question.id for question in asked))
+    missing = store.missing(
+        config.data.name, Split.train, teacher.stored_name, key, (question.id for question in asked)
+    )
     console.print(
         f"{teacher.name}: {config.data.name}/train has option scores of {len(asked) - len(missing)} of {len(asked)} "
         f"questions, {len(missing)} to ask",
@@ -378,7 +352,7 @@ def _ask_scores(
     )
     by_length = sorted(asked, key=lambda question: -len(question.context + question.question))
     ask = ask_scores(teacher, engine, vocabulary)
-    summary = _generate(config, first, store, ask, by_length, "train", key, False, False, console)
+    summary = _generate(config, first, store, ask, by_length, Split.train, key, False, False, console)
     return replace(summary, there=len(asked) - len(missing))
 
 
@@ -400,7 +374,7 @@ def _generate(
         questions,
         dataset=config.data.name,
         split=split,
-        teacher=stored_name(teacher),
+        teacher=teacher.stored_name,
         prompt_key=key,
         sample=teacher.sample,
         parse_answers=parse_answers,
@@ -424,12 +398,12 @@ def _chooser(
     n, source, dataset = config.prompt.examples, config.prompt.example_source, config.data.name
     if n == 0 or not wanted:
         return lambda question: ()
-    training = list(questions.get("train", ()))
-    held_out = [*questions.get("valid", ()), *questions.get("test", ())]
+    training = list(questions.get(Split.train, ()))
+    held_out = [*questions.get(Split.valid, ()), *questions.get(Split.test, ())]
     if source is ExampleSource.generated:
         key = prompt_key(teacher, PromptConfig(examples=n, example_source=source), dataset, recorded=False)
         invented = in_context.invented_examples(
-            store.examples_file(dataset, stored_name(teacher), key),
+            store.examples_file(dataset, teacher.stored_name, key),
             engine,
             in_context.domain_of(dataset, training or wanted),
             n,
@@ -469,12 +443,12 @@ def _zero_shot(
     key = prompt_key(teacher, zero_shot, config.data.name, recorded=False)
     ask = ask_engine(engine, lambda question: (), chat=teacher.chat, teacher_forcing=True, seed=teacher.seed)
     while True:
-        summary = _generate(config, teacher, store, ask, pool, "train", key, False, True, console)
+        summary = _generate(config, teacher, store, ask, pool, Split.train, key, False, True, console)
         if not summary.elsewhere:
             break
         time.sleep(1.0)  # another job of the same run is at them; should it die, its claims fall to this one
-    found = store.read(config.data.name, "train", stored_name(teacher), key)
-    return for_training(found, pool, reject=("empty", "cut", "other_answer", "debris"))
+    found = store.read(config.data.name, Split.train, teacher.stored_name, key)
+    return for_training(found, pool, reject=(Finding.empty, Finding.cut, Finding.other_answer, Finding.debris))
 
 
 def _take_recorded(
@@ -488,7 +462,7 @@ def _take_recorded(
     """The published texts, copied into the store so that every stage reads one place."""
     if config.data.root is None:
         raise UserError("data.source=release: expected data.root to be the folder of the published data, found null")
-    name = stored_name(teacher)
+    name = teacher.stored_name
     key = prompt_key(teacher, config.prompt, config.data.name, recorded=True)
     missing = store.missing(config.data.name, split, name, key, (question.id for question in asked), teacher.sample)
     _print_there(teacher, config.data.name, split, len(asked), len(missing), console)
@@ -563,7 +537,7 @@ def _print_estimate(
     bound = "about" if tokens else "at most"
     prompts = sum(lengths) // 4
     line = f"{teacher.name}: about {prompts:,} prompt tokens and {bound} {completion:,} completion tokens to come"
-    speed = known_speed(store.folder, stored_name(teacher))
+    speed = known_speed(store.folder, teacher.stored_name)
     line += f", {bound} {_duration(completion / speed)}" if speed else "; time known after the first batches"
     console.print(line, soft_wrap=True)
 

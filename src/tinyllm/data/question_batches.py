@@ -1,0 +1,57 @@
+"""Questions to be answered, tokenized and batched: what a student is asked in validation, evaluation and prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from tinyllm.data.tokens import SourceTokens, tokenize
+from tinyllm.records import Question
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionBatch:
+    """Questions to be answered, in tokens."""
+
+    questions: tuple[Question, ...]
+    sources: tuple[tuple[int, ...], ...]
+    options: tuple[tuple[tuple[int, ...], ...], ...]
+    """Token ids of every option, with the end token."""
+
+    def singles(self) -> list[QuestionBatch]:
+        """The same questions, one a batch."""
+        rows = zip(self.questions, self.sources, self.options, strict=True)
+        return [QuestionBatch((question,), (source,), (options,)) for question, source, options in rows]
+
+    def to(self, device: Any, non_blocking: bool = False) -> QuestionBatch:
+        """Lists move to the device when they become tensors."""
+        return self
+
+
+def question_batches(
+    questions: Sequence[Question],
+    sources: SourceTokens,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    prefix: str,
+    batch_size: int,
+    cache: Path,
+) -> list[QuestionBatch]:
+    """Batches of questions for ranking and generation, longest first, so that little is padded."""
+    texts = [choice for question in questions for choice in question.choices]
+    ids = iter(tokenize(texts, tokenizer, cache))
+    end = tokenizer.eos_token_id
+    options = {question.id: tuple((*next(ids), end) for _ in question.choices) for question in questions}
+    order = sorted(questions, key=lambda q: (-len(sources.source(q.id, prefix)), q.id))
+    return [
+        QuestionBatch(
+            tuple(part),
+            tuple(sources.source(question.id, prefix) for question in part),
+            tuple(options[question.id] for question in part),
+        )
+        for part in (order[i : i + batch_size] for i in range(0, len(order), batch_size))
+    ]
