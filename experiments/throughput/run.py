@@ -21,9 +21,8 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
 
-from tinyllm.config import DataConfig, Reduction, Source
+from tinyllm.config import Accelerator, DataConfig, Reduction, Source
 from tinyllm.data import minilab, release
 from tinyllm.data.question_batches import question_batches
 from tinyllm.data.questions import load_questions
@@ -32,7 +31,8 @@ from tinyllm.data.tokens import SourceTokens, tokenize
 from tinyllm.methods import Stream, single_target
 from tinyllm.prompts import student_source
 from tinyllm.student import models
-from tinyllm.student.encoder_decoder import collate, generate, rank, token_losses
+from tinyllm.student.encoder_decoder import generate, rank
+from tinyllm.student.student import Student
 
 HERE = Path(__file__).parent
 BATCH = 8
@@ -65,12 +65,9 @@ class Case:
         corpus = ["".join(student_source(q, "")) for q in self.questions]
         taught = [[text for ((text, _),) in stream.targets.values()] for stream in self.streams]
         corpus += [text for stream, own in zip(self.streams, taught, strict=True) for text in (*own, stream.prefix)]
-        self.model: T5ForConditionalGeneration
-        self.tokenizer: PreTrainedTokenizerBase
-        if student is None:
-            self.model, self.tokenizer = models.from_scratch(SMALL, corpus)
-        else:
-            self.model, self.tokenizer = models.load_pretrained(student)
+        loaded = models.from_scratch(SMALL, corpus) if student is None else models.load_pretrained(student)
+        self.student = Student(*loaded, "predict: ", cache=cache)
+        self.model, self.tokenizer = loaded
         end = self.tokenizer.eos_token_id
         self.sources = SourceTokens(self.questions, self.tokenizer, 1024, cache)
         self.targets: list[dict[str, tuple[int, ...]]] = []
@@ -106,7 +103,7 @@ def plain_step(case: Case, ids: list[str], length: int) -> float:
 def our_step(case: Case, dataset: StreamDataset, number: int) -> float:
     """The product's step, from question indices to gradients."""
     everything = tuple(range(number * BATCH, (number + 1) * BATCH))
-    loss, _ = token_losses(case.model, dataset[MicroBatch(everything, everything, 1)])
+    loss, _ = case.student.losses(dataset[MicroBatch(everything, everything, 1)])  # the streams weigh 1
     loss.backward()
     return float(loss.item())
 
@@ -145,11 +142,10 @@ def positions(case: Case, ids: list[str], length: int | None) -> tuple[int, int]
 
 def our_dataset(case: Case) -> StreamDataset:
     """The product's dataset over the case's streams."""
-    start = case.model.config.decoder_start_token_id
     return StreamDataset(
         [q.id for q in case.questions], case.sources, case.streams,
         [{i: [(ids, 1.0)] for i, ids in targets.items()} for targets in case.targets],
-        reduction=Reduction.example, collate=lambda pairs: collate(pairs, start_id=start),
+        reduction=Reduction.example, lay_out=case.student.lay_out,
     )  # fmt: skip
 
 
@@ -177,7 +173,7 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         case.model.train()
         ours = task["way"] == "ours"
         if ours:
-            models.prepare(case.model, accelerator="cpu")
+            case.student.prepare(Accelerator.cpu)
         dataset = our_dataset(case)
         optimizer = torch.optim.AdamW(case.model.parameters(), lr=5e-5, fused=ours)
         losses, seconds = [], []
@@ -206,11 +202,11 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
 def measure_evaluation(case: Case, way: str, precision: str) -> dict[str, Any]:
     """Seconds of 128 questions by ranking or by generating; both run on the product's modules."""
     case.model.eval()
-    models.prepare(case.model, accelerator="cpu")
+    case.student.prepare(Accelerator.cpu)
     batches = question_batches(
         case.questions[:128], case.sources, case.tokenizer, prefix="predict: ", batch_size=32, cache=case.cache
     )
-    pad, tokens = case.tokenizer.pad_token_id, 0
+    tokens = 0
     started = time.perf_counter()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"), torch.no_grad():
         for batch in batches:
@@ -218,7 +214,7 @@ def measure_evaluation(case: Case, way: str, precision: str) -> dict[str, Any]:
                 rank(case.model, batch.sources, batch.options)
             else:
                 longest = max(len(ids) for options in batch.options for ids in options)
-                made = generate(case.model, batch.sources, pad_id=pad, max_new_tokens=longest + 8)
+                made = generate(case.model, batch.sources, max_new_tokens=longest + 8)
                 tokens += sum(map(len, made))
     return {"seconds": [time.perf_counter() - started], "tokens": tokens}
 

@@ -36,6 +36,12 @@ class Stream:
     mask: float = 0.0
     """Share of the tokens of the source's rationale that are masked."""
 
+    def __str__(self) -> str:
+        masked = f", {self.mask:.0%} of the rationale in the source masked" if self.mask else ""
+        return (
+            f"stream {self.name}: weight {self.weight:g}, prefix {self.prefix!r}, {len(self.targets)} targets{masked}"
+        )
+
 
 def single_target(texts: Mapping[str, str]) -> dict[str, Texts]:
     """Targets of one text a question."""
@@ -98,6 +104,11 @@ def answer_prefix(method: MethodConfig) -> str:
         if stream.target is Target.answer:
             return stream.prefix
     raise UserError(f"method={method.name}: expected a stream with target answer, found none")
+
+
+def answer_stream(method: MethodConfig, questions: Sequence[Question]) -> Stream:
+    """The right answers alone, at weight 1: what a student that is not trained is asked."""
+    return Stream("answer", answer_prefix(method), 1.0, single_target({q.id: q.answer for q in questions}))
 
 
 def build_streams(

@@ -118,9 +118,27 @@ class Prediction:
     """The student's own rationale in each teacher's voice; empty unless asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a run comes to: `result.json`. Accuracies are shares of 1, intervals are 95% Wilson intervals."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """Accuracies over some questions: shares of 1, intervals are 95% Wilson intervals."""
+
+    n: int
+    """Questions scored."""
+    accuracy: float
+    """By greedy generation (the paper's metric)."""
+    accuracy_low: float
+    accuracy_high: float
+    accuracy_ranked: float | None
+    """By mean token log-likelihood of the options; None where no option was ranked."""
+    accuracy_ranked_low: float | None
+    accuracy_ranked_high: float | None
+    unparsed: int
+    """Generations that name no option; they count as wrong."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result(Scores):
+    """What a run comes to: `result.json`."""
 
     dataset: str
     student: str
@@ -130,18 +148,6 @@ class Result:
     alpha: dict[str, float]
     seed: int
     split: Split
-    n: int
-    """Questions scored."""
-    accuracy: float
-    """Share whose greedy generation names the right option (the paper's metric)."""
-    accuracy_low: float
-    accuracy_high: float
-    accuracy_ranked: float | None
-    """Share whose right option has the highest mean token log-likelihood; None for a teacher."""
-    accuracy_ranked_low: float | None
-    accuracy_ranked_high: float | None
-    unparsed: int
-    """Questions whose generation names no option; they count as wrong."""
     valid_accuracy: float | None
     """Best validation accuracy, by which the checkpoint was chosen (`selected_by`); None where nothing was trained."""
     train_examples: int
@@ -149,7 +155,7 @@ class Result:
     config_hash: str
     version: str
     subsets: dict[str, dict[str, float]] = field(default_factory=dict)
-    """The same scores on each named subset: `n`, `accuracy`, `accuracy_low`, ... by subset."""
+    """The fields of `Scores` on each named subset of the split."""
     context_truncated: int = 0
     """Scored questions whose context was shortened to fit `student.max_source_length`."""
     steps: int = 0

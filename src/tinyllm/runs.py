@@ -22,11 +22,15 @@ from tinyllm.methods import chosen_teachers, two_samples_of
 from tinyllm.records import Prediction, Result
 
 CONFIG, METRICS, PREDICTIONS, RESULT = "config.yaml", "metrics.csv", "predictions.jsonl", "result.json"
+ERROR = "error.txt"
+"""Why a job of a sweep failed; the next call tries again."""
 CHECKPOINTS, LAST = "checkpoints", "checkpoints/last.ckpt"
 STUDENT = "checkpoints/student"
 """The best checkpoint as a Hugging Face model folder, with the tokenizer; with LoRA, the adapters merged."""
 ADAPTER = "checkpoints/adapter"
 """The best adapters in peft's format, of a run with LoRA."""
+TEACHER = "teacher"
+"""`method` of a teacher that was asked in place of a student; its name stands in `student`."""
 
 
 def _write(path: Path, text: str) -> None:
@@ -39,8 +43,12 @@ def _write(path: Path, text: str) -> None:
 
 def hash_of(config: ExperimentConfig) -> str:
     """The run's `config_hash`."""
-    values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True))
-    return config_hash(values)
+    return config_hash(as_mapping(config))
+
+
+def as_mapping(config: ExperimentConfig) -> dict[str, Any]:
+    """A configuration as nested dicts of plain values, enums by name."""
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True))
 
 
 def write_config(config: ExperimentConfig, folder: Path) -> None:
@@ -84,6 +92,12 @@ def write_predictions(predictions: Iterable[Prediction], folder: Path) -> None:
     _write(folder / PREDICTIONS, "\n".join(lines) + "\n")
 
 
+def write_evaluation(predictions: Iterable[Prediction], result: Result, folder: Path) -> None:
+    """Write `predictions.jsonl`, then `result.json`, which says that the run is finished."""
+    write_predictions(predictions, folder)
+    write_result(result, folder)
+
+
 def write_result(result: Result, folder: Path) -> None:
     """Write `result.json`; its presence says that the run is finished."""
     _write(folder / RESULT, json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n")
@@ -117,7 +131,7 @@ def taught_teachers(folder: Path) -> dict[str, str]:
     Raises:
         UserError: when the folder is no finished run.
     """
-    names = _teachers(folder)
+    names = result_of(folder).teachers
     config = as_trained(read_config(folder), folder)
     voices = chosen_teachers(config.method, config.teachers, config.alpha, config.ablation.drop)
     return {name: config.teachers[name].prefix for name in names if name in voices}
@@ -129,17 +143,58 @@ def as_trained(config: ExperimentConfig, folder: Path) -> ExperimentConfig:
     Raises:
         UserError: when the folder is no finished run.
     """
-    names = _teachers(folder)
+    names = result_of(folder).teachers
     return two_samples_of(config, names[0]) if config.ablation.strongest is not None and names else config
 
 
-def _teachers(folder: Path) -> tuple[str, ...]:
+def result_of(folder: Path) -> Result:
+    """The result of a finished run.
+
+    Raises:
+        UserError: when the folder is no finished run.
+    """
     if not (folder / RESULT).is_file():
         raise UserError(f"{folder}: expected a finished run with {RESULT}, found none: run 'tinyllm train'")
     try:
-        return read_result(folder / RESULT).teachers
+        return read_result(folder / RESULT)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def finished(folder: Path, digest: str) -> Result | None:
+    """The result in a folder that a run is about to use; None where the run has not finished there.
+
+    Args:
+        folder: of the run, which may not exist.
+        digest: the run's `config_hash`.
+
+    Raises:
+        UserError: when another configuration's run is in the folder, or a result that can't be read.
+    """
+    if (folder / RESULT).is_file():
+        try:
+            result = read_result(folder / RESULT)
+        except ValueError as error:
+            raise UserError(f"{error}: remove {folder} or choose another hydra.run.dir") from error
+        if result.config_hash != digest:
+            raise UserError(f"{folder} holds the finished run of another configuration: choose another hydra.run.dir")
+        return result
+    if (folder / CONFIG).is_file() and hash_of(read_config(folder)) != digest:
+        raise UserError(f"{folder} holds the unfinished run of another configuration: choose another hydra.run.dir")
+    return None
+
+
+def student_folder(folder: Path) -> Path:
+    """Where the student of a finished run is, as a Hugging Face model folder.
+
+    Raises:
+        UserError: when the folder holds no finished run.
+    """
+    if not (folder / STUDENT).is_dir() or not (folder / RESULT).is_file():
+        raise UserError(
+            f"{folder}: expected a finished run with {RESULT} and {STUDENT}, found none: run 'tinyllm train'"
+        )
+    return folder / STUDENT
 
 
 def summary(result: Result, folder: Path) -> str:
@@ -248,3 +303,21 @@ def teacher_folder(config: EvaluateConfig, teacher: TeacherConfig) -> Path:
     """Where the evaluation of a teacher goes, unless `output` names a folder."""
     digest = hash_of(asked_freely(config, teacher))
     return Path("runs") / config.data.name / teacher.name / f"teacher-{digest}"
+
+
+def with_evaluation_of(folder: Path, config: EvaluateConfig, overrides: Iterable[str]) -> ExperimentConfig:
+    """A run's configuration with another call's evaluation settings, and its data and store where it names them.
+
+    Args:
+        folder: of the run.
+        config: of the call.
+        overrides: of the call, as they were given.
+    """
+    trained = read_config(folder)
+    named = [override.lstrip("+") for override in overrides]
+    return replace(
+        trained,
+        evaluation=config.evaluation,
+        data=config.data if any(name.startswith(("data=", "data.")) for name in named) else trained.data,
+        store=config.store if any(name.startswith("store=") for name in named) else trained.store,
+    )

@@ -128,7 +128,7 @@ def test_a_single_teacher_method_takes_the_named_one_or_the_sets_first(teacher: 
 
 
 def test_a_single_teacher_method_without_teachers_says_so() -> None:
-    with pytest.raises(UserError, match="expected a teacher in the set, found none: choose teachers="):
+    with pytest.raises(UserError, match=r"^method=.*teachers="):
         chosen_teachers(method(WhichTeachers.one), {}, {}, ())
     assert chosen_teachers(method(WhichTeachers.all), {}, {}, ()) == []
 
@@ -136,11 +136,11 @@ def test_a_single_teacher_method_without_teachers_says_so() -> None:
 @pytest.mark.parametrize(
     ("how", "alpha", "message"),
     [
-        (ALL, {"wolf": 0.5}, r"alpha\.wolf: no such teacher in this set; expected one of owl, fox, elk"),
-        (ALL, {"fox": -0.1}, r"alpha\.fox: expected a weight of 0 or more, found -0\.1"),
-        (method(WhichTeachers.one, "wolf"), {}, r"method\.teacher=wolf: expected one of owl, fox, elk"),
+        (ALL, {"wolf": 0.5}, r"^alpha\.wolf: .*owl, fox, elk"),
+        (ALL, {"fox": -0.1}, r"^alpha\.fox: .*-0\.1"),
+        (method(WhichTeachers.one, "wolf"), {}, r"^method\.teacher=wolf: .*owl, fox, elk"),
         # A weight is checked though the method does not read it: it is a mistake all the same.
-        (method(None), {"wolf": 1.0}, r"alpha\.wolf: no such teacher"),
+        (method(None), {"wolf": 1.0}, r"^alpha\.wolf: "),
     ],
 )
 def test_mistakes_are_named_with_what_was_expected(how: MethodConfig, alpha: dict[str, float], message: str) -> None:
@@ -157,10 +157,10 @@ def test_weight_0_for_a_teacher_outside_of_the_set_is_no_mistake() -> None:
 def test_two_streams_with_one_prefix_are_refused() -> None:
     """The student could not tell the voices apart."""
     twins = {**TEACHERS, "fox": TeacherConfig(name="fox", prefix="explain: ")}
-    with pytest.raises(UserError, match=r"expected a prefix of its own for every stream.*teachers\.<name>\.prefix"):
+    with pytest.raises(UserError, match=r"explain: .*teachers\.<name>\.prefix"):
         build(teachers=twins)
     assert len(build(teachers=twins, alpha={"fox": 0.0})) == 3
-    with pytest.raises(UserError, match="a prefix of its own"):
+    with pytest.raises(UserError, match=r"predict: .*teachers\.<name>\.prefix"):
         build(teachers={"owl": TeacherConfig(name="owl", prefix="predict: ")})
 
 
@@ -195,7 +195,7 @@ def test_options_are_weighted_by_the_softened_scores(temperature: float) -> None
         expected = torch.softmax(torch.tensor(scores[question.id], dtype=torch.float64) / temperature, 0).tolist()
         assert [text for text, _ in own.targets[question.id]] == list(question.choices)
         assert [share for _, share in own.targets[question.id]] == pytest.approx(expected, abs=1e-12)
-    with pytest.raises(ValueError, match="expected a score for each of 2 options, found 1"):
+    with pytest.raises(ValueError, match="2 options, found 1"):
         build_streams(how, TEACHERS, {}, (), QUESTIONS, {}, scores={**scores, "q2": (-1.0,)})
 
 
@@ -211,10 +211,10 @@ def test_the_flat_answer_is_every_option_alike() -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (mixed(Target.every_option, mask=0.5), r"streams\.second\.mask=0\.5: no source holds a rationale"),
-        (mixed(Target.every_option, source_rationale=True, mask=1.5), r"mask: expected a share of 0 to 1, found 1\.5"),
-        (mixed(Target.teacher_options, temperature=0.0), r"temperature: expected a number above 0, found 0\.0"),
-        (mixed(Target.teacher_answer, teachers=WhichTeachers.all), r"teachers: expected one for target teacher_answer"),
+        (mixed(Target.every_option, mask=0.5), r"streams\.second\.mask=0\.5: .*method\.source_rationale=true"),
+        (mixed(Target.every_option, source_rationale=True, mask=1.5), r"streams\.second\.mask: .*1\.5"),
+        (mixed(Target.teacher_options, temperature=0.0), r"streams\.second\.temperature: .*0\.0"),
+        (mixed(Target.teacher_answer, teachers=WhichTeachers.all), r"streams\.second\.teachers: .*teacher_answer"),
     ],
 )
 def test_settings_of_a_stream_that_can_not_work_are_refused(how: MethodConfig, message: str) -> None:
@@ -228,7 +228,7 @@ def test_a_rationale_stream_never_shares_a_prefix_with_answers() -> None:
     answers = {q.id: q.answer for q in QUESTIONS}
     assert len(build_streams(how, TEACHERS, {}, (), QUESTIONS, TEXTS, answers=answers)) == 5
     teachers = {**TEACHERS, "elk": TeacherConfig(name="elk", prefix="predict: ")}
-    with pytest.raises(UserError, match="a prefix of its own"):
+    with pytest.raises(UserError, match=r"predict: .*teachers\.<name>\.prefix"):
         build_streams(how, teachers, {}, (), QUESTIONS, TEXTS, answers=answers)
 
 
@@ -238,7 +238,7 @@ def test_which_methods_read_a_single_teacher() -> None:
     assert not uses_single_teacher(ALL) and not uses_single_teacher(mixed(Target.teacher_answer, weight=0.0))
     assert single_teacher(ALL, TEACHERS) == "owl"
     assert answer_prefix(mixed(Target.every_option)) == "predict: "
-    with pytest.raises(UserError, match="expected a stream with target answer, found none"):
+    with pytest.raises(UserError, match="method=odd"):
         answer_prefix(MethodConfig(name="odd", streams={"flat": StreamConfig(Target.every_option)}))
 
 

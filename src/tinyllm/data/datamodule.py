@@ -37,7 +37,7 @@ class QuestionDataModule(LightningDataModule):
         questions: by split; `train` and `valid` are read.
         streams: of the training questions.
         tokenizer: the student's.
-        collate: makes the student's batch of pairs (`student.encoder_decoder.collate`).
+        lay_out: makes the student's batch of pairs (`Student.lay_out`).
         max_source_length: tokens; see `SourceTokens`.
         max_target_length: tokens, the end token included; a longer rationale is cut, and counted in `cut_targets`.
         reduction: how token losses are averaged.
@@ -58,7 +58,7 @@ class QuestionDataModule(LightningDataModule):
         streams: Sequence[Stream],
         tokenizer: PreTrainedTokenizerBase,
         *,
-        collate: Callable[[Sequence[Pair]], Any],
+        lay_out: Callable[[Sequence[Pair]], Any],
         max_source_length: int,
         max_target_length: int,
         reduction: Reduction,
@@ -93,7 +93,7 @@ class QuestionDataModule(LightningDataModule):
             streams,
             targets,
             reduction=reduction,
-            collate=collate,
+            lay_out=lay_out,
             seed=seed,
         )
         self.sampler = StepSampler(

@@ -22,8 +22,8 @@ class TargetText:
     """Token ids with the end token."""
     stream: int = 0
     """Index of its stream; for ranking, of its option."""
-    weight: float = 0.0
-    """Factor of each of its tokens in the summed loss."""
+    normaliser: float = 0.0
+    """Factor of each of its tokens in its stream's loss (equations 3 and 4)."""
     share: float = 1.0
     """Part that it has in its question's target; the texts of one pair add up to 1."""
 
@@ -138,17 +138,17 @@ TargetIds = Sequence[tuple[Sequence[int], float]]
 
 
 class StreamDataset(Dataset[Any]):
-    """Turns a micro-batch of question indices into the student's batch, with the weight of every target token.
+    """Turns a micro-batch of question indices into the student's batch, with the normaliser of every target token.
 
     Args:
         question_ids: training questions in order.
         sources: their source tokens.
         streams: what is taught; the index of a stream is its number in the batch.
         targets: for each stream, question id -> texts as token ids with the end token, and their shares.
-        reduction: `example`: a token weighs share / (tokens of its text * questions of the step); a question without a
-            target in a stream counts as a loss of 0 there (equation 4 divides by N). `token`: share / (target tokens of
-            the stream in the step, each times its share).
-        collate: makes the student's batch of pairs.
+        reduction: how a token's loss is normalised within its stream. `example`: share / (tokens of its text *
+            questions of the step); a question without a target in a stream counts as a loss of 0 there (equation 4
+            divides by N). `token`: share / (target tokens of the stream in the step, each times its share).
+        lay_out: makes the student's batch of pairs.
         seed: of the masks, which are drawn anew every epoch.
     """
 
@@ -160,7 +160,7 @@ class StreamDataset(Dataset[Any]):
         targets: Sequence[Mapping[str, TargetIds]],
         *,
         reduction: Reduction,
-        collate: Callable[[Sequence[Pair]], Any],
+        lay_out: Callable[[Sequence[Pair]], Any],
         seed: int = 0,
     ) -> None:
         self.question_ids = question_ids
@@ -168,7 +168,7 @@ class StreamDataset(Dataset[Any]):
         self.streams = streams
         self.targets = targets
         self.reduction = reduction
-        self.collate = collate
+        self.lay_out = lay_out
         self.seed = seed
 
     def lengths(self) -> list[int]:
@@ -200,14 +200,14 @@ class StreamDataset(Dataset[Any]):
                 texts: list[TargetText] = []
                 for ids, share in targets[question_id]:
                     if empty:
-                        weight = 0.0
+                        normaliser = 0.0
                     elif self.reduction is Reduction.example:
-                        weight = stream.weight * share * micro.parts / (len(ids) * len(step_ids))
+                        normaliser = share * micro.parts / (len(ids) * len(step_ids))
                     else:
-                        weight = stream.weight * share * micro.parts / step_tokens
-                    texts.append(TargetText(tuple(ids), number, weight, share))
+                        normaliser = share * micro.parts / step_tokens
+                    texts.append(TargetText(tuple(ids), number, normaliser, share))
                 pairs.append(Pair(self._source(question_id, stream, micro.epoch), tuple(texts)))
-        return self.collate(pairs)
+        return self.lay_out(pairs)
 
     def _source(self, question_id: str, stream: Stream, epoch: int) -> tuple[int, ...]:
         if stream.mask:

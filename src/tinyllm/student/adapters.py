@@ -7,17 +7,17 @@ from typing import Any, cast
 
 import peft
 from torch import nn
-from transformers import T5ForConditionalGeneration
+from transformers import PreTrainedModel
 
 from tinyllm.config import LoraConfig
 from tinyllm.errors import UserError
 
 
-def add_adapters(model: T5ForConditionalGeneration, lora: LoraConfig) -> peft.PeftModel:
+def add_adapters(model: PreTrainedModel, lora: LoraConfig) -> peft.PeftModel:
     """Put adapters into a student, in place, and freeze everything else.
 
-    The model stays a T5 whose wrapped layers add their update, so the same code trains it; add adapters before
-    `models.prepare`, which then reaches their dropout too. Their first weights come from PyTorch's global generator.
+    The model keeps its class, and its wrapped layers add their update, so the same code trains it; add adapters before
+    `Student.prepare`, which then reaches their dropout too. Their first weights come from PyTorch's global generator.
 
     Returns:
         What saves and merges the adapters.
@@ -33,7 +33,7 @@ def add_adapters(model: T5ForConditionalGeneration, lora: LoraConfig) -> peft.Pe
         )
     try:
         settings = peft.LoraConfig(
-            task_type=peft.TaskType.SEQ_2_SEQ_LM,
+            task_type=peft.TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else peft.TaskType.CAUSAL_LM,
             r=lora.r,
             lora_alpha=cast(Any, lora.alpha),  # peft's annotation says int; it only divides by r
             lora_dropout=lora.dropout,
@@ -44,9 +44,7 @@ def add_adapters(model: T5ForConditionalGeneration, lora: LoraConfig) -> peft.Pe
         raise UserError(f"method.lora: {' '.join(str(error).split())}") from error
 
 
-def save_and_merge(
-    adapters: peft.PeftModel, trained: T5ForConditionalGeneration, folder: Path
-) -> T5ForConditionalGeneration:
+def save_and_merge(adapters: peft.PeftModel, trained: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """Write the adapters in peft's format and give the student with their updates in its weights, adapters gone.
 
     Args:
@@ -57,4 +55,4 @@ def save_and_merge(
     base = cast(Any, adapters.base_model)
     base.model = trained
     adapters.save_pretrained(str(folder), save_embedding_layers=cast(Any, False))  # `auto` would ask the hub
-    return cast(T5ForConditionalGeneration, base.merge_and_unload())
+    return cast(PreTrainedModel, base.merge_and_unload())

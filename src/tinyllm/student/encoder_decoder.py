@@ -15,15 +15,15 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import T5ForConditionalGeneration
+from transformers import PreTrainedConfig, T5ForConditionalGeneration
 
 from tinyllm.data.steps import Pair, TargetText
 from tinyllm.student.cpu_speed import dropout
-from tinyllm.student.losses import linear_cross_entropy
+from tinyllm.student.losses import linear_cross_entropy, mean_by_text
 
-_ALIKE = 2.0
-"""Lengths of one attention group differ by this factor at most, where the group has `_FEW` rows already."""
-_FEW = 8
+ALIKE = 2.0
+"""Lengths of one attention group differ by this factor at most, where the group has `FEW` rows already."""
+FEW = 8
 
 
 @dataclass(slots=True)
@@ -54,8 +54,8 @@ class FlatBatch:
     """Stream (or option) of every target token."""
     text_M: Tensor
     """Target text of every token, counted over the batch in the order of the pairs."""
-    weight_M: Tensor
-    """Factor of every token's loss in the sum, fp32."""
+    normaliser_M: Tensor
+    """Factor of every token's loss within its stream's loss, fp32."""
     share_M: Tensor
     """Part that its text has in its question's target, fp32."""
     source_groups: list[Group]
@@ -94,7 +94,7 @@ def _groups(lengths: Sequence[int]) -> list[list[int]]:
     runs: list[list[int]] = []
     for index, length in enumerate(lengths):
         run = runs[-1] if runs else None
-        if run is not None and (length <= _ALIKE * lengths[run[0]] or len(run) < _FEW):
+        if run is not None and (length <= ALIKE * lengths[run[0]] or len(run) < FEW):
             run.append(index)
         else:
             runs.append([index])
@@ -111,12 +111,12 @@ def _group(lengths: Sequence[int], start: int) -> Group:
     )
 
 
-def collate(pairs: Sequence[Pair], *, start_id: int) -> FlatBatch:
+def lay_out(pairs: Sequence[Pair], config: PreTrainedConfig) -> FlatBatch:
     """Lay pairs out without padding.
 
     Args:
         pairs: at least one; every source and target has a token or more.
-        start_id: the decoder's start token.
+        config: of the model; names the decoder's start token.
 
     Raises:
         ValueError: without a pair, or with an empty source or target.
@@ -155,11 +155,11 @@ def collate(pairs: Sequence[Pair], *, start_id: int) -> FlatBatch:
     size_t = torch.tensor(sizes)
     return FlatBatch(
         torch.tensor(source),
-        torch.tensor([token for target in ordered for token in (start_id, *target.ids[:-1])]),
+        torch.tensor([token for target in ordered for token in (config.decoder_start_token_id, *target.ids[:-1])]),
         torch.tensor([token for target in ordered for token in target.ids]),
         torch.tensor([target.stream for target in ordered]).repeat_interleave(size_t),
         torch.tensor(by_target).repeat_interleave(size_t),
-        torch.tensor([target.weight for target in ordered], dtype=torch.float32).repeat_interleave(size_t),
+        torch.tensor([target.normaliser for target in ordered], dtype=torch.float32).repeat_interleave(size_t),
         torch.tensor([target.share for target in ordered], dtype=torch.float32).repeat_interleave(size_t),
         source_groups,
         target_groups,
@@ -329,22 +329,24 @@ def target_states(model: T5ForConditionalGeneration, batch: FlatBatch) -> Tensor
     return states_MD * model.model_dim**-0.5 if model.config.scale_decoder_outputs else states_MD
 
 
-def token_losses(model: T5ForConditionalGeneration, batch: FlatBatch) -> tuple[Tensor, Tensor]:
-    """Weighted sum of the cross-entropies of all target tokens (a scalar), and each of them [M] in nats, detached."""
+def token_losses(
+    model: T5ForConditionalGeneration, batch: FlatBatch, weight_M: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Weighted sum of the cross-entropies of all target tokens (a scalar), and each of them [M] in nats, detached.
+
+    Args:
+        model: the student.
+        batch: on its device.
+        weight_M: factor of each token, fp32; None for the batch's normalisers, which is the sum of the streams' losses.
+    """
+    weight_M = batch.normaliser_M if weight_M is None else weight_M
     states_MD = target_states(model, batch)
     head = model.lm_head
     if _plain_linear(head):
-        return linear_cross_entropy(states_MD, head.weight, batch.label_M, batch.weight_M)
+        return linear_cross_entropy(states_MD, head.weight, batch.label_M, weight_M)
     # A head that is wrapped (LoRA) or whose weight lies in shards (ZeRO-3, FSDP) must be called, not read.
     losses_M = nn.functional.cross_entropy(head(states_MD).float(), batch.label_M, reduction="none")
-    return (losses_M * batch.weight_M).sum(), losses_M.detach()
-
-
-def mean_by_text(losses_M: Tensor, text_M: Tensor) -> Tensor:
-    """Mean token loss of every target text: [texts], in the order of the pairs."""
-    count = int(text_M.max()) + 1
-    total = torch.zeros(count, dtype=losses_M.dtype, device=losses_M.device).index_add_(0, text_M, losses_M)
-    return total / torch.bincount(text_M, minlength=count)
+    return (losses_M * weight_M).sum(), losses_M.detach()
 
 
 @torch.no_grad()
@@ -361,7 +363,7 @@ def rank(
         Pair(tuple(source), tuple(TargetText(tuple(ids), stream=i) for i, ids in enumerate(texts)))
         for source, texts in zip(sources, options, strict=True)
     ]
-    batch = collate(pairs, start_id=model.config.decoder_start_token_id).to(model.device)
+    batch = lay_out(pairs, model.config).to(model.device)
     _, losses_M = token_losses(model, batch)
     scores = iter((-mean_by_text(losses_M, batch.text_M)).tolist())
     return [[next(scores) for _ in texts] for texts in options]
@@ -369,11 +371,11 @@ def rank(
 
 @torch.no_grad()
 def generate(
-    model: T5ForConditionalGeneration, sources: Sequence[Sequence[int]], *, pad_id: int, max_new_tokens: int
+    model: T5ForConditionalGeneration, sources: Sequence[Sequence[int]], *, max_new_tokens: int
 ) -> list[list[int]]:
     """Greedy generation for a batch of sources; token ids without specials at either end."""
     length = max(len(source) for source in sources)
-    ids = torch.full((len(sources), length), pad_id)
+    ids = torch.full((len(sources), length), cast(int, model.config.pad_token_id))
     for row, source in enumerate(sources):
         ids[row, : len(source)] = torch.tensor(source)
     ids = ids.to(model.device)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_CHUNK = 256
+CHUNK = 256
 """Tokens whose logits are held at a time: [256, 32128] in fp32 is 33 MB."""
-_BLOCK = 4096
+BLOCK = 4096
 """Tokens whose logit gradients are held at a time."""
 
 
@@ -30,12 +30,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             head, states = weight.to(low), hidden.to(low)
             grad_hidden = torch.empty_like(hidden) if need_hidden else None
             grad_weight: Tensor | None = None
-            for block in range(0, count, _BLOCK):
-                block_states = states[block : block + _BLOCK]
+            for block in range(0, count, BLOCK):
+                block_states = states[block : block + BLOCK]
                 shape = (block_states.shape[0], head.shape[0]) if need_hidden or need_weight else (0, 0)
                 block_grads = torch.empty(shape, dtype=low, device=hidden.device)
-                for start in range(0, block_states.shape[0], _CHUNK):
-                    stop = min(start + _CHUNK, block_states.shape[0])
+                for start in range(0, block_states.shape[0], CHUNK):
+                    stop = min(start + CHUNK, block_states.shape[0])
                     rows = slice(block + start, block + stop)
                     logits = (block_states[start:stop] @ head.T).float()
                     target = labels[rows, None]
@@ -49,7 +49,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                         probabilities.scatter_add_(1, target, -token_weights[rows, None].to(probabilities.dtype))
                         block_grads[start:stop] = probabilities
                 if grad_hidden is not None:
-                    grad_hidden[block : block + _BLOCK] = block_grads @ head
+                    grad_hidden[block : block + BLOCK] = block_grads @ head
                 if need_weight:
                     part = block_grads.T @ block_states
                     grad_weight = part if grad_weight is None else grad_weight + part
@@ -91,3 +91,10 @@ def linear_cross_entropy(
         hidden, weight = hidden.detach(), weight.detach()
     loss, losses = _LinearCrossEntropy.apply(hidden, weight, labels, token_weights)  # type: ignore[no-untyped-call]
     return loss, losses
+
+
+def mean_by_text(losses_M: Tensor, text_M: Tensor) -> Tensor:
+    """Mean token loss of every target text: [texts], in the order of the pairs."""
+    count = int(text_M.max()) + 1
+    total = torch.zeros(count, dtype=losses_M.dtype, device=losses_M.device).index_add_(0, text_M, losses_M)
+    return total / torch.bincount(text_M, minlength=count)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -18,12 +17,10 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from tinyllm.config import StudentConfig
 from tinyllm.errors import UserError
 from tinyllm.methods import Stream
 from tinyllm.prompts import student_source
 from tinyllm.records import Question
-from tinyllm.student.cpu_speed import accelerate
 from tinyllm.student.tokenizer import train_tokenizer
 
 log = logging.getLogger(__name__)
@@ -109,41 +106,19 @@ def from_scratch(
     return model, tokenizer
 
 
-def load(
-    student: StudentConfig,
-    questions: Sequence[Question],
-    streams: Sequence[Stream],
-    rationales: Mapping[str, str] | None = None,
-) -> tuple[T5ForConditionalGeneration, PreTrainedTokenizerBase]:
-    """The student in fp32: pretrained, or from scratch with a tokenizer of the run's training texts.
+def tokenizer_texts(
+    questions: Sequence[Question], streams: Sequence[Stream], rationales: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """What a student will read and write: the texts that a tokenizer of its own is made from.
 
     Args:
-        student: which one.
         questions: training questions.
         streams: what the student will be taught.
-        rationales: question id -> text that stands in the question's source.
-
-    Raises:
-        UserError: as `load_pretrained` and `from_scratch`.
+        rationales: question id -> text that stands beside the question (PINTO).
     """
-    if student.pretrained:
-        return load_pretrained(student.pretrained, revision=student.revision, dropout=student.dropout)
-    beside = rationales or {}
-    texts = ["".join(student_source(question, "", beside.get(question.id, ""))) for question in questions]
+    source_rationales = rationales or {}
+    for question in questions:
+        yield "".join(student_source(question, "", source_rationales.get(question.id, "")))
     for stream in streams:
-        texts += [stream.prefix, *(text for target in stream.targets.values() for text, _ in target)]
-    return from_scratch(student.architecture, texts, dropout=student.dropout, trim_vocabulary=student.trim_vocabulary)
-
-
-def prepare(model: T5ForConditionalGeneration, *, accelerator: str) -> None:
-    """Choose the fast parts for where the model will run; weights are untouched."""
-    if accelerator == "cpu":
-        accelerate(model)
-    else:
-        model.set_attn_implementation("sdpa")
-
-
-def save(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a plain Hugging Face model folder: safetensors, config and tokenizer."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        yield stream.prefix
+        yield from (text for target in stream.targets.values() for text, _ in target)

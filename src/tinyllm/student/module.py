@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,8 +15,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from transformers import (
-    PreTrainedTokenizerBase,
-    T5ForConditionalGeneration,
     get_constant_schedule_with_warmup,
     get_linear_schedule_with_warmup,
 )
@@ -24,19 +22,19 @@ from transformers import (
 from tinyllm.config import Schedule
 from tinyllm.data.question_batches import QuestionBatch
 from tinyllm.parsing import is_right
-from tinyllm.student.encoder_decoder import FlatBatch, mean_by_text, token_losses
-from tinyllm.student.predict import predict_batch
+from tinyllm.student.family import Batch
+from tinyllm.student.losses import mean_by_text
+from tinyllm.student.student import Student
 
 
 class StudentModule(LightningModule):
     """Minimises the weighted sum of the streams' losses (paper, equations 2 to 4).
 
-    The weights are in the batch, token by token, so that the module knows nothing of methods.
+    A batch carries each token's stream and its normaliser within that stream's loss; the streams' weights are here.
 
     Args:
-        model: the student.
-        tokenizer: its tokenizer.
-        streams: names, in the order of the batch's stream numbers.
+        student: to be trained.
+        weights: by stream, in the order of the batch's stream numbers: the factor of its loss in the sum.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW, on matrices only.
         warmup_steps: optimizer steps.
@@ -46,9 +44,8 @@ class StudentModule(LightningModule):
 
     def __init__(
         self,
-        model: T5ForConditionalGeneration,
-        tokenizer: PreTrainedTokenizerBase,
-        streams: Sequence[str],
+        student: Student,
+        weights: Mapping[str, float],
         *,
         lr: float,
         weight_decay: float = 0.0,
@@ -57,9 +54,9 @@ class StudentModule(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.model = model
-        self.tokenizer = tokenizer
-        self.streams = tuple(streams)
+        self.student = student
+        self.model = student.model
+        self.weights = dict(weights)
         self.lr = lr
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
@@ -70,16 +67,21 @@ class StudentModule(LightningModule):
         self._mark = self._seconds = 0.0
         self._examples = 0
 
-    def training_step(self, batch: FlatBatch, batch_idx: int) -> Tensor:
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Weighted sum of the streams' losses (equation 2), a scalar, and each token's loss [M] in nats, detached."""
+        weights = torch.tensor(list(self.weights.values()), device=batch.stream_M.device)
+        return self.student.losses(batch, weights[batch.stream_M] * batch.normaliser_M)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of weighted token losses of one micro-batch, a scalar; logs the mean loss of every stream in nats."""
         moment = f"{self.seed}/{self.trainer.current_epoch}/{batch_idx}/{self.global_rank}"
         torch.manual_seed(int.from_bytes(hashlib.sha256(moment.encode()).digest()[:7], "big"))
-        loss, losses_M = token_losses(self.model, batch)
+        loss, losses_M = self.losses(batch)
         by_text = mean_by_text(losses_M, batch.text_M)
         stream_by_text = torch.zeros_like(by_text, dtype=torch.long).scatter_(0, batch.text_M, batch.stream_M)
         share_by_text = torch.zeros_like(by_text).scatter_(0, batch.text_M, batch.share_M)
-        used_by_text = torch.zeros_like(by_text).scatter_(0, batch.text_M, batch.weight_M) > 0
-        for number, name in enumerate(self.streams):
+        used_by_text = torch.zeros_like(by_text).scatter_(0, batch.text_M, batch.normaliser_M) > 0
+        for number, name in enumerate(self.weights):
             chosen = (stream_by_text == number) & used_by_text
             if bool(chosen.any()):
                 share = share_by_text[chosen]
@@ -94,11 +96,11 @@ class StudentModule(LightningModule):
     def on_validation_end(self) -> None:
         self._mark = time.perf_counter()
 
-    def on_train_batch_end(self, outputs: Any, batch: FlatBatch, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Speed over the last logged steps: questions per second, collation included, over all processes."""
         now = time.perf_counter()
         self._seconds, self._mark = self._seconds + now - self._mark, now
-        answered = batch.text_M[(batch.stream_M == 0) & (batch.weight_M > 0)]
+        answered = batch.text_M[(batch.stream_M == 0) & (batch.normaliser_M > 0)]
         self._examples += int(answered.unique().numel())
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
@@ -110,7 +112,7 @@ class StudentModule(LightningModule):
 
     def validation_step(self, batch: QuestionBatch, batch_idx: int) -> None:
         """Accuracy by greedy generation and by ranking (shares of 1)."""
-        predictions = predict_batch(self.model, self.tokenizer, batch)
+        predictions = self.student.answer(batch)
         for prediction in predictions:
             self.valid_accuracy.update(float(is_right(prediction.predicted, prediction.answer)))
             self.valid_ranked.update(float(is_right(prediction.ranked, prediction.answer)))

@@ -10,7 +10,7 @@ from pathlib import Path
 from tinyllm.config import ExperimentConfig, Source, Target, TeacherConfig
 from tinyllm.data.release import TEACHERS as RECORDED_TEACHERS
 from tinyllm.errors import UserError
-from tinyllm.methods import chosen_teachers, single_teacher
+from tinyllm.methods import Stream, build_streams, chosen_teachers, single_teacher
 from tinyllm.parsing import clean_rationale
 from tinyllm.records import Question, Rationale, Split
 from tinyllm.teachers.audit import for_training
@@ -37,6 +37,23 @@ def training_texts(config: ExperimentConfig, questions: Sequence[Question]) -> d
         )
         texts[name] = shuffle_rationales(usable, config.seed) if config.rationales.shuffle else dict(usable)
     return texts
+
+
+def training_streams(config: ExperimentConfig, questions: Sequence[Question]) -> list[Stream]:
+    """The method's streams on the training questions, with what the store holds for them.
+
+    Raises:
+        UserError: when the store lacks records, with the command that generates them.
+    """
+    parts = (config.method, config.teachers, config.alpha, config.ablation.drop, questions)
+    if not config.method.train:
+        return build_streams(*parts, {})
+    return build_streams(
+        *parts,
+        training_texts(config, questions),
+        answers=teacher_answers(config, questions),
+        scores=option_scores(config, questions),
+    )
 
 
 def teacher_answers(config: ExperimentConfig, questions: Sequence[Question]) -> dict[str, str]:

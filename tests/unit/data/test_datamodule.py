@@ -1,4 +1,4 @@
-"""Optimizer steps planned ahead, the weight of every target, and batches of questions."""
+"""Optimizer steps planned ahead, the normaliser of every target, and batches of questions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from transformers import T5Config
 
 from tinyllm.config import Reduction
 from tinyllm.data.datamodule import QuestionDataModule
@@ -17,7 +18,7 @@ from tinyllm.data.steps import MicroBatch, Pair, StepSampler, StreamDataset, Tar
 from tinyllm.data.tokens import SourceTokens
 from tinyllm.methods import Stream, single_target
 from tinyllm.records import Question
-from tinyllm.student.encoder_decoder import collate
+from tinyllm.student.encoder_decoder import lay_out
 from tinyllm.student.tokenizer import train_tokenizer
 
 
@@ -165,33 +166,33 @@ TARGETS: list[dict[str, TargetIds]] = [
 
 
 def dataset(reduction: Reduction) -> StreamDataset:
-    return StreamDataset(["10", "11", "12"], Sources(), STREAMS, TARGETS, reduction=reduction, collate=list)  # type: ignore[arg-type]
+    return StreamDataset(["10", "11", "12"], Sources(), STREAMS, TARGETS, reduction=reduction, lay_out=list)  # type: ignore[arg-type]
 
 
 def summary(pairs: Sequence[Pair]) -> list[tuple[int, int, tuple[int, ...], float]]:
-    """Question, stream, target and token weight of each pair."""
+    """Question, stream, target and normaliser of each pair."""
     assert all(len(pair.targets) == 1 for pair in pairs)
-    return [(p.source[0], p.targets[0].stream, p.targets[0].ids, pytest.approx(p.targets[0].weight)) for p in pairs]
+    return [(p.source[0], p.targets[0].stream, p.targets[0].ids, pytest.approx(p.targets[0].normaliser)) for p in pairs]
 
 
-def test_pairs_of_a_micro_batch_and_their_weights_by_example() -> None:
+def test_pairs_of_a_micro_batch_and_their_normalisers_by_example() -> None:
     """A token weighs alpha / (tokens of its target * questions of the step), times the parts that are averaged."""
     pairs = dataset(Reduction.example)[MicroBatch((0, 1), (0, 1, 2), 2)]
     assert summary(pairs) == [
         (10, 0, (5, 1), 2 / (2 * 3)),
         (11, 0, (6, 6, 6, 1), 2 / (4 * 3)),
-        (10, 1, (8, 1), 0.5 * 2 / (2 * 3)),
+        (10, 1, (8, 1), 2 / (2 * 3)),
     ]
     assert [len(pair.source) for pair in pairs] == [3, 3, 5]
 
 
-def test_weights_by_token() -> None:
+def test_normalisers_by_token() -> None:
     """A token weighs alpha / (target tokens of its stream in the whole step), not in the micro-batch."""
     pairs = dataset(Reduction.token)[MicroBatch((0, 1), (0, 1, 2), 2)]
     assert summary(pairs) == [
         (10, 0, (5, 1), 2 / 8),
         (11, 0, (6, 6, 6, 1), 2 / 8),
-        (10, 1, (8, 1), 0.5 * 2 / 5),
+        (10, 1, (8, 1), 2 / 5),
     ]
 
 
@@ -200,7 +201,7 @@ def several(reduction: Reduction) -> StreamDataset:
     targets: list[dict[str, TargetIds]] = [{"10": [((5, 1), 0.25), ((6, 6, 1), 0.75)], "11": [((7, 7, 7, 1), 1.0)]}]
     texts = {"10": (("x", 0.25), ("y", 0.75)), "11": (("z", 1.0),)}
     return StreamDataset(
-        ["10", "11"], Sources(), [Stream("kd", "p: ", 0.5, texts)], targets, reduction=reduction, collate=list
+        ["10", "11"], Sources(), [Stream("kd", "p: ", 0.5, texts)], targets, reduction=reduction, lay_out=list
     )  # type: ignore[arg-type]
 
 
@@ -210,27 +211,27 @@ def test_texts_with_shares_are_decoded_from_one_source() -> None:
     assert [[(t.ids, t.share) for t in pair.targets] for pair in pairs] == [
         [((5, 1), 0.25), ((6, 6, 1), 0.75)], [((7, 7, 7, 1), 1.0)],
     ]  # fmt: skip
-    weights = [[t.weight for t in pair.targets] for pair in pairs]
-    assert weights == [
-        [pytest.approx(0.5 * 0.25 / (2 * 2)), pytest.approx(0.5 * 0.75 / (3 * 2))], [pytest.approx(0.5 / (4 * 2))],
+    normalisers = [[t.normaliser for t in pair.targets] for pair in pairs]
+    assert normalisers == [
+        [pytest.approx(0.25 / (2 * 2)), pytest.approx(0.75 / (3 * 2))], [pytest.approx(1 / (4 * 2))],
     ]  # fmt: skip
     by_token = several(Reduction.token)[MicroBatch((0, 1), (0, 1), 1)]
     every = 0.25 * 2 + 0.75 * 3 + 4
-    assert [[t.weight for t in pair.targets] for pair in by_token] == [
-        [pytest.approx(0.5 * 0.25 / every), pytest.approx(0.5 * 0.75 / every)], [pytest.approx(0.5 / every)],
+    assert [[t.normaliser for t in pair.targets] for pair in by_token] == [
+        [pytest.approx(0.25 / every), pytest.approx(0.75 / every)], [pytest.approx(1 / every)],
     ]  # fmt: skip
     assert several(Reduction.example).lengths() == [3 + 2 + 3, 3 + 4]
 
 
 @pytest.mark.parametrize("reduction", list(Reduction))
-def test_an_empty_part_of_a_step_computes_something_of_no_weight(reduction: Reduction) -> None:
+def test_an_empty_part_of_a_step_computes_something_that_counts_for_nothing(reduction: Reduction) -> None:
     """Every process must take part in a step; one without a question adds nothing to the gradient."""
     pairs = dataset(reduction)[MicroBatch((), (2, 0), 4)]
     assert summary(pairs) == [(12, 0, (7, 1), 0.0), (12, 1, (9, 9, 1), 0.0)]
 
 
 @pytest.mark.parametrize("examples", [(1,), ()])
-def test_a_part_without_any_target_computes_something_of_no_weight(examples: tuple[int, ...]) -> None:
+def test_a_part_without_any_target_computes_something_that_counts_for_nothing(examples: tuple[int, ...]) -> None:
     """Of a method that teaches rationales alone, where a teacher has none for a question."""
     alone = StreamDataset(
         ["10", "11"],
@@ -238,9 +239,9 @@ def test_a_part_without_any_target_computes_something_of_no_weight(examples: tup
         STREAMS[1:],
         [{"10": [((8, 1), 1.0)]}],
         reduction=Reduction.example,
-        collate=lambda pairs: collate(pairs, start_id=0),
+        lay_out=lambda pairs: lay_out(pairs, T5Config(decoder_start_token_id=0)),
     )
-    assert not alone[MicroBatch(examples, (1, 0), 4)].weight_M.any()
+    assert not alone[MicroBatch(examples, (1, 0), 4)].normaliser_M.any()
 
 
 def test_length_of_a_question_is_that_of_its_sources_and_targets_over_all_streams() -> None:
@@ -312,7 +313,7 @@ def module(
         {"train": TRAIN, "valid": VALID},
         streams,
         TOKENIZER,
-        collate=list,
+        lay_out=list,
         max_source_length=max_source_length,
         max_target_length=max_target_length,
         reduction=Reduction.example,
@@ -351,7 +352,7 @@ def test_the_loader_gives_the_planned_pairs(tmp_path: Path) -> None:
     batches = list(data.train_dataloader())
     assert batches == [data.dataset[micro] for micro in data.sampler]
     targets = [pair.targets[0] for batch in batches for pair in batch]
-    answers = [target.ids for target in targets if target.stream == 0 and target.weight > 0]
+    answers = [target.ids for target in targets if target.stream == 0 and target.normaliser > 0]
     expected = [(*TOKENIZER.encode(q.answer, add_special_tokens=False), TOKENIZER.eos_token_id) for q in TRAIN]
     assert sorted(answers) == sorted(expected)
 
@@ -364,7 +365,7 @@ def test_masks_are_drawn_anew_every_epoch_and_in_the_same_way_again(tmp_path: Pa
 
     def made(seed: int = 0, accumulate_grad_batches: int = 1) -> QuestionDataModule:
         return QuestionDataModule(
-            {"train": TRAIN, "valid": VALID}, [clear, masked], TOKENIZER, collate=list, max_source_length=1000,
+            {"train": TRAIN, "valid": VALID}, [clear, masked], TOKENIZER, lay_out=list, max_source_length=1000,
             max_target_length=100, reduction=Reduction.example, batch_size=8, shuffle=True,
             accumulate_grad_batches=accumulate_grad_batches,
             group_by_length=True, seed=seed, answer_prefix="predict: ", evaluation_batch_size=4, cache=tmp_path,
@@ -372,7 +373,7 @@ def test_masks_are_drawn_anew_every_epoch_and_in_the_same_way_again(tmp_path: Pa
         )  # fmt: skip
 
     def is_of(pair: Pair, stream: int) -> bool:
-        return pair.targets[0].stream == stream and pair.targets[0].weight > 0
+        return pair.targets[0].stream == stream and pair.targets[0].normaliser > 0
 
     def read(data: QuestionDataModule, epoch: int, stream: int = 1, world: int = 1) -> list[tuple[int, ...]]:
         data.sampler.world = world

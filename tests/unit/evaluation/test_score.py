@@ -6,10 +6,10 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from tinyllm.evaluation.score import Scores, score, score_subsets
+from tinyllm.evaluation.score import score, score_subsets
 from tinyllm.evaluation.statistics import wilson_interval
 from tinyllm.parsing import is_right
-from tinyllm.records import Prediction
+from tinyllm.records import Prediction, Scores
 
 CHOICES = ("a kite", "a drum", "A kite.")
 
@@ -68,7 +68,17 @@ def test_equal_options_are_equally_right() -> None:
 
 
 def test_no_predictions_score_nothing() -> None:
-    assert score([]) == Scores(0, 0.0, 0.0, 1.0, None, None, None, 0)
+    expected = Scores(
+        n=0,
+        accuracy=0.0,
+        accuracy_low=0.0,
+        accuracy_high=1.0,
+        accuracy_ranked=None,
+        accuracy_ranked_low=None,
+        accuracy_ranked_high=None,
+        unparsed=0,
+    )
+    assert score([]) == expected
     assert score_subsets([]) == {}
 
 

@@ -16,22 +16,23 @@ from tinyllm.data.steps import Pair, TargetText
 from tinyllm.student import encoder_decoder
 from tinyllm.student.cpu_speed import accelerate
 from tinyllm.student.encoder_decoder import (
-    collate,
     generate,
+    lay_out,
     mean_by_text,
     rank,
     target_states,
     token_losses,
 )
 
+CONFIG = small_t5().config
 LOWEST = torch.finfo(torch.float32).min
 
 
 @pytest.fixture(autouse=True)
 def many_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small cases fall into several attention groups."""
-    monkeypatch.setattr(encoder_decoder, "_ALIKE", 1.25)
-    monkeypatch.setattr(encoder_decoder, "_FEW", 4)
+    monkeypatch.setattr(encoder_decoder, "ALIKE", 1.25)
+    monkeypatch.setattr(encoder_decoder, "FEW", 4)
 
 
 def relu_t5(layers: int = 1) -> T5ForConditionalGeneration:
@@ -112,22 +113,22 @@ def alone(model: T5ForConditionalGeneration, source: Sequence[int], target: Sequ
     return states, F.cross_entropy(found.logits[0], torch.tensor(target), reduction="none")
 
 
-def test_collate_by_hand() -> None:
+def test_the_layout_by_hand() -> None:
     """Sources and targets lie in order of length; numbers of texts follow the order of the pairs."""
-    batch = collate(
+    batch = lay_out(
         [
             Pair((11, 12, 13, 1), (TargetText((21, 22, 1), 0, 0.5),)),
             Pair((14, 1), (TargetText((23, 1), 1, 0.25), TargetText((24, 25, 26, 1), 2, 0.125))),
         ],
-        start_id=9,
+        T5Config(decoder_start_token_id=9),
     )
     assert batch.source_N.tolist() == [14, 1, 11, 12, 13, 1]
     assert batch.label_M.tolist() == [23, 1, 21, 22, 1, 24, 25, 26, 1]
     assert batch.decoder_M.tolist() == [9, 23, 9, 21, 22, 9, 24, 25, 26]
     assert batch.text_M.tolist() == [1, 1, 0, 0, 0, 2, 2, 2, 2]
     assert batch.stream_M.tolist() == [1, 1, 0, 0, 0, 2, 2, 2, 2]
-    assert batch.weight_M.tolist() == [0.25] * 2 + [0.5] * 3 + [0.125] * 4
-    assert batch.weight_M.dtype is torch.float32
+    assert batch.normaliser_M.tolist() == [0.25] * 2 + [0.5] * 3 + [0.125] * 4
+    assert batch.normaliser_M.dtype is torch.float32
 
     (source,) = batch.source_groups  # few rows share a group, however unlike
     assert (source.start, source.stop, source.rows, source.length) == (0, 6, 2, 4)
@@ -150,7 +151,7 @@ def test_collate_by_hand() -> None:
 def test_groups_hold_like_lengths_and_every_token_once() -> None:
     lengths = [2] * 5 + [3, 40, 41, 50, 51, 52, 100]
     pairs = [Pair((5,) * n, (TargetText((6,) * n),)) for n in reversed(lengths)]
-    batch = collate(pairs, start_id=0)
+    batch = lay_out(pairs, CONFIG)
     assert len(batch.source_groups) > 1
     for groups in (batch.source_groups, batch.target_groups):
         assert [group.start for group in groups] == [0, *(group.stop for group in groups[:-1])]
@@ -161,7 +162,7 @@ def test_groups_hold_like_lengths_and_every_token_once() -> None:
             assert group.slot_n.unique().numel() == group.slot_n.numel()
             held = (group.mask_R11S[:, 0, 0] == 0).sum(dim=1)
             assert int(held.max()) == group.length
-            assert group.rows <= encoder_decoder._FEW or int(held.max()) <= encoder_decoder._ALIKE * int(held.min())
+            assert group.rows <= encoder_decoder.FEW or int(held.max()) <= encoder_decoder.ALIKE * int(held.min())
     assert batch.padded_positions < 0.5 * 2 * len(lengths) * max(lengths)  # of one group for all
 
 
@@ -176,11 +177,11 @@ def test_groups_hold_like_lengths_and_every_token_once() -> None:
 )
 def test_an_empty_part_is_refused(pairs: list[Pair], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        collate(pairs, start_id=0)
+        lay_out(pairs, CONFIG)
 
 
 def test_a_batch_moves_to_a_device_as_a_whole() -> None:
-    batch = collate(mixed_pairs(97), start_id=0).to("meta")
+    batch = lay_out(mixed_pairs(97), CONFIG).to("meta")
     tensors = [value for name in batch.__slots__ if isinstance(value := getattr(batch, name), Tensor)]
     for group in (*batch.source_groups, *batch.target_groups, *batch.cross_groups):
         tensors += [group.slot_n, group.mask_R11S]
@@ -192,7 +193,7 @@ def test_a_batch_moves_to_a_device_as_a_whole() -> None:
 def test_states_and_losses_equal_transformers_one_text_at_a_time(make) -> None:
     model = make().eval()
     pairs = mixed_pairs(model.config.vocab_size)
-    batch = collate(pairs, start_id=model.config.decoder_start_token_id)
+    batch = lay_out(pairs, model.config)
     assert len(batch.source_groups) > 2 and len(batch.target_groups) > 2
     states_MD = target_states(model, batch)
     total, losses_M = token_losses(model, batch)
@@ -205,7 +206,7 @@ def test_states_and_losses_equal_transformers_one_text_at_a_time(make) -> None:
             assert batch.label_M[here].tolist() == list(target.ids)
             torch.testing.assert_close(states_MD[here], states, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(losses_M[here], losses.detach(), rtol=1e-4, atol=1e-5)
-            expected_total += target.weight * losses.sum().item()
+            expected_total += target.normaliser * losses.sum().item()
             number += 1
     assert number == int(batch.text_M.max()) + 1
     assert total.item() == pytest.approx(expected_total, rel=1e-5)
@@ -215,10 +216,10 @@ def test_states_and_losses_equal_transformers_one_text_at_a_time(make) -> None:
 def test_gradients_equal_transformers_one_text_at_a_time(make) -> None:
     ours, theirs = make(), make()
     pairs = mixed_pairs(ours.config.vocab_size, seed=5)
-    token_losses(ours, collate(pairs, start_id=ours.config.decoder_start_token_id))[0].backward()
+    token_losses(ours, lay_out(pairs, ours.config))[0].backward()
     for pair in pairs:
         for target in pair.targets:
-            (alone(theirs, pair.source, target.ids)[1].sum() * target.weight).backward()
+            (alone(theirs, pair.source, target.ids)[1].sum() * target.normaliser).backward()
     for (name, own), expected in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert float((own.grad - expected.grad).norm()) <= 2e-5 * float(expected.grad.norm()) + 1e-8, name
 
@@ -226,7 +227,7 @@ def test_gradients_equal_transformers_one_text_at_a_time(make) -> None:
 def test_the_order_of_pairs_changes_nothing() -> None:
     model = small_t5().eval()
     pairs = [Pair(pair.source, pair.targets[:1]) for pair in mixed_pairs(97)]
-    forth, back = (collate(part, start_id=0) for part in (pairs, pairs[::-1]))
+    forth, back = (lay_out(part, CONFIG) for part in (pairs, pairs[::-1]))
     means = [mean_by_text(token_losses(model, batch)[1], batch.text_M) for batch in (forth, back)]
     torch.testing.assert_close(means[0], means[1].flip(0), rtol=1e-5, atol=1e-6)
 
@@ -247,7 +248,7 @@ def test_a_head_that_can_not_be_read_is_called() -> None:
         layer.weight = block.layer[1].EncDecAttention.k.weight
         block.layer[1].EncDecAttention.k = layer
     pair = Pair((7, 8, 9, 1), (TargetText((5, 6, 1), 0, 0.5),))
-    total, losses_M = token_losses(model, collate([pair], start_id=0))
+    total, losses_M = token_losses(model, lay_out([pair], CONFIG))
     expected = alone(model, pair.source, pair.targets[0].ids)[1]
     torch.testing.assert_close(losses_M, expected.detach(), rtol=1e-4, atol=1e-5)
     assert total.item() == pytest.approx(0.5 * expected.sum().item(), rel=1e-5)
@@ -257,7 +258,7 @@ def test_a_head_that_can_not_be_read_is_called() -> None:
 
 def test_dropout_of_training_is_seeded_and_off_in_evaluation() -> None:
     model = fast(small_t5(dropout=0.3))
-    batch = collate(mixed_pairs(97), start_id=0)
+    batch = lay_out(mixed_pairs(97), CONFIG)
 
     def loss(seed: int) -> float:
         torch.manual_seed(seed)
@@ -275,14 +276,14 @@ def test_attention_weights_are_dropped_too() -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.eval()
-    batch = collate(mixed_pairs(97), start_id=0)
+    batch = lay_out(mixed_pairs(97), CONFIG)
     first, second = (token_losses(model, batch)[0].item() for _ in range(2))
     assert first != second
 
 
 def test_under_bf16_autocast_states_are_near() -> None:
     model = fast(small_t5()).eval()
-    batch = collate(mixed_pairs(97), start_id=0)
+    batch = lay_out(mixed_pairs(97), CONFIG)
     exact = token_losses(model, batch)[1]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         total, losses_M = token_losses(model, batch)
@@ -318,12 +319,12 @@ def test_ranking_reads_each_question_once(monkeypatch: pytest.MonkeyPatch) -> No
     model = small_t5().eval()
     read: list[int] = []
 
-    def counted(pairs: Sequence[Pair], *, start_id: int) -> encoder_decoder.FlatBatch:
-        batch = collate(pairs, start_id=start_id)
+    def counted(pairs: Sequence[Pair], config: T5Config) -> encoder_decoder.FlatBatch:
+        batch = lay_out(pairs, config)
         read.append(batch.source_N.numel())
         return batch
 
-    monkeypatch.setattr(encoder_decoder, "collate", counted)
+    monkeypatch.setattr(encoder_decoder, "lay_out", counted)
     rank(model, [(5, 6, 1), (7, 8, 9, 1)], [[(3, 1), (4, 1), (5, 1)], [(3, 1), (4, 1)]])
     assert read == [7]
 
@@ -359,11 +360,11 @@ def deep_relu_t5() -> T5ForConditionalGeneration:
 def test_generation_of_a_batch_equals_one_question_at_a_time(make) -> None:
     model = peaked(make())
     sources = texts(9, 30, model.config.vocab_size, 21)
-    found = generate(model, sources, pad_id=0, max_new_tokens=12)
+    found = generate(model, sources, max_new_tokens=12)
     with torch.no_grad():
         assert found == [generate_alone(model, source, 12) for source in sources]
     for source, row in zip(sources, found, strict=True):
-        assert generate(model, [source], pad_id=0, max_new_tokens=12) == [row]
+        assert generate(model, [source], max_new_tokens=12) == [row]
     assert len({tuple(row) for row in found}) > 4  # they do follow their sources
 
 
@@ -373,7 +374,7 @@ def test_generation_ends_at_the_end_token() -> None:
     likelier = torch.zeros(97).index_fill(0, torch.tensor([1]), 4.0)
     model.lm_head.register_forward_hook(lambda _, __, logits: logits + likelier)
     sources = texts(20, 20, 97, 22)
-    found = generate(model, sources, pad_id=0, max_new_tokens=25)
+    found = generate(model, sources, max_new_tokens=25)
     with torch.no_grad():
         assert found == [generate_alone(model, source, 25) for source in sources]
     lengths = {len(row) for row in found}
@@ -387,15 +388,15 @@ def test_generation_gives_as_many_tokens_as_asked(count: int) -> None:
     model = peaked(small_t5())
     model.generation_config.max_length = 20
     model.lm_head.register_forward_hook(lambda _, __, logits: logits.index_fill(-1, torch.tensor([1]), -1e9))
-    (row,) = generate(model, [(7, 8, 9, 1)], pad_id=0, max_new_tokens=count)
+    (row,) = generate(model, [(7, 8, 9, 1)], max_new_tokens=count)
     assert len(row) == count
 
 
 def test_generation_is_greedy_whatever_the_model_folder_says() -> None:
     model = peaked(small_t5())
     sources = texts(5, 20, 97, 23)
-    expected = generate(model, sources, pad_id=0, max_new_tokens=8)
+    expected = generate(model, sources, max_new_tokens=8)
     model.generation_config.do_sample = True
     model.generation_config.temperature = 5.0
     model.generation_config.num_beams = 3
-    assert generate(model, sources, pad_id=0, max_new_tokens=8) == expected
+    assert generate(model, sources, max_new_tokens=8) == expected

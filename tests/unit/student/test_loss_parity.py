@@ -16,8 +16,11 @@ from tinyllm.config import Reduction
 from tinyllm.data.steps import MicroBatch, Pair, StreamDataset, TargetText
 from tinyllm.methods import Stream, single_target
 from tinyllm.student.cpu_speed import accelerate
-from tinyllm.student.encoder_decoder import collate, token_losses
+from tinyllm.student.encoder_decoder import lay_out
+from tinyllm.student.module import StudentModule
+from tinyllm.student.student import Student
 
+CONFIG = small_t5().config
 SOURCE, TARGET = 40, 30
 ALPHAS = (0.5, 1.0, 3.0)
 
@@ -87,6 +90,10 @@ def plain_loss(
     return total
 
 
+def module(model: T5ForConditionalGeneration, streams: Sequence[Stream]) -> StudentModule:
+    return StudentModule(Student(model, None, "predict: "), {s.name: s.weight for s in streams}, lr=1.0)  # type: ignore[arg-type]
+
+
 def gradients(model: T5ForConditionalGeneration) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
@@ -107,11 +114,11 @@ def test_loss_and_gradients_equal_the_plain_way(
     accelerate(ours)
     dataset = StreamDataset(
         ids, sources, streams, targets, reduction=reduction,
-        collate=lambda pairs: collate(pairs, start_id=0),
+        lay_out=lambda pairs: lay_out(pairs, CONFIG),
     )  # fmt: skip
     everything = tuple(range(len(ids)))
     batch = dataset[MicroBatch(everything, everything, 1)]
-    loss, _ = token_losses(ours, batch)
+    loss, _ = module(ours, streams).losses(batch)
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     theirs, mine = gradients(plain), gradients(ours)
@@ -125,15 +132,15 @@ def test_loss_and_gradients_equal_the_plain_way(
 def test_a_step_is_the_same_however_it_is_split(reduction: Reduction) -> None:
     ids, streams, targets, sources = make_case(2, 7, missing=True, seed=3, options=True)
     dataset = StreamDataset(
-        ids, sources, streams, targets, reduction=reduction, collate=lambda pairs: collate(pairs, start_id=0)
+        ids, sources, streams, targets, reduction=reduction, lay_out=lambda pairs: lay_out(pairs, CONFIG)
     )
     step = tuple(range(7))
     whole = small_t5()
-    token_losses(whole, dataset[MicroBatch(step, step, 1)])[0].backward()
+    module(whole, streams).losses(dataset[MicroBatch(step, step, 1)])[0].backward()
     for parts in (2, 4, 8):  # 8 parts of 7 questions: one is empty
         split = small_t5()
         for part in range(parts):
-            loss, _ = token_losses(split, dataset[MicroBatch(step[part::parts], step, parts)])
+            loss, _ = module(split, streams).losses(dataset[MicroBatch(step[part::parts], step, parts)])
             (loss / parts).backward()
         for name, gradient in gradients(whole).items():
             torch.testing.assert_close(split.get_parameter(name).grad, gradient, rtol=2e-4, atol=1e-6)
@@ -141,11 +148,11 @@ def test_a_step_is_the_same_however_it_is_split(reduction: Reduction) -> None:
 
 def test_an_empty_rationale_never_becomes_a_target(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="target of one token or more"):
-        collate([Pair((5, 1), (TargetText((), 0, 1.0),))], start_id=0)
+        lay_out([Pair((5, 1), (TargetText((), 0, 1.0),))], CONFIG)
 
 
-def test_weights_of_the_loss_by_hand() -> None:
-    """Two questions, one with targets of 2 and 4 tokens: each token weighs α / (tokens * questions)."""
+def test_normalisers_by_hand() -> None:
+    """Two questions, one with targets of 2 and 4 tokens: each token counts 1 / (tokens * questions) in its stream."""
     streams = [
         Stream("answer", "answer: ", 1.0, single_target({"a": "x", "b": "x"})),
         Stream("t", "t: ", 0.5, single_target({"a": "x"})),
@@ -154,8 +161,8 @@ def test_weights_of_the_loss_by_hand() -> None:
     sources = Sources({(i, f"{n}: "): (4, 1) for i in "ab" for n in ("answer", "t")})
     dataset = StreamDataset(
         ["a", "b"], sources, streams, targets, reduction=Reduction.example,
-        collate=lambda pairs: collate(pairs, start_id=0),
+        lay_out=lambda pairs: lay_out(pairs, CONFIG),
     )  # fmt: skip
     batch = dataset[MicroBatch((0, 1), (0, 1), 1)]
-    weights = {text: batch.weight_M[batch.text_M == text].tolist() for text in range(3)}
-    assert weights == {0: [0.25] * 2, 1: [0.125] * 4, 2: [pytest.approx(0.05)] * 5}
+    normalisers = {text: batch.normaliser_M[batch.text_M == text].tolist() for text in range(3)}
+    assert normalisers == {0: [0.25] * 2, 1: [0.125] * 4, 2: [pytest.approx(0.1)] * 5}

@@ -60,8 +60,8 @@ def test_an_upstream_gradient_scales_both(scale: float) -> None:
 def test_more_tokens_than_fit_a_chunk_or_a_block(
     count: int, chunk: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "_CHUNK", chunk)
-    monkeypatch.setattr(losses, "_BLOCK", block)
+    monkeypatch.setattr(losses, "CHUNK", chunk)
+    monkeypatch.setattr(losses, "BLOCK", block)
     compare(count)
 
 

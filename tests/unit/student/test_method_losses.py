@@ -17,7 +17,9 @@ from tinyllm.methods import build_streams
 from tinyllm.prompts import student_source
 from tinyllm.records import Question
 from tinyllm.student.cpu_speed import accelerate
-from tinyllm.student.encoder_decoder import collate, token_losses
+from tinyllm.student.encoder_decoder import lay_out
+from tinyllm.student.module import StudentModule
+from tinyllm.student.student import Student
 from tinyllm.student.tokenizer import train_tokenizer
 
 QUESTIONS = [
@@ -33,18 +35,20 @@ RATIONALES = {
 TOKENIZER = train_tokenizer(
     ["".join(student_source(q, "predict: ", RATIONALES[q.id])) for q in QUESTIONS], max_size=300
 )
+CONFIG = small_t5().config
 TEACHERS = {"owl": TeacherConfig(name="owl", prefix="owl: ")}
 
 
 def ours(model: T5ForConditionalGeneration, streams, cache: Path, rationales=None, epoch: int = 0) -> torch.Tensor:
     data = QuestionDataModule(
         {"train": QUESTIONS, "valid": QUESTIONS}, streams, TOKENIZER,
-        collate=lambda pairs: collate(pairs, start_id=0), max_source_length=200, max_target_length=50,
+        lay_out=lambda pairs: lay_out(pairs, CONFIG), max_source_length=200, max_target_length=50,
         reduction=Reduction.example, batch_size=3, accumulate_grad_batches=1,
         shuffle=False, group_by_length=False, seed=5,
         answer_prefix="predict: ", evaluation_batch_size=3, cache=cache, rationales=rationales,
     )  # fmt: skip
-    return token_losses(model, data.dataset[MicroBatch((0, 1, 2), (0, 1, 2), 1, epoch)])[0]
+    module = StudentModule(Student(model, TOKENIZER, "predict: "), {s.name: s.weight for s in streams}, lr=1.0)
+    return module.losses(data.dataset[MicroBatch((0, 1, 2), (0, 1, 2), 1, epoch)])[0]
 
 
 def text_loss(model: T5ForConditionalGeneration, source: str, target: str) -> torch.Tensor:

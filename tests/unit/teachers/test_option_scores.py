@@ -29,6 +29,7 @@ from tinyllm.data import minilab
 from tinyllm.errors import UserError
 from tinyllm.prompts import student_source
 from tinyllm.student import models
+from tinyllm.student.student import Student
 from tinyllm.student.tokenizer import train_tokenizer
 from tinyllm.teachers.asking import run
 from tinyllm.teachers.engines.protocol import ScoreRequest
@@ -50,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher and a student of one vocabulary."""
     folder = tmp_path_factory.mktemp("models")
     for seed, name in enumerate(("teacher", "student")):
-        models.save(small_t5(seed, tied=True, vocab=320), TOKENIZER, folder / name)
+        Student(small_t5(seed, tied=True, vocab=320), TOKENIZER, "predict: ").save(folder / name)
     return folder
 
 
@@ -118,7 +119,7 @@ def test_a_student_of_another_vocabulary_is_refused(
     here = config(folder, tmp_path / "store")
     ask(here, monkeypatch)
     other = train_tokenizer(["some other words"], max_size=300)
-    models.save(small_t5(vocab=320), other, tmp_path / "other")
+    Student(small_t5(vocab=320), other, "predict: ").save(tmp_path / "other")
     theirs = replace(here, student=StudentConfig(name="other", pretrained=str(tmp_path / "other")))
     with pytest.raises(UserError, match=r"teacher big: expected the student's vocabulary, .*method=standard_kd"):
         ask(theirs, monkeypatch)

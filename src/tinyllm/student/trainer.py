@@ -1,0 +1,193 @@
+"""A Lightning Trainer from a trainer's settings: precision, strategy, checkpoints, progress."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
+from lightning.pytorch.strategies import Strategy as LightningStrategy
+
+from tinyllm.config import Accelerator, Strategy, TrainerConfig
+from tinyllm.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def resolve_precision(precision: str, accelerator: Accelerator) -> str:
+    """`auto` becomes bf16-mixed where the hardware computes in bf16, else 32-true.
+
+    Raises:
+        UserError: for fp16, which overflows in T5's feed-forward layers (transformers issue 4586): NaN losses.
+    """
+    if precision.startswith("16") or "float16" in precision.replace("bfloat16", ""):
+        raise UserError(
+            f"trainer.precision={precision}: fp16 overflows in T5 and gives NaN losses; "
+            "choose bf16-mixed (same speed on current GPUs) or 32-true"
+        )
+    if precision != "auto":
+        return precision
+    if accelerator is Accelerator.cpu:
+        has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if has_bf16 else "32-true"
+
+
+def _launched_from_outside() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
+
+
+def make_strategy(trainer: TrainerConfig) -> LightningStrategy | str:
+    """The Lightning strategy of a trainer's settings.
+
+    DDP on one node spawns its processes from this one, so that a job of a sweep stays one job and writes one folder;
+    torchrun and SLURM bring their own processes, which FSDP and DeepSpeed need on several cards.
+
+    Raises:
+        UserError: for a strategy that is not installed, or not started by torchrun or SLURM where it has to be.
+    """
+    options: dict[str, Any] = dict(trainer.strategy_options)
+    if trainer.strategy is Strategy.ddp:
+        if _launched_from_outside():
+            return DDPStrategy(**options)
+        if trainer.accelerator is Accelerator.cpu:
+            options = {"process_group_backend": "gloo", **options}
+        return DDPStrategy(start_method="spawn", **options)
+    if (
+        trainer.strategy in (Strategy.deepspeed, Strategy.fsdp)
+        and trainer.devices != 1
+        and not _launched_from_outside()
+    ):
+        raise UserError(
+            f"trainer.strategy={trainer.strategy}: on several GPUs start it with "
+            "'torchrun --no-python --nproc-per-node=<GPUs> tinyllm train ... trainer.devices=<GPUs>', or under SLURM"
+        )
+    if trainer.strategy is Strategy.deepspeed:
+        try:
+            strategy = DeepSpeedStrategy(**options)
+        except (ImportError, ModuleNotFoundError) as error:
+            raise UserError(
+                "trainer.strategy=deepspeed: DeepSpeed is not installed: pip install 'tinyllm[deepspeed]'"
+            ) from error
+        # Lightning would look for the batch size of a batch sampler, which planned steps don't have.
+        assert isinstance(strategy.config, dict)
+        strategy.config.setdefault("train_micro_batch_size_per_gpu", 1)
+        return strategy
+    return FSDPStrategy(**options) if trainer.strategy is Strategy.fsdp else "auto"
+
+
+class Progress(Callback):
+    """A line after every validation, a stop at the step limit that validates first, and the seconds spent so far."""
+
+    def __init__(self, streams: Sequence[str]) -> None:
+        self.streams = streams
+        self.train_loss: dict[str, float] = {}
+        self.before = 0.0
+        self.started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.started
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step >= trainer.estimated_stepping_batches:
+            trainer.should_stop = True
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        names = {name: f"train/loss/{name}" for name in self.streams}
+        logged = trainer.callback_metrics
+        self.train_loss |= {name: float(logged[key]) for name, key in names.items() if key in logged}
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            metrics = trainer.callback_metrics
+            log.info(
+                "step %d of %s: loss %.3f, valid/accuracy %.3f (ranked %.3f), %.0f s",
+                trainer.global_step,
+                trainer.estimated_stepping_batches,
+                float(metrics.get("train/loss", float("nan"))),
+                float(metrics["valid/accuracy"]),
+                float(metrics["valid/accuracy_ranked"]),
+                self.seconds,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "train_loss": self.train_loss}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before = float(state_dict["seconds"])
+        self.train_loss = dict(state_dict["train_loss"])
+
+
+def make_trainer(
+    trainer: TrainerConfig,
+    folder: Path,
+    *,
+    steps_per_epoch: int,
+    loggers: Sequence[Logger],
+    callbacks: Sequence[Callback],
+) -> Trainer:
+    """A Lightning Trainer that writes `checkpoints/best.ckpt` and `checkpoints/last.ckpt` under `folder`.
+
+    Raises:
+        UserError: for settings that can't work: a batch that does not split, precision, strategy or missing hardware.
+    """
+    if (
+        trainer.batch_size < 1
+        or trainer.accumulate_grad_batches < 1
+        or trainer.batch_size % trainer.accumulate_grad_batches
+    ):
+        raise UserError(
+            f"trainer.batch_size={trainer.batch_size}: expected a multiple of "
+            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}"
+        )
+    if trainer.valid_every <= 0:
+        raise UserError(f"trainer.valid_every={trainer.valid_every}: expected a number of epochs above 0")
+    if trainer.accelerator is Accelerator.gpu and not torch.cuda.is_available():
+        raise UserError("trainer.accelerator=gpu: no CUDA GPU is visible; choose trainer=cpu")
+    interval = max(1, round(trainer.valid_every * steps_per_epoch)) * trainer.accumulate_grad_batches
+    common: dict[str, Any] = {
+        "dirpath": folder / "checkpoints",
+        "save_top_k": 1,
+        "enable_version_counter": False,
+        "save_on_train_epoch_end": False,
+    }
+    best = ModelCheckpoint(filename="best", monitor=f"valid/{trainer.select_by}", mode="max", **common)
+    # Its `save_last` writes only where the best one changes; and the last must hold the best one's state.
+    last = ModelCheckpoint(filename="last", **common)
+    bar = trainer.progress_bar and sys.stderr.isatty()
+    try:
+        return Trainer(
+            accelerator=trainer.accelerator,
+            devices=trainer.devices,
+            num_nodes=trainer.num_nodes,
+            strategy=make_strategy(trainer),
+            precision=resolve_precision(trainer.precision, trainer.accelerator),  # type: ignore[arg-type]
+            max_epochs=trainer.max_epochs,
+            max_steps=trainer.max_steps,
+            accumulate_grad_batches=trainer.accumulate_grad_batches,
+            gradient_clip_val=trainer.gradient_clip,
+            val_check_interval=interval,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            log_every_n_steps=trainer.log_every,
+            logger=list(loggers),
+            callbacks=[best, last, *callbacks, *([TQDMProgressBar(leave=True)] if bar else [])],
+            enable_progress_bar=bar,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=folder,
+        )
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"trainer: Lightning refuses these settings: {' '.join(str(error).split())}") from error
