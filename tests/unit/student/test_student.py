@@ -1,0 +1,119 @@
+"""A student that is asked: what it predicts against its parts, one question at a time; saving, loading, refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import small_t5
+from transformers import BertConfig
+
+from tinyllm import runs
+from tinyllm.config import Accelerator, DataConfig, ExperimentConfig, MethodConfig, StreamConfig, StudentConfig
+from tinyllm.data.steps import Pair, TargetText
+from tinyllm.errors import UserError
+from tinyllm.methods import answer_stream
+from tinyllm.records import Question
+from tinyllm.student.encoder_decoder import generate, rank
+from tinyllm.student.family import family_of
+from tinyllm.student.models import load_pretrained
+from tinyllm.student.student import Student
+from tinyllm.student.tokenizer import train_tokenizer
+
+QUESTIONS = [
+    Question("q1", "What keeps soup warm?", ("a flask", "a wide sieve", "ice"), "a flask"),
+    Question("q2", "What lifts a piano?", ("a spoon", "a tall crane"), "a tall crane", subset="heavy"),
+    Question("q3", "What marks the hour?", ("a bell", "a brick", "fog", "a pile of sand"), "a bell"),
+]
+TOKENIZER = train_tokenizer(
+    [f"{q.question} {' '.join(q.choices)} predict: owl: (abcd)" for q in QUESTIONS], max_size=97
+)
+
+
+def student(tmp_path: Path) -> Student:
+    model = small_t5(seed=4)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.mul_(2)  # answers then differ between questions
+    return Student(model.eval(), TOKENIZER, "predict: ", {"owl": "owl: "}, cache=tmp_path)
+
+
+def test_predictions_are_what_ranking_and_generation_say_of_each_question_alone(tmp_path: Path) -> None:
+    asked = student(tmp_path)
+    sources = asked.sources(QUESTIONS)
+    found = {p.id: p for part in asked.predict(QUESTIONS, sources, batch_size=2) for p in part}
+    assert set(found) == {"q1", "q2", "q3"} and found["q2"].subset == "heavy"
+    for question in QUESTIONS:
+        source = sources.source(question.id, "predict: ")
+        options = [TOKENIZER(text, add_special_tokens=False)["input_ids"] + [1] for text in question.choices]
+        (scores,) = rank(asked.model, [source], [options])
+        assert found[question.id].scores == pytest.approx(scores, rel=1e-5)
+        assert found[question.id].ranked == question.choices[scores.index(max(scores))]
+        (ids,) = generate(asked.model, [source], max_new_tokens=max(map(len, options)) + 8)
+        # The batch may give a text more room, since its longest option counts.
+        assert found[question.id].generated.startswith(TOKENIZER.decode(ids, skip_special_tokens=True).strip())
+        assert found[question.id].rationales == {}
+
+
+def test_a_rationale_comes_in_every_voice_from_that_voices_source(tmp_path: Path) -> None:
+    asked = student(tmp_path)
+    sources = asked.sources(QUESTIONS)
+    parts = asked.predict(QUESTIONS, sources, batch_size=3, max_rationale_tokens=5)
+    for prediction in (p for part in parts for p in part):
+        (ids,) = generate(asked.model, [sources.source(prediction.id, "owl: ")], max_new_tokens=5)
+        assert prediction.rationales == {"owl": TOKENIZER.decode(ids, skip_special_tokens=True).strip()}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_asking_puts_the_models_mode_back(tmp_path: Path, training: bool) -> None:
+    asked = student(tmp_path)
+    asked.model.train(training)
+    for _ in asked.predict(QUESTIONS, asked.sources(QUESTIONS), batch_size=1):
+        assert not asked.model.training
+    assert asked.model.training is training
+
+
+def test_losses_take_the_weights_that_are_given_or_the_normalisers(tmp_path: Path) -> None:
+    asked = student(tmp_path)
+    batch = asked.lay_out([Pair((5, 6, 1), (TargetText((7, 8, 1), 0, 0.5), TargetText((9, 1), 1, 0.25)))])
+    total, losses_M = asked.losses(batch)
+    assert total.item() == pytest.approx(float((losses_M * batch.normaliser_M).sum()), rel=1e-6)
+    doubled, _ = asked.losses(batch, 2 * batch.normaliser_M)
+    assert doubled.item() == pytest.approx(2 * total.item(), rel=1e-6)
+
+
+def test_a_saved_student_is_a_plain_model_folder(tmp_path: Path) -> None:
+    saved = student(tmp_path)
+    saved.to(Accelerator.cpu)  # the fast parts leave no trace in the files
+    saved.save(tmp_path / "model")
+    model, tokenizer = load_pretrained(str(tmp_path / "model"))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, saved.model.state_dict()[name]), name
+    assert tokenizer.get_vocab() == TOKENIZER.get_vocab()
+
+
+def test_an_unfinished_run_has_no_student(tmp_path: Path) -> None:
+    config = ExperimentConfig(data=DataConfig(name="d"), student=StudentConfig(name="s"), method=MethodConfig(name="m"))
+    runs.write_config(config, tmp_path / "run")
+    with pytest.raises(UserError, match=r"result\.json.*tinyllm train"):
+        Student.load(tmp_path / "run")
+
+
+def test_a_student_from_scratch_knows_what_it_will_read(tmp_path: Path) -> None:
+    architecture = {"vocab_size": 200, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 1, "num_heads": 2}
+    config = ExperimentConfig(
+        cache=str(tmp_path),
+        student=StudentConfig(name="s", architecture=dict(architecture), max_source_length=50),
+        method=MethodConfig(name="full_ft", streams={"answer": StreamConfig()}),
+    )
+    made = Student.create(config, QUESTIONS, [answer_stream(config.method, QUESTIONS)], precision="32-true")
+    assert (made.answer_prefix, made.max_source_length, dict(made.voices)) == ("predict: ", 50, {})
+    for question in QUESTIONS:
+        ids = made.tokenizer(f"predict: {question.question}", add_special_tokens=False)["input_ids"]
+        assert made.tokenizer.unk_token_id not in ids
+
+
+def test_an_architecture_without_a_family_is_refused() -> None:
+    with pytest.raises(ValueError, match="bert"):
+        family_of(BertConfig())
