@@ -190,7 +190,7 @@ class TeacherConfig:
     """Prompts in one forward pass (transformers engine)."""
     dtype: str = "bfloat16"
     device_map: str | None = None
-    """As in transformers' from_pretrained; `auto` spreads a model over the cards."""
+    """As in transformers' from_pretrained; `auto` spreads a model over the GPUs."""
     base_url: str | None = None
     """Of an OpenAI-compatible server, such as http://localhost:8000/v1."""
     api_key_env: str = "OPENAI_API_KEY"

@@ -22,7 +22,7 @@ from tinyllm.teachers.stored import resolve_strongest_teacher
 
 
 def main(config: RationalesStageConfig, _: Path) -> None:
-    """Generate what the store lacks of every teacher of the set, then print the audit and write `audit.json`."""
+    """Generate what is missing from the store, teacher by teacher, then print the audit and write `audit.json`."""
     if not config.teachers:
         raise UserError("teachers: expected a teacher set with one teacher or more, found none: choose teachers=...")
     questions = load_questions(config.data)

@@ -24,7 +24,7 @@ def teacher_predictions(
     split: Split,
     console: Console,
 ) -> list[Prediction]:
-    """Ask a teacher freely about what the store lacks of a split, and read its answers to all questions of the split.
+    """Ask a teacher freely for the answers to a split that are missing from the store, and read all of them.
 
     Args:
         config: data, prompt (teacher forcing is turned off whatever it says) and store are read.

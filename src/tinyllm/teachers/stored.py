@@ -37,7 +37,7 @@ def training_texts(config: ExperimentConfig, questions: Sequence[Question]) -> d
     """By teacher of the method, question id -> cleaned text of the training questions.
 
     Raises:
-        UserError: when the store lacks records, with the command that asks for them.
+        UserError: when records are missing from the store, with the command that asks for them.
     """
     texts: dict[str, dict[str, str]] = {}
     for name in chosen_teachers(config.method, config.teachers, config.alpha, config.ablation.drop):
@@ -74,11 +74,11 @@ def teacher_answers(config: ExperimentConfig, questions: Sequence[Question]) -> 
     Empty where no stream teaches it.
 
     Raises:
-        UserError: when the teacher is told the answer, is dropped by the ablation, or has not been asked.
+        UserError: when the teacher is given the right answer, is dropped by the ablation, or has not been asked.
     """
     if not teaches(config.method, Target.teacher_answer):
         return {}
-    name = _free_teacher(config, "the teacher's own answers")
+    name = _unforced_teacher(config, "the teacher's own answers")
     found = _stored(config, name, questions, Split.train)
     return {i: record.answer for i, record in found.items() if record.answer is not None}
 
@@ -93,7 +93,7 @@ def option_scores(config: ExperimentConfig, questions: Sequence[Question]) -> di
     """
     if not teaches(config.method, Target.teacher_options):
         return {}
-    name = _not_dropped(config)
+    name = _single_teacher(config)
     teacher = config.teachers[name]
     check_scorer(teacher)
     key = scores_key(teacher, student_vocabulary(config.student))
@@ -116,11 +116,11 @@ def source_rationales(config: ExperimentConfig, questions: Sequence[Question], s
     nobody knows at test. A question whose text is empty has no rationale in its source.
 
     Raises:
-        UserError: when the teacher is told the answer, is dropped by the ablation, or has not been asked.
+        UserError: when the teacher is given the right answer, is dropped by the ablation, or has not been asked.
     """
     if not config.method.source_rationale:
         return {}
-    name = _free_teacher(config, "rationales that are read at test")
+    name = _unforced_teacher(config, "rationales that are read at test")
     found = _stored(config, name, questions, split)
     clean = clean_rationale if config.rationales.clean else str.strip
     texts = {i: text for i, record in found.items() if (text := clean(record.text))}
@@ -132,7 +132,7 @@ def source_rationales(config: ExperimentConfig, questions: Sequence[Question], s
     return shuffle_rationales(texts, config.seed) if config.rationales.shuffle else texts
 
 
-def _not_dropped(config: ExperimentConfig) -> str:
+def _single_teacher(config: ExperimentConfig) -> str:
     name = single_teacher(config.method, config.teachers)
     if name in config.ablation.drop:
         raise UserError(
@@ -142,9 +142,9 @@ def _not_dropped(config: ExperimentConfig) -> str:
     return name
 
 
-def _free_teacher(config: ExperimentConfig, what: str) -> str:
-    """The single teacher, of a run whose teachers are not told the answer."""
-    name = _not_dropped(config)
+def _unforced_teacher(config: ExperimentConfig, what: str) -> str:
+    """The single teacher, of a run whose teachers are not given the right answer."""
+    name = _single_teacher(config)
     if config.prompt.teacher_forcing:
         raise UserError(
             f"method={config.method.name}: expected {what} to be made without the right answer, found "
@@ -200,7 +200,7 @@ def resolve_strongest_teacher(config: C, valid: Sequence[Question]) -> C:
         valid: the validation questions.
 
     Raises:
-        UserError: for a teacher outside of the set, or when the store lacks the answers that show the strongest.
+        UserError: for a teacher outside of the set, or when answers that show the strongest are missing from the store.
     """
     name = config.ablation.strongest
     if name is None:
@@ -214,7 +214,7 @@ def best_on_validation(config: ExperimentConfig, valid: Sequence[Question]) -> s
     Of equals, the first of the set.
 
     Raises:
-        UserError: when the store lacks answers, with the command that asks for them.
+        UserError: when answers are missing from the store, with the command that asks for them.
     """
     free = replace(config, prompt=replace(config.prompt, teacher_forcing=False))
     right: dict[str, int] = {}

@@ -24,7 +24,7 @@ from tinyllm.teachers.vocabulary import REMEDY, check_scorer, student_vocabulary
 def ask_for_scores(
     turn: Turn, student: StudentConfig, store: RationaleStore, asked: Sequence[Question], console: Console
 ) -> Summary:
-    """Ask a turn's teacher for the option scores that the store lacks; its prompt and sample don't matter.
+    """Ask a turn's teacher for the option scores that are missing from the store; its prompt and sample don't matter.
 
     Args:
         turn: the teacher's, on the split of the questions.

@@ -1,4 +1,4 @@
-"""Turns, one after the other: plan, ask, tell; and the audit of what came."""
+"""Turns, one after the other: plan, ask, print; and the audit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def take_turns(
     *,
     shard: ShardConfig | None = None,
 ) -> list[Summary]:
-    """Ask for the texts that the store lacks, turn by turn; a teacher is loaded once for turns that follow each other.
+    """Ask for the texts that are missing from the store, turn by turn.
+
+    A teacher is loaded once for turns that follow each other.
 
     Args:
         turns: as `plan_turns` gives them.
