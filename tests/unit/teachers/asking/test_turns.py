@@ -214,6 +214,14 @@ def test_examples_come_from_training_with_the_teachers_zero_shot_rationales(
         assert all("Let's think step by step. Warmth makes" in example for example in examples)
 
 
+def test_a_teacher_that_invents_examples_is_asked_for_the_topic(tmp_path: Path, fake: Fake) -> None:
+    data = DataConfig(name="mine", source=Source.jsonl, topic="the law of the sea")
+    with pytest.raises(UserError, match=r"teacher fake .* prompt\.example_source=random"):  # none of these is usable
+        run(config(tmp_path, data=data, prompt=PromptConfig()), {"train": questions("t", 2)}, quiet())
+    assert "about the law of the sea" in str(fake.asked[0].prompt)
+    assert all("Question: Whyt" not in str(request.prompt) for request in fake.asked), "no question is shown"
+
+
 def test_the_ledger_keeps_tokens_and_money(tmp_path: Path, fake: Fake) -> None:
     priced = TeacherConfig(
         name="fake", engine=Engine.openai, model="m", prefix="f: ", price_prompt=1e6, price_completion=2e6
