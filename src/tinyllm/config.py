@@ -142,6 +142,8 @@ class DataConfig:
     limit_test: int | None = None
     seed: int = 0
     """Of the training subset and, for minilab, of the sample of questions."""
+    topic: str = "general knowledge and reasoning"
+    """What the questions are about, in words: a teacher that invents in-context examples is asked for this."""
 
 
 @dataclass
@@ -188,7 +190,7 @@ class TeacherConfig:
     """Prompts in one forward pass (transformers engine)."""
     dtype: str = "bfloat16"
     device_map: str | None = None
-    """As in transformers' from_pretrained; `auto` spreads a model over the cards."""
+    """As in transformers' from_pretrained; `auto` spreads a model over the GPUs."""
     base_url: str | None = None
     """Of an OpenAI-compatible server, such as http://localhost:8000/v1."""
     api_key_env: str = "OPENAI_API_KEY"
@@ -207,6 +209,21 @@ class TeacherConfig:
     def stored_name(self) -> str:
         """The teacher's name in the rationale store."""
         return self.stored_as or self.name
+
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether a model is asked, with a prompt and at a cost; a scripted teacher reads the question itself."""
+        return self.engine is not Engine.scripted
+
+    @property
+    def repeats_itself(self) -> bool:
+        """Whether a second sample would be the first text again, as with greedy decoding."""
+        return self.reads_prompts and self.temperature == 0
+
+    @property
+    def scores_options(self) -> bool:
+        """Whether likelihoods of given texts can be read: only a model in this process has them."""
+        return self.engine is Engine.transformers
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from tinyllm.config import Engine, ExperimentConfig, MethodConfig, StreamConfig, Target, TeacherConfig, WhichTeachers
+from tinyllm.config import ExperimentConfig, MethodConfig, StreamConfig, Target, TeacherConfig, WhichTeachers
 from tinyllm.errors import UserError
 from tinyllm.records import Question
 
@@ -61,10 +61,16 @@ def single_teacher(method: MethodConfig, teachers: Mapping[str, TeacherConfig]) 
     return method.teacher or next(iter(teachers))
 
 
+def teaches(method: MethodConfig, target: Target) -> bool:
+    """Whether a stream of the method with a weight has this target."""
+    return any(stream.target is target and stream.weight != 0 for stream in method.streams.values())
+
+
 def uses_single_teacher(method: MethodConfig) -> bool:
     """Whether a method takes answers, option scores or source rationales from `single_teacher`."""
-    kinds = (Target.teacher_answer, Target.teacher_options)
-    return method.source_rationale or any(s.target in kinds and s.weight != 0 for s in method.streams.values())
+    return method.source_rationale or any(
+        teaches(method, target) for target in (Target.teacher_answer, Target.teacher_options)
+    )
 
 
 def chosen_teachers(
@@ -235,7 +241,7 @@ def two_samples_of(config: C, name: str) -> C:
             f"ablation.strongest={name}: expected {BY_VALIDATION} or one of {', '.join(config.teachers) or 'none'}"
         )
     first = config.teachers[name]
-    if first.engine is not Engine.scripted and first.temperature == 0:
+    if first.repeats_itself:
         first = replace(first, temperature=TEMPERATURE)
     again = f"{first.prefix.rstrip().removesuffix(':')} again: "
     second = replace(first, name=f"{name}_2", stored_as=first.stored_name, sample=first.sample + 1, prefix=again)

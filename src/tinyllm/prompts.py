@@ -35,25 +35,13 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """What a teacher is told of a dataset when it invents examples, never having seen one."""
+    """What a teacher that invents examples is asked for, never having seen a question of the dataset."""
 
     about: str
+    """The topic, in words."""
     n_choices: int
     choices: tuple[str, ...] = ()
     """The options, where every question has the same ones."""
-
-
-DOMAINS = {
-    "obqa": "elementary science facts combined with common knowledge",
-    "arc": "natural science, as asked in a grade-school exam",
-    "piqa": "how to reach a practical goal with everyday objects",
-    "riddle": "everyday things, put as riddles that describe them in an unexpected way",
-    "pubmedqa": "the conclusion of a biomedical research abstract",
-    "bioasq": "biomedical research",
-    "minilab": "which everyday object suits a situation, and where a situation happens",
-}
-"""What each known dataset asks about; the user's own dataset gets `DEFAULT_DOMAIN`."""
-DEFAULT_DOMAIN = "general knowledge and reasoning"
 
 
 def letter(index: int) -> str:
@@ -76,7 +64,7 @@ def student_source(question: Question, prefix: str, rationale: str = "") -> tupl
     Args:
         question: the question.
         prefix: of the stream, with its trailing space.
-        rationale: a teacher's text that the student reads beside the question (PINTO); empty for none.
+        rationale: a teacher's text that the student reads with the question (PINTO); empty for none.
     """
     context = f"{question.context}\n" if question.context else ""
     tail = f"{RATIONALE_LABEL} {rationale}" if rationale.strip() else ""
@@ -89,17 +77,17 @@ def teacher_prompt(question: Question, examples: Sequence[Example], *, teacher_f
     The teacher goes on after `Let's think step by step.` With teacher forcing the right answer stands above it
     (paper, section 3.2); without, the examples end in `Therefore, the answer is (b) ...`, and so should the teacher.
     """
-    shown = [f"{_asked(e.question, teacher_forcing)} {_written(e, teacher_forcing)}" for e in examples]
-    return "\n\n".join([EXPLAIN if teacher_forcing else SOLVE, *shown, _asked(question, teacher_forcing)])
+    shown = [f"{_question_block(e.question, teacher_forcing)} {_rationale_block(e, teacher_forcing)}" for e in examples]
+    return "\n\n".join([EXPLAIN if teacher_forcing else SOLVE, *shown, _question_block(question, teacher_forcing)])
 
 
 def teacher_messages(question: Question, examples: Sequence[Example], *, teacher_forcing: bool) -> list[Message]:
     """The same as a chat: each example is a turn of the user and one of the assistant; the user speaks last."""
     messages: list[Message] = []
     for example in examples:
-        messages.append({"role": "user", "content": _asked(example.question, teacher_forcing)})
-        messages.append({"role": "assistant", "content": _written(example, teacher_forcing)})
-    messages.append({"role": "user", "content": _asked(question, teacher_forcing)})
+        messages.append({"role": "user", "content": _question_block(example.question, teacher_forcing)})
+        messages.append({"role": "assistant", "content": _rationale_block(example, teacher_forcing)})
+    messages.append({"role": "user", "content": _question_block(question, teacher_forcing)})
     messages[0]["content"] = f"{EXPLAIN if teacher_forcing else SOLVE}\n\n{messages[0]['content']}"
     return messages
 
@@ -132,7 +120,7 @@ def invented_answer_request(question: str, choices: Sequence[str] = ()) -> str:
     return f"Answer the question in one to five words.\nQuestion: {question}{listed}\nAnswer:"
 
 
-def _asked(question: Question, teacher_forcing: bool) -> str:
+def _question_block(question: Question, teacher_forcing: bool) -> str:
     """One question in the form that all teachers read, up to where the rationale begins."""
     lines = [f"Context: {question.context}"] if question.context else []
     lines += [f"Question: {question.question}", options(question.choices)]
@@ -141,7 +129,7 @@ def _asked(question: Question, teacher_forcing: bool) -> str:
     return "\n".join([*lines, f"Rationale: {THINK}"])
 
 
-def _written(example: Example, teacher_forcing: bool) -> str:
+def _rationale_block(example: Example, teacher_forcing: bool) -> str:
     """What the teacher should have written about an example."""
     if teacher_forcing:
         return example.rationale

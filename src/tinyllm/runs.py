@@ -74,6 +74,9 @@ def read_config(folder: Path) -> ExperimentConfig:
             for new, old in names.items():
                 if group in stored and old in stored[group]:
                     stored[group][new] = stored[group].pop(old)
+        data = stored.get("data")
+        if OmegaConf.is_dict(data) and "topic" not in data:  # a run of a version that had no such key
+            data.topic = pinned_topic(data.get("name", ""))
         loaded = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), stored)
         return cast(ExperimentConfig, OmegaConf.to_object(loaded))
     except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
@@ -234,6 +237,13 @@ def hash_defaults() -> dict[str, dict[str, Any]]:
     return cast(dict[str, dict[str, Any]], json.loads(text))
 
 
+def pinned_topic(dataset: str) -> str:
+    """The `data.topic` that hashes and prompt keys leave out: the one that the dataset had when there was no key."""
+    defaults = hash_defaults()
+    topic: str = defaults["topics"].get(dataset, defaults["ExperimentConfig"]["data"]["topic"])
+    return topic
+
+
 def _without_defaults(values: Any, default: Any) -> Any:
     if not (isinstance(values, Mapping) and isinstance(default, Mapping)):
         return values
@@ -259,7 +269,8 @@ def config_hash(values: Mapping[str, Any]) -> str:
     if kept.get("data", {}).get("source") == Source.jsonl:  # there the path says which questions they are
         kept["data"]["root"] = values["data"]["root"]
     defaults = hash_defaults()
-    shaping = _without_defaults(kept, defaults["ExperimentConfig"])
+    data = defaults["ExperimentConfig"]["data"] | {"topic": pinned_topic(values.get("data", {}).get("name", ""))}
+    shaping = _without_defaults(kept, defaults["ExperimentConfig"] | {"data": data})
     shaping["teachers"] = {
         name: _without_defaults(teacher, defaults["TeacherConfig"])
         for name, teacher in kept.get("teachers", {}).items()

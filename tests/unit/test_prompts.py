@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from tinyllm.prompts import (
-    DOMAINS,
     Domain,
     Example,
     example_request,
@@ -108,10 +107,6 @@ def test_turns_alternate_and_the_user_speaks_last() -> None:
     messages = teacher_messages(QUESTIONS["riddle"], EXAMPLES, teacher_forcing=True)
     assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant", "user"]
     assert messages[-1]["content"].endswith("Let's think step by step.")
-
-
-def test_every_dataset_has_a_domain() -> None:
-    assert set(DOMAINS) == set(QUESTIONS)
 
 
 def test_requests_for_examples() -> None:

@@ -8,17 +8,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tinyllm.config import RationalesStageConfig
+from tinyllm.config import RationalesStageConfig, Target
 from tinyllm.data.questions import load_questions
 from tinyllm.errors import UserError
-from tinyllm.methods import single_teacher, uses_single_teacher
+from tinyllm.methods import single_teacher, teaches, uses_single_teacher
 from tinyllm.records import Split
-from tinyllm.teachers.asking import run
-from tinyllm.teachers.strongest import resolve_strongest_teacher
+from tinyllm.teachers.asking.plan import plan_turn, plan_turns
+from tinyllm.teachers.asking.scores import ask_for_scores
+from tinyllm.teachers.asking.turns import audit_turns, shard_of, take_turns
+from tinyllm.teachers.audit import audit_table, write_audit
+from tinyllm.teachers.store import RationaleStore
+from tinyllm.teachers.stored import resolve_strongest_teacher
 
 
 def main(config: RationalesStageConfig, _: Path) -> None:
-    """Ask every teacher of the set for what the store lacks, then print the audit and write `audit.json`."""
+    """Generate what is missing from the store, teacher by teacher, then print the audit and write `audit.json`."""
     if not config.teachers:
         raise UserError("teachers: expected a teacher set with one teacher or more, found none: choose teachers=...")
     questions = load_questions(config.data)
@@ -26,15 +30,21 @@ def main(config: RationalesStageConfig, _: Path) -> None:
     if config.method.teacher is not None and uses_single_teacher(config.method):
         name = single_teacher(config.method, config.teachers)
         config = replace(config, teachers={name: config.teachers[name]})
-    summaries = run(
-        config,
-        questions,
-        Console(width=None if sys.stdout.isatty() else 160),
-        shard=(config.shard.index, config.shard.count),
-        audit_only=config.audit,
-        audit_file=Path(config.store).expanduser() / "audit.json",
-    )
-    failed = {f"{s.teacher}/{s.split}": len(s.failed) for s in summaries if s.failed}
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    store = RationaleStore(Path(config.store).expanduser())
+    turns = plan_turns(config, questions)
+    summaries = []
+    if not config.audit:
+        summaries = take_turns(turns, store, questions, console, shard=config.shard)
+        if Split.train in config.rationales.splits and teaches(config.method, Target.teacher_options):
+            turn = plan_turn(config, config.teachers[single_teacher(config.method, config.teachers)], Split.train)
+            asked = shard_of(questions[Split.train], config.shard)
+            summaries.append(ask_for_scores(turn, config.student, store, asked, console))
+    audits = audit_turns(turns, store, questions)
+    console.print(audit_table(audits))
+    file = store.folder / "audit.json"
+    write_audit(file, config.data.name, audits)
+    console.print(f"audit written to {file}", soft_wrap=True)
+    failed = [f"{len(s.failed)} {s.split} questions of {s.teacher}" for s in summaries if s.failed]
     if failed:
-        told = ", ".join(f"{count} of {name}" for name, count in failed.items())
-        raise UserError(f"no rationale came for some questions ({told}): run the same command again to ask for them")
+        raise UserError(f"generation failed for {', '.join(failed)}: run the same command again to ask them again")

@@ -18,8 +18,7 @@ from tinyllm.student.loggers import log_result, make_loggers
 from tinyllm.student.student import Student
 from tinyllm.student.trainer import resolve_precision
 from tinyllm.student.training import train
-from tinyllm.teachers.stored import source_rationales, training_streams
-from tinyllm.teachers.strongest import resolve_strongest_teacher
+from tinyllm.teachers.stored import resolve_strongest_teacher, source_rationales, training_streams
 
 log = logging.getLogger(__name__)
 

@@ -1,16 +1,20 @@
-"""A teacher's own answers: asked without being told the right one."""
+"""A teacher's own answers: what it says when it is asked without being given the right one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 
 from tinyllm.config import ExperimentConfig, TeacherConfig
 from tinyllm.errors import UserError
 from tinyllm.records import Prediction, Question, Split
-from tinyllm.teachers.asking import run
-from tinyllm.teachers.stored import stored
+from tinyllm.teachers.asking.plan import plan_turn
+from tinyllm.teachers.asking.turns import audit_turns, take_turns
+from tinyllm.teachers.audit import audit_table
+from tinyllm.teachers.store import RationaleStore
 
 
 def teacher_predictions(
@@ -20,13 +24,32 @@ def teacher_predictions(
     split: Split,
     console: Console,
 ) -> list[Prediction]:
-    """Ask what the store lacks of a split, and give the teacher's answers in the order of the questions."""
-    run(config, questions, console)
-    found = stored(config, teacher, split)
+    """Ask a teacher freely for the answers to a split that are missing from the store, and read all of them.
+
+    Args:
+        config: data, prompt (teacher forcing is turned off whatever it says) and store are read.
+        teacher: whom to ask.
+        questions: all splits: in-context examples come from train.
+        split: the questions to be answered.
+        console: where plan, progress and audit are printed.
+
+    Returns:
+        A prediction a question, in order, without ranks or scores.
+
+    Raises:
+        UserError: the teacher can't be asked, or some questions have no answer yet.
+    """
+    free = replace(config, prompt=replace(config.prompt, teacher_forcing=False))
+    turn = plan_turn(free, teacher, split)
+    store = RationaleStore(Path(config.store).expanduser())
+    take_turns([turn], store, questions, console)
+    console.print(audit_table(audit_turns([turn], store, questions)))
+    found = store.read(*turn.part, teacher.sample)
     missing = sum(question.id not in found for question in questions[split])
     if missing:
         raise UserError(
-            f"{teacher.name} has not answered {missing} questions: run the same command again to ask for them"
+            f"{missing} of {len(questions[split])} {turn.dataset}/{split} questions lack an answer of {teacher.name} "
+            "(generation failed for them, or another process is asking them): run the same command again"
         )
     return [
         Prediction(q.id, q.question, q.choices, q.answer, found[q.id].text, found[q.id].answer, None, (), q.subset)

@@ -19,8 +19,6 @@ from pathlib import Path
 from tinyllm.errors import UserError
 from tinyllm.parsing import clean_rationale, match_choice, normalise, parse_example
 from tinyllm.prompts import (
-    DEFAULT_DOMAIN,
-    DOMAINS,
     Domain,
     Example,
     example_request,
@@ -40,7 +38,7 @@ SPARE = 2
 ROUND = 16
 """Examples asked for at once when a teacher invents them."""
 ROUNDS = 3
-"""Tries to lead a teacher step by step, after one to have whole examples."""
+"""Rounds of asking step by step, after one round of asking for complete examples."""
 INVENTION = (0.7, 0.9)
 """Temperature and top_p: greedy decoding would invent the same example each time."""
 LONGEST_OPTION = 12
@@ -76,16 +74,15 @@ class NearDuplicates:
         return ordered[: len(words) - math.ceil(ALIKE * len(words) - 1e-9) + 1]
 
 
-def domain_of(dataset: str, questions: Sequence[Question]) -> Domain:
-    """What a teacher is told of `dataset`: its topic, and how many options its questions have, or which ones."""
-    about = DOMAINS.get(dataset, DEFAULT_DOMAIN)
+def domain_of(topic: str, questions: Sequence[Question]) -> Domain:
+    """What invented examples are to be like: the topic, and how many options `questions` have, or which ones."""
     if not questions:
-        return Domain(about, 4)
+        return Domain(topic, 4)
     sets = Counter(question.choices for question in questions)
     (choices, count), *_ = sets.most_common(1)
     if len(questions) > 1 and count == len(questions):
-        return Domain(about, len(choices), choices)
-    return Domain(about, Counter(len(question.choices) for question in questions).most_common(1)[0][0])
+        return Domain(topic, len(choices), choices)
+    return Domain(topic, Counter(len(question.choices) for question in questions).most_common(1)[0][0])
 
 
 def allowed_for_training_examples(training: Sequence[Question], held_out: Iterable[Question]) -> list[Question]:
@@ -188,17 +185,17 @@ def invented_examples(
 def invent(engine: Engine, domain: Domain, n: int, *, chat: bool, avoid: Sequence[Question]) -> list[Example]:
     """Up to `n` examples that the teacher writes with none shown (paper: in a zero-shot setting).
 
-    Asked for whole examples first; a teacher that can't keep to the form is then led step by step: question, right
+    Asked for complete examples first; a teacher that can't keep to the form is then led step by step: question, right
     answer, rationale, and the wrong options are its answers to its other questions. Malformed ones, and near-duplicates
     of each other or of `avoid`, are dropped.
     """
     forbidden = NearDuplicates(avoid)
     kept: list[Example] = []
-    for way, rounds in ((_whole, 1), (_in_steps, ROUNDS)):
+    for ask, rounds in ((_invent_at_once, 1), (_invent_in_steps, ROUNDS)):
         for round_ in range(rounds):
             if len(kept) >= n:
                 break
-            made = way(engine, domain, round_, chat)
+            made = ask(engine, domain, round_, chat)
             found = _unlike_each_other(
                 (e.question for e in made if not forbidden.like(e.question)), n - len(kept), [e.question for e in kept]
             )
@@ -210,7 +207,7 @@ def invent(engine: Engine, domain: Domain, n: int, *, chat: bool, avoid: Sequenc
     ]
 
 
-def _whole(engine: Engine, domain: Domain, round_: int, chat: bool) -> list[Example]:
+def _invent_at_once(engine: Engine, domain: Domain, round_: int, chat: bool) -> list[Example]:
     texts = _ask(engine, [example_request(domain)] * ROUND, chat, f"whole {round_}")
     parsed = [
         parse_example(text, f"whole-{round_}-{index}", domain.n_choices, domain.choices)
@@ -219,7 +216,7 @@ def _whole(engine: Engine, domain: Domain, round_: int, chat: bool) -> list[Exam
     return [good for one in parsed if one is not None and (good := _presentable(one)) is not None]
 
 
-def _in_steps(engine: Engine, domain: Domain, round_: int, chat: bool) -> list[Example]:
+def _invent_in_steps(engine: Engine, domain: Domain, round_: int, chat: bool) -> list[Example]:
     questions = [
         line
         for text in _ask(engine, [invented_question_request(domain)] * ROUND, chat, f"question {round_}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 
-from tinyllm.config import Engine, PromptConfig, TeacherConfig
+from tinyllm.config import ExampleSource, PromptConfig, TeacherConfig
+from tinyllm.runs import pinned_topic
 
 TEMPLATE_VERSION = 1
 """Raised whenever a prompt of `tinyllm.prompts`, or the choice of in-context examples, changes."""
@@ -15,20 +16,26 @@ SCRIPT_VERSION = 1
 """Raised whenever the texts of minilab's scripted teachers change."""
 
 
-def prompt_key(teacher: TeacherConfig, prompt: PromptConfig, dataset: str, *, recorded: bool) -> str:
+def prompt_key(teacher: TeacherConfig, prompt: PromptConfig, dataset: str, topic: str, *, recorded: bool) -> str:
     """16 hex digits that name one way of asking: texts under the same key may be trained on together.
 
     In it: the prompt's template, teacher forcing, in-context examples and their source, the decoding, the model with
-    its revision and file, chat or plain, the dataset (whose domain the generated examples are about). Not in it: what
-    only says how, where and at what price the model runs (engine, server, batch size, precision, prefix of the
-    stream, sample). Options without effect don't count: the seed of a greedy teacher, the source of no examples.
+    its revision and file, chat or plain, the dataset, and the topic of generated examples where it isn't the one that
+    the dataset has always had (`runs.pinned_topic`). Not in it: what only says how, where and at what price the model
+    runs (engine, server, batch size, precision, prefix of the stream, sample). Options without effect don't count: the
+    seed of a greedy teacher, the source of no examples.
 
-    recorded: the texts were published, whatever the prompt settings of this run say.
+    Args:
+        teacher: model and decoding.
+        prompt: what stands around the question.
+        dataset: its name.
+        topic: `data.topic`.
+        recorded: the texts were published, whatever the prompt settings of this run say.
     """
     shape: dict[str, object]
     if recorded:
         shape = {"recorded": 1}
-    elif teacher.engine is Engine.scripted:
+    elif not teacher.reads_prompts:
         shape = {"voice": teacher.model, "teacher_forcing": prompt.teacher_forcing, "version": SCRIPT_VERSION}
     else:
         sampled = teacher.temperature > 0
@@ -45,6 +52,9 @@ def prompt_key(teacher: TeacherConfig, prompt: PromptConfig, dataset: str, *, re
             "max_new_tokens": teacher.max_new_tokens,
             "sampling": [teacher.temperature, teacher.top_p, teacher.seed] if sampled else None,
         }
+        invented = prompt.examples > 0 and prompt.example_source is ExampleSource.generated
+        if invented and topic != pinned_topic(dataset):
+            shape["topic"] = topic
     return _digest(shape)
 
 

@@ -7,8 +7,8 @@ Layout: `<dataset>/<split>/<teacher>/<prompt_key>/<host>-<pid>-<random>.jsonl`, 
 - One file a writer process, so jobs on many nodes write at once without relying on the atomicity of appends, which
   network file systems don't give.
 - A batch is one fsync'd write of whole lines under an exclusive lock of the writer's own file. What a killed process
-  left after the last newline is moved to a `.torn` file beside, once, by the next reader that gets the lock: holding
-  it proves that nobody is still writing there.
+  left after the last newline is moved to a `.torn` file next to it, once, by the next reader that gets the lock:
+  holding it proves that nobody is still writing there.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class RationaleStore:
     ) -> list[str]:
         """Those of `question_ids`, in their order, that have no record."""
         part = self._part(dataset, split, teacher, prompt_key)
-        there = {record.question_id for record in self._records(part) if record.sample == sample}
-        return [question_id for question_id in question_ids if question_id not in there]
+        existing = {record.question_id for record in self._records(part) if record.sample == sample}
+        return [question_id for question_id in question_ids if question_id not in existing]
 
     def prompt_keys(self, dataset: str, split: Split, teacher: str) -> list[str]:
         """The prompt keys under which this teacher has texts, sorted: says what a run could have meant."""
@@ -122,7 +122,7 @@ class RationaleStore:
 
     def _records(self, part: Path) -> Iterator[Rationale]:
         for file in sorted(part.glob("*.jsonl")):
-            for number, line in enumerate(_whole_lines(file), start=1):
+            for number, line in enumerate(_complete_lines(file), start=1):
                 record = _parse(line, file, number)
                 if record is not None:
                     yield record
@@ -141,7 +141,7 @@ class Claims:
         self._sample = sample
         self._own = part / f"{writer}.claims"
         self._read_up_to: dict[Path, int] = {}
-        self._there: set[str] = set()
+        self._answered: set[str] = set()
         self._open: dict[str, None] = {}
         self._lines = 0
         with self._alone():
@@ -153,7 +153,7 @@ class Claims:
         with self._alone():
             self._refresh()
             others = self._others()
-            taken = [i for i in question_ids if i not in self._there and i not in others]
+            taken = [i for i in question_ids if i not in self._answered and i not in others]
             self._open.update(dict.fromkeys(taken))
             self._lines += len(taken)
             new: Iterable[str] = taken
@@ -192,7 +192,7 @@ class Claims:
             for line in whole.splitlines():
                 record = _parse(line, file, None)
                 if record is not None and record.sample == self._sample:
-                    self._there.add(record.question_id)
+                    self._answered.add(record.question_id)
                     self._open.pop(record.question_id, None)
 
     def _others(self) -> set[str]:
@@ -259,7 +259,7 @@ def _append_lines(file: Path, lines: Sequence[str]) -> None:
             os.close(folder)
 
 
-def _whole_lines(file: Path) -> Iterator[bytes]:
+def _complete_lines(file: Path) -> Iterator[bytes]:
     """The lines of `file` that end in a newline; a torn last one is set aside first unless its writer is at work."""
     with file.open("rb") as stream:
         if stream.seek(0, os.SEEK_END):
@@ -301,7 +301,7 @@ def _mend(file: Path) -> None:
     except OSError as error:
         log.warning("%s ends in a torn line, which is ignored (it can't be set aside: %s)", file, error)
     else:
-        log.warning("%s ended in a torn line (a killed process): moved to %s beside it", file, aside.name)
+        log.warning("%s ended in a torn line (a killed process): moved to %s next to it", file, aside.name)
 
 
 def _parse(line: bytes, file: Path, number: int | None) -> Rationale | None:

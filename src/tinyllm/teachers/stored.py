@@ -1,31 +1,43 @@
-"""From the store to the texts that a run trains on, or reads beside its questions."""
+"""What the store holds for a run: training texts, teachers' answers and option scores, rationales of the sources."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from tinyllm.config import ExperimentConfig, Source, Target, TeacherConfig
 from tinyllm.data.release import TEACHERS as RECORDED_TEACHERS
 from tinyllm.errors import UserError
-from tinyllm.methods import Stream, build_streams, chosen_teachers, single_teacher
-from tinyllm.parsing import clean_rationale
+from tinyllm.methods import (
+    BY_VALIDATION,
+    Stream,
+    build_streams,
+    chosen_teachers,
+    single_teacher,
+    teaches,
+    two_samples_of,
+)
+from tinyllm.parsing import clean_rationale, normalise
 from tinyllm.records import Question, Rationale, Split
 from tinyllm.teachers.audit import for_training
-from tinyllm.teachers.option_scores import read_scores
-from tinyllm.teachers.prompt_key import prompt_key
+from tinyllm.teachers.prompt_key import prompt_key, scores_key
 from tinyllm.teachers.store import RationaleStore
+from tinyllm.teachers.vocabulary import check_scorer, student_vocabulary
 
 log = logging.getLogger(__name__)
+C = TypeVar("C", bound=ExperimentConfig)
 
 
 def training_texts(config: ExperimentConfig, questions: Sequence[Question]) -> dict[str, dict[str, str]]:
     """By teacher of the method, question id -> cleaned text of the training questions.
 
     Raises:
-        UserError: when the store lacks records, with the command that asks for them.
+        UserError: when records are missing from the store, with the command that asks for them.
     """
     texts: dict[str, dict[str, str]] = {}
     for name in chosen_teachers(config.method, config.teachers, config.alpha, config.ablation.drop):
@@ -62,11 +74,11 @@ def teacher_answers(config: ExperimentConfig, questions: Sequence[Question]) -> 
     Empty where no stream teaches it.
 
     Raises:
-        UserError: when the teacher is told the answer, is dropped by the ablation, or has not been asked.
+        UserError: when the teacher is given the right answer, is dropped by the ablation, or has not been asked.
     """
-    if not _teaches(config, Target.teacher_answer):
+    if not teaches(config.method, Target.teacher_answer):
         return {}
-    name = _free_teacher(config, "the teacher's own answers")
+    name = _unforced_teacher(config, "the teacher's own answers")
     found = _stored(config, name, questions, Split.train)
     return {i: record.answer for i, record in found.items() if record.answer is not None}
 
@@ -79,9 +91,22 @@ def option_scores(config: ExperimentConfig, questions: Sequence[Question]) -> di
     Raises:
         UserError: when the teacher can't give scores to this student, or has not been asked for them.
     """
-    if not _teaches(config, Target.teacher_options):
+    if not teaches(config.method, Target.teacher_options):
         return {}
-    return read_scores(config, _not_dropped(config), questions)
+    name = _single_teacher(config)
+    teacher = config.teachers[name]
+    check_scorer(teacher)
+    key = scores_key(teacher, student_vocabulary(config.student))
+    found = RationaleStore(Path(config.store).expanduser()).read(
+        config.data.name, Split.train, teacher.stored_name, key
+    )
+    missing = sum(question.id not in found for question in questions)
+    if missing:
+        raise UserError(
+            f"{missing} of {len(questions)} {config.data.name}/train questions lack option scores of {name} in "
+            f"{config.store}: run 'tinyllm rationales' with the same method, data, teachers and student"
+        )
+    return {question.id: tuple(json.loads(found[question.id].text)) for question in questions}
 
 
 def source_rationales(config: ExperimentConfig, questions: Sequence[Question], split: Split) -> dict[str, str]:
@@ -91,11 +116,11 @@ def source_rationales(config: ExperimentConfig, questions: Sequence[Question], s
     nobody knows at test. A question whose text is empty has no rationale in its source.
 
     Raises:
-        UserError: when the teacher is told the answer, is dropped by the ablation, or has not been asked.
+        UserError: when the teacher is given the right answer, is dropped by the ablation, or has not been asked.
     """
     if not config.method.source_rationale:
         return {}
-    name = _free_teacher(config, "rationales that are read at test")
+    name = _unforced_teacher(config, "rationales that are read at test")
     found = _stored(config, name, questions, split)
     clean = clean_rationale if config.rationales.clean else str.strip
     texts = {i: text for i, record in found.items() if (text := clean(record.text))}
@@ -107,11 +132,7 @@ def source_rationales(config: ExperimentConfig, questions: Sequence[Question], s
     return shuffle_rationales(texts, config.seed) if config.rationales.shuffle else texts
 
 
-def _teaches(config: ExperimentConfig, target: Target) -> bool:
-    return any(stream.target is target and stream.weight != 0 for stream in config.method.streams.values())
-
-
-def _not_dropped(config: ExperimentConfig) -> str:
+def _single_teacher(config: ExperimentConfig) -> str:
     name = single_teacher(config.method, config.teachers)
     if name in config.ablation.drop:
         raise UserError(
@@ -121,9 +142,9 @@ def _not_dropped(config: ExperimentConfig) -> str:
     return name
 
 
-def _free_teacher(config: ExperimentConfig, what: str) -> str:
-    """The single teacher, of a run whose teachers are not told the answer."""
-    name = _not_dropped(config)
+def _unforced_teacher(config: ExperimentConfig, what: str) -> str:
+    """The single teacher, of a run whose teachers are not given the right answer."""
+    name = _single_teacher(config)
     if config.prompt.teacher_forcing:
         raise UserError(
             f"method={config.method.name}: expected {what} to be made without the right answer, found "
@@ -136,19 +157,20 @@ def _free_teacher(config: ExperimentConfig, what: str) -> str:
 def _stored(config: ExperimentConfig, name: str, questions: Sequence[Question], split: Split) -> dict[str, Rationale]:
     """The teacher's record of every question."""
     found = stored(config, config.teachers[name], split)
-    lacking = [question.id for question in questions if question.id not in found]
-    if lacking:
-        here = "" if split == "train" else f"rationales.splits=[{split}] and "
+    missing = sum(question.id not in found for question in questions)
+    if missing:
+        option = "" if split is Split.train else f"rationales.splits=[{split}] and "
         raise UserError(
-            f"{len(lacking)} of {len(questions)} {config.data.name}/{split} questions lack a {name} rationale in "
-            f"{config.store}: run 'tinyllm rationales' with {here}the same data, teachers and prompt options"
+            f"{missing} of {len(questions)} {config.data.name}/{split} questions lack a {name} rationale in "
+            f"{config.store}: run 'tinyllm rationales' with {option}the same data, teachers and prompt options"
         )
     return {question.id: found[question.id] for question in questions}
 
 
 def stored(config: ExperimentConfig, teacher: TeacherConfig, split: Split) -> dict[str, Rationale]:
     """What the store holds of this teacher under this run's prompt, by question id."""
-    key = prompt_key(teacher, config.prompt, config.data.name, recorded=is_recorded(config, teacher))
+    recorded = is_recorded(config, teacher)
+    key = prompt_key(teacher, config.prompt, config.data.name, config.data.topic, recorded=recorded)
     store = RationaleStore(Path(config.store).expanduser())
     return store.read(config.data.name, split, teacher.stored_name, key, teacher.sample)
 
@@ -166,6 +188,50 @@ def is_recorded(config: ExperimentConfig, teacher: TeacherConfig) -> bool:
         and teacher.sample == 0
         and teacher.stored_name in RECORDED_TEACHERS
     )
+
+
+def resolve_strongest_teacher(config: C, valid: Sequence[Question]) -> C:
+    """The configuration with `ablation.strongest` carried out (`ablation=no_diverse_teachers`; paper, table 2).
+
+    Its teacher set is then the first and the second text of the strongest teacher.
+
+    Args:
+        config: returned as it is where `ablation.strongest` is null.
+        valid: the validation questions.
+
+    Raises:
+        UserError: for a teacher outside of the set, or when answers that show the strongest are missing from the store.
+    """
+    name = config.ablation.strongest
+    if name is None:
+        return config
+    return two_samples_of(config, best_on_validation(config, valid) if name == BY_VALIDATION else name)
+
+
+def best_on_validation(config: ExperimentConfig, valid: Sequence[Question]) -> str:
+    """Name of the teacher with the most right answers to the validation questions, asked without the answer.
+
+    Of equals, the first of the set.
+
+    Raises:
+        UserError: when answers are missing from the store, with the command that asks for them.
+    """
+    free = replace(config, prompt=replace(config.prompt, teacher_forcing=False))
+    right: dict[str, int] = {}
+    for name, teacher in config.teachers.items():
+        answers = stored(free, teacher, Split.valid)
+        missing = sum(question.id not in answers for question in valid)
+        if missing:
+            raise UserError(
+                f"ablation.strongest=valid: {name} has not answered {missing} of {len(valid)} validation questions "
+                f"itself: run 'tinyllm evaluate teacher={name} evaluation.split=valid' with the same data and prompt, "
+                "or name the strongest: ablation.strongest=<teacher>"
+            )
+        right[name] = sum(normalise(answers[q.id].answer or "") == normalise(q.answer) for q in valid)
+    best = max(right, key=right.__getitem__)
+    counts = ", ".join(f"{name} {count} of {len(valid)}" for name, count in right.items())
+    log.info("strongest teacher on validation: %s (%s)", best, counts)
+    return best
 
 
 def shuffle_rationales(texts: Mapping[str, str], seed: int) -> dict[str, str]:

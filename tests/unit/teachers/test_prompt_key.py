@@ -6,7 +6,8 @@ from dataclasses import fields, replace
 
 import pytest
 
-from tinyllm.config import Engine, ExampleSource, PromptConfig, TeacherConfig
+from tinyllm.config import DataConfig, Engine, ExampleSource, PromptConfig, TeacherConfig
+from tinyllm.runs import pinned_topic
 from tinyllm.teachers.prompt_key import prompt_key
 
 TEACHER = TeacherConfig(name="t", model="org/model", prefix="t: ", temperature=0.7)
@@ -41,8 +42,10 @@ SHAPES_NOT = {
 }
 
 
-def key(teacher: TeacherConfig = TEACHER, prompt: PromptConfig = PROMPT, dataset: str = "obqa") -> str:
-    return prompt_key(teacher, prompt, dataset, recorded=False)
+def key(
+    teacher: TeacherConfig = TEACHER, prompt: PromptConfig = PROMPT, dataset: str = "obqa", topic: str | None = None
+) -> str:
+    return prompt_key(teacher, prompt, dataset, topic or pinned_topic(dataset), recorded=False)
 
 
 def test_every_field_of_a_teacher_is_decided_about() -> None:
@@ -71,6 +74,19 @@ def test_the_prompt_and_the_dataset_change_the_key() -> None:
     assert len(keys) == 6
 
 
+def test_another_topic_of_a_dataset_is_another_key() -> None:
+    """Teachers invent other examples on it; the topic that a dataset always had keeps the key of earlier texts."""
+    assert len({key(), key(topic="law"), key(topic="history"), key(topic=DataConfig().topic)}) == 4
+    assert key(dataset="mine") == key(dataset="mine", topic=DataConfig().topic) != key(dataset="mine", topic="law")
+
+
+@pytest.mark.parametrize(
+    "prompt", [PromptConfig(examples=0), PromptConfig(example_source=ExampleSource.random)], ids=["none", "random"]
+)
+def test_a_topic_that_no_prompt_holds_does_not_count(prompt: PromptConfig) -> None:
+    assert key(prompt=prompt, topic="law") == key(prompt=prompt)
+
+
 def test_options_without_effect_do_not_count() -> None:
     greedy = replace(TEACHER, temperature=0.0)
     assert key(replace(greedy, seed=5, top_p=0.5)) == key(greedy)
@@ -80,8 +96,8 @@ def test_options_without_effect_do_not_count() -> None:
 
 def test_recorded_texts_have_one_key_whatever_the_prompt() -> None:
     other = PromptConfig(teacher_forcing=False, examples=0)
-    recorded = prompt_key(TEACHER, PROMPT, "obqa", recorded=True)
-    assert recorded == prompt_key(TEACHER, other, "obqa", recorded=True)
+    recorded = prompt_key(TEACHER, PROMPT, "obqa", "science", recorded=True)
+    assert recorded == prompt_key(TEACHER, other, "obqa", "law", recorded=True)
     assert recorded != key()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from tinyllm.errors import UserError
 from tinyllm.records import Question, Rationale, Split
 from tinyllm.teachers.prompt_key import prompt_key
 from tinyllm.teachers.store import RationaleStore
-from tinyllm.teachers.stored import source_rationales, teacher_answers
+from tinyllm.teachers.stored import is_recorded, source_rationales, teacher_answers
 
 QUESTIONS = [Question(f"q{i}", f"What is {i}?", ("a cup", "a cap"), "a cup") for i in range(4)]
 PINTO = MethodConfig(name="pinto", source_rationale=True, streams={"answer": StreamConfig()})
@@ -43,7 +45,7 @@ def config(tmp_path: Path, method: MethodConfig) -> ExperimentConfig:
 
 
 def keep(here: ExperimentConfig, split: Split, texts: dict[str, tuple[str, str | None]], teacher: str = "owl") -> None:
-    key = prompt_key(here.teachers[teacher], here.prompt, "minilab", recorded=False)
+    key = prompt_key(here.teachers[teacher], here.prompt, "minilab", here.data.topic, recorded=False)
     RationaleStore(Path(here.store)).append(
         [
             Rationale("minilab", split, i, teacher, 0, key, text, own, "stop", 5, "2024")
@@ -92,7 +94,7 @@ def test_missing_rationales_name_the_split_to_ask_about(tmp_path: Path) -> None:
     here = config(tmp_path, PINTO)
     keep(here, "train", TEXTS)
     assert source_rationales(here, QUESTIONS, "train")
-    with pytest.raises(UserError, match=r"4 of 4 minilab/test questions lack a owl rationale .* 'tinyllm rationales' "):
+    with pytest.raises(UserError, match=r"4 of 4 minilab/test .* owl .* 'tinyllm rationales' "):
         source_rationales(here, QUESTIONS, "test")
     with pytest.raises(UserError, match=r"rationales\.splits=\[test\]"):
         source_rationales(here, QUESTIONS, "test")
@@ -119,3 +121,28 @@ def test_a_teacher_that_the_ablation_drops_can_not_be_read(tmp_path: Path, metho
     here = replace(config(tmp_path, method), ablation=AblationConfig(name="no_owl", drop=["owl"]))
     with pytest.raises(UserError, match=f"method={method.name} reads owl, which ablation=no_owl drops"):
         source_rationales(here, QUESTIONS, "train") or teacher_answers(here, QUESTIONS)
+
+
+def test_recorded_texts_are_those_of_the_papers_two_on_the_release() -> None:
+    release = ExperimentConfig(data=DataConfig(name="obqa", source=Source.release))
+    flan = TeacherConfig(name="flan_t5_xl", model="google/flan-t5-xl", prefix="explain: ")
+    assert is_recorded(release, flan)
+    assert not is_recorded(release, replace(flan, name="smollm2"))
+    assert not is_recorded(release, replace(flan, name="again", stored_as="flan_t5_xl", sample=1))
+    assert not is_recorded(replace(release, data=DataConfig(name="obqa", source=Source.hub)), flan)
+    assert not is_recorded(replace(release, prompt=PromptConfig(examples=0)), flan)
+    assert not is_recorded(replace(release, prompt=PromptConfig(teacher_forcing=False)), flan)
+    assert not is_recorded(replace(release, rationales=RationalesConfig(recorded=False)), flan)
+
+
+def test_reading_loads_no_model_library_no_engine_and_nothing_that_asks() -> None:
+    """Reports and runs read stored texts: they start without the seconds that torch and transformers take."""
+    code = "import sys, tinyllm.runs, tinyllm.teachers.stored; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "tinyllm.teachers.store" in loaded
+    heavy = {"torch", "transformers", "openai", "lightning", "tinyllm.student"}
+    assert not [
+        name
+        for name in loaded
+        if name.split(".")[0] in heavy or name.startswith(("tinyllm.teachers.engines", "tinyllm.teachers.asking"))
+    ]

@@ -11,9 +11,11 @@ from rich.console import Console
 from tinyllm.config import AblationConfig, DataConfig, Engine, ExperimentConfig, PromptConfig, Source, TeacherConfig
 from tinyllm.data.minilab import explain, generate
 from tinyllm.errors import UserError
-from tinyllm.teachers.asking import run
-from tinyllm.teachers.stored import stored
-from tinyllm.teachers.strongest import resolve_strongest_teacher, two_samples_of
+from tinyllm.methods import two_samples_of
+from tinyllm.teachers.asking.plan import plan_turns
+from tinyllm.teachers.asking.turns import take_turns
+from tinyllm.teachers.store import RationaleStore
+from tinyllm.teachers.stored import resolve_strongest_teacher, stored
 
 
 @pytest.fixture
@@ -31,10 +33,15 @@ def config(tmp_path: Path) -> ExperimentConfig:
     )
 
 
+def run(config: ExperimentConfig) -> None:
+    questions = generate(0)
+    take_turns(plan_turns(config, questions), RationaleStore(Path(config.store)), questions, Console(quiet=True))
+
+
 def answer_freely(config: ExperimentConfig) -> None:
     asked = replace(config, prompt=PromptConfig(teacher_forcing=False), ablation=AblationConfig())
     asked.rationales.splits = ["valid"]
-    run(asked, generate(0), Console(quiet=True))
+    run(asked)
 
 
 def test_the_strongest_is_found_on_validation(config: ExperimentConfig) -> None:
@@ -52,7 +59,7 @@ def test_the_strongest_is_found_on_validation(config: ExperimentConfig) -> None:
 def test_its_second_texts_are_others(config: ExperimentConfig) -> None:
     questions = generate(0)
     changed = two_samples_of(config, "terse")
-    run(changed, questions, Console(quiet=True))
+    run(changed)
     second = stored(changed, changed.teachers["terse_2"], "train")
     assert all(second[q.id].text == explain(q, "terse", 1) for q in questions["train"])
     differ = sum(second[q.id].text != explain(q, "terse", 0) for q in questions["train"])

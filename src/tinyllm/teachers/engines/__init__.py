@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tinyllm.config import Engine as EngineName
 from tinyllm.config import TeacherConfig
-from tinyllm.errors import UserError
-from tinyllm.teachers.engines.protocol import Engine
+from tinyllm.teachers.engines.protocol import Engine, Published
+
+if TYPE_CHECKING:
+    from tinyllm.teachers.engines.transformers import TransformersEngine
 
 
-def open_engine(teacher: TeacherConfig) -> Engine:
-    """The engine of a teacher that has to be asked. Loads nothing before the first request.
+def open_engine(teacher: TeacherConfig, published: Published | None = None) -> Engine:
+    """The engine of a teacher. Loads nothing before the first request.
 
-    Raises:
-        UserError: a scripted teacher is never asked with a prompt.
+    Args:
+        teacher: whose engine.
+        published: where its texts are, if they were published and are taken from there; None asks the teacher.
     """
-    if teacher.engine is EngineName.transformers:
-        from tinyllm.teachers.engines.transformers import TransformersEngine
+    if published is not None:
+        from tinyllm.teachers.engines.recorded import RecordedEngine
 
-        return TransformersEngine(
-            model=teacher.model,
-            revision=teacher.revision,
-            gguf_file=teacher.gguf_file,
-            chat=teacher.chat,
-            max_new_tokens=teacher.max_new_tokens,
-            temperature=teacher.temperature,
-            top_p=teacher.top_p,
-            batch_size=teacher.batch_size,
-            dtype=teacher.dtype,
-            device_map=teacher.device_map,
-        )
+        return RecordedEngine(published, teacher=teacher.stored_name)
+    if teacher.engine is EngineName.scripted:
+        from tinyllm.teachers.engines.scripted import ScriptedEngine
+
+        return ScriptedEngine(voice=teacher.model, sample=teacher.sample)
     if teacher.engine is EngineName.openai:
         from tinyllm.teachers.engines.openai import OpenAIEngine
 
@@ -44,6 +42,22 @@ def open_engine(teacher: TeacherConfig) -> Engine:
             timeout=teacher.timeout,
             max_retries=teacher.max_retries,
         )
-    raise UserError(
-        f"teacher {teacher.name} is scripted and knows minilab's questions only: use data=minilab, or another teacher"
+    return open_transformers(teacher)
+
+
+def open_transformers(teacher: TeacherConfig) -> TransformersEngine:
+    """The engine of a teacher in this process, which also scores options. Loads nothing before the first request."""
+    from tinyllm.teachers.engines.transformers import TransformersEngine
+
+    return TransformersEngine(
+        model=teacher.model,
+        revision=teacher.revision,
+        gguf_file=teacher.gguf_file,
+        chat=teacher.chat,
+        max_new_tokens=teacher.max_new_tokens,
+        temperature=teacher.temperature,
+        top_p=teacher.top_p,
+        batch_size=teacher.batch_size,
+        dtype=teacher.dtype,
+        device_map=teacher.device_map,
     )

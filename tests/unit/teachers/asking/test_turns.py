@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tinyllm.cli.rationales import main
 from tinyllm.config import (
     DataConfig,
     Engine,
@@ -24,16 +25,20 @@ from tinyllm.config import (
     ExperimentConfig,
     PromptConfig,
     RationalesConfig,
+    RationalesStageConfig,
+    ShardConfig,
     Source,
     TeacherConfig,
 )
 from tinyllm.errors import UserError
 from tinyllm.records import Question, Split
-from tinyllm.teachers import asking as module
-from tinyllm.teachers.asking import ask_engine, generate, run
+from tinyllm.teachers.asking import turns as module
+from tinyllm.teachers.asking.ask import ask_engine, generate
+from tinyllm.teachers.asking.plan import Summary, Turn, plan_turns
+from tinyllm.teachers.asking.turns import take_turns
 from tinyllm.teachers.engines.protocol import Completion, Request
 from tinyllm.teachers.store import RationaleStore
-from tinyllm.teachers.stored import is_recorded, stored
+from tinyllm.teachers.stored import stored
 
 WORDS = ["heat", "rope", "map", "bell", "milk", "wool", "lamp", "ice", "oak", "sand"]
 
@@ -91,7 +96,7 @@ def records(tmp_path: Path) -> Counter[tuple[str, str, str, int]]:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     engine = Fake()
-    monkeypatch.setattr(module, "open_engine", lambda teacher: engine)
+    monkeypatch.setattr(module, "open_engine", lambda teacher, published=None: engine)
     return engine
 
 
@@ -99,14 +104,25 @@ def quiet() -> Console:
     return Console(file=open(os.devnull, "w"), width=200)
 
 
+def run(
+    config: ExperimentConfig,
+    questions: dict[Split, list[Question]],
+    console: Console,
+    shard: ShardConfig | None = None,
+) -> list[Summary]:
+    """The rationales stage without its audit."""
+    store = RationaleStore(Path(config.store))
+    return take_turns(plan_turns(config, questions), store, questions, console, shard=shard)
+
+
 def test_only_what_is_missing_is_asked(tmp_path: Path, fake: Fake) -> None:
     asked: dict[Split, list[Question]] = {"train": questions("t", 5)}
     (first,) = run(config(tmp_path), {"train": asked["train"][:3]}, quiet())
-    assert (first.there, first.written, first.failed) == (0, 3, {})
+    assert (first.existing, first.written, first.failed) == (0, 3, {})
     (second,) = run(config(tmp_path), asked, quiet())
-    assert (second.there, second.written) == (3, 2)
+    assert (second.existing, second.written) == (3, 2)
     (third,) = run(config(tmp_path), asked, quiet())
-    assert (third.there, third.written) == (5, 0)
+    assert (third.existing, third.written) == (5, 0)
     assert Counter(request.id for request in fake.asked) == Counter({f"t{i}": 1 for i in range(5)})
     assert set(records(tmp_path).values()) == {1}
     kept = stored(config(tmp_path), config(tmp_path).teachers["fake"], "train")
@@ -121,7 +137,7 @@ def test_failures_are_reported_and_asked_again(tmp_path: Path, fake: Fake) -> No
     assert "2 failed (HTTP 500, 7 times): t" in console.export_text()
     fake.fail = set()
     (summary,) = run(config(tmp_path), {"train": questions("t", 5)}, quiet())
-    assert (summary.there, summary.written) == (3, 2)
+    assert (summary.existing, summary.written) == (3, 2)
 
 
 def test_free_answers_are_parsed_and_the_unparsed_counted(tmp_path: Path, fake: Fake) -> None:
@@ -144,11 +160,11 @@ def test_longest_prompts_come_first(tmp_path: Path, fake: Fake) -> None:
 
 def test_shards_part_the_questions(tmp_path: Path, fake: Fake) -> None:
     asked: dict[Split, list[Question]] = {"train": questions("t", 10)}
-    counts = [run(config(tmp_path), asked, quiet(), shard=(i, 3))[0].written for i in range(3)]
+    counts = [run(config(tmp_path), asked, quiet(), shard=ShardConfig(i, 3))[0].written for i in range(3)]
     assert counts == [4, 3, 3]
     assert len(records(tmp_path)) == 10
-    with pytest.raises(UserError, match="expected an index of 0 to count - 1, found index 3 of count 3"):
-        run(config(tmp_path), asked, quiet(), shard=(3, 3))
+    with pytest.raises(UserError, match=r"^shard: .* index 3 of count 3"):
+        run(config(tmp_path), asked, quiet(), shard=ShardConfig(3, 3))
 
 
 def test_a_second_sample_needs_a_temperature_and_its_own_seed(tmp_path: Path, fake: Fake) -> None:
@@ -158,7 +174,7 @@ def test_a_second_sample_needs_a_temperature_and_its_own_seed(tmp_path: Path, fa
     assert sorted(sample for _, _, _, sample in records(tmp_path)) == [0, 0, 1, 1]
     assert len({request.seed for request in fake.asked}) == 4
     greedy = config(tmp_path, teachers={"two": replace(two, temperature=0.0)})
-    with pytest.raises(UserError, match="sample 1 of greedy decoding is the first text again"):
+    with pytest.raises(UserError, match=r"teacher two: sample 1 .* teachers\.two\.temperature"):
         run(greedy, {"train": questions("t", 2)}, quiet())
 
 
@@ -198,6 +214,14 @@ def test_examples_come_from_training_with_the_teachers_zero_shot_rationales(
         assert all("Let's think step by step. Warmth makes" in example for example in examples)
 
 
+def test_a_teacher_that_invents_examples_is_asked_for_the_topic(tmp_path: Path, fake: Fake) -> None:
+    data = DataConfig(name="mine", source=Source.jsonl, topic="the law of the sea")
+    with pytest.raises(UserError, match=r"teacher fake .* prompt\.example_source=random"):  # none of these is usable
+        run(config(tmp_path, data=data, prompt=PromptConfig()), {"train": questions("t", 2)}, quiet())
+    assert "about the law of the sea" in str(fake.asked[0].prompt)
+    assert all("Question: Whyt" not in str(request.prompt) for request in fake.asked), "no question is shown"
+
+
 def test_the_ledger_keeps_tokens_and_money(tmp_path: Path, fake: Fake) -> None:
     priced = TeacherConfig(
         name="fake", engine=Engine.openai, model="m", prefix="f: ", price_prompt=1e6, price_completion=2e6
@@ -211,10 +235,25 @@ def test_the_ledger_keeps_tokens_and_money(tmp_path: Path, fake: Fake) -> None:
     assert len((tmp_path / "store" / "ledger.csv").read_text().splitlines()) == 2
 
 
-def test_the_plan_is_printed_before_and_the_audit_after(tmp_path: Path, fake: Fake) -> None:
-    console = Console(record=True, width=250, file=open(os.devnull, "w"))  # noqa: SIM115
-    run(config(tmp_path), {"train": questions("t", 3)}, console, audit_file=tmp_path / "audit.json")
-    text = console.export_text()
+def stage(tmp_path: Path, n: int, **changes: object) -> None:
+    """The stage's main on `n` questions of a file."""
+    file = tmp_path / "mine.jsonl"
+    rows = [
+        {"id": q.id, "question": q.question, "choices": q.choices, "answer": q.answer, "split": split}
+        for split, prefix in (("train", "t"), ("valid", "v"), ("test", "x"))
+        for q in questions(prefix, n)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = DataConfig(name="mine", source=Source.jsonl, root=str(file))
+    made = RationalesStageConfig(**vars(config(tmp_path, data=data)))
+    main(replace(made, **changes), tmp_path)  # type: ignore[arg-type]
+
+
+def test_the_plan_is_printed_before_and_the_audit_after(
+    tmp_path: Path, fake: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage(tmp_path, 3)
+    text = capsys.readouterr().out
     places = [
         text.index(part)
         for part in (
@@ -225,37 +264,35 @@ def test_the_plan_is_printed_before_and_the_audit_after(tmp_path: Path, fake: Fa
         )
     ]
     assert places == sorted(places)
-    assert json.loads((tmp_path / "audit.json").read_text())["audits"][0]["texts"] == 3
+    assert json.loads((tmp_path / "store" / "audit.json").read_text())["audits"][0]["texts"] == 3
 
 
 def test_an_audit_alone_asks_nothing(tmp_path: Path, fake: Fake) -> None:
-    assert run(config(tmp_path), {"train": questions("t", 3)}, quiet(), audit_only=True) == []
+    stage(tmp_path, 3, audit=True)
     assert fake.asked == []
+    assert json.loads((tmp_path / "store" / "audit.json").read_text())["audits"][0]["texts"] == 0
+
+
+def test_the_stage_names_teacher_and_split_of_what_failed(tmp_path: Path, fake: Fake) -> None:
+    fake.fail = {"t1", "t3"}
+    with pytest.raises(UserError, match="2 train questions of fake"):
+        stage(tmp_path, 5)
+    assert len(records(tmp_path)) == 3
 
 
 def test_a_split_without_questions_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="expected questions in the split train, found none"):
+    with pytest.raises(UserError, match=r"rationales\.splits: .* train"):
         run(config(tmp_path), {"train": []}, quiet())
-
-
-def test_recorded_texts_are_those_of_the_papers_two_on_the_release(tmp_path: Path) -> None:
-    release = config(tmp_path, data=DataConfig(name="obqa", source=Source.release), prompt=PromptConfig())
-    flan = TeacherConfig(name="flan_t5_xl", model="google/flan-t5-xl", prefix="explain: ")
-    assert is_recorded(release, flan)
-    assert not is_recorded(release, replace(flan, name="smollm2"))
-    assert not is_recorded(release, replace(flan, name="again", stored_as="flan_t5_xl", sample=1))
-    assert not is_recorded(config(tmp_path), flan)
-    assert not is_recorded(replace(release, prompt=PromptConfig(examples=0)), flan)
-    assert not is_recorded(replace(release, prompt=PromptConfig(teacher_forcing=False)), flan)
-    assert not is_recorded(replace(release, rationales=RationalesConfig(recorded=False)), flan)
 
 
 SLOW_WRITER = """
 import sys, time
 from pathlib import Path
-from tinyllm.records import Question
+from tinyllm.config import PromptConfig, TeacherConfig
+from tinyllm.records import Question, Split
+from tinyllm.teachers.asking.ask import generate
+from tinyllm.teachers.asking.plan import Turn
 from tinyllm.teachers.engines.protocol import Completion
-from tinyllm.teachers.asking import generate
 from tinyllm.teachers.store import RationaleStore
 def ask(questions):
     for question in questions:
@@ -263,7 +300,8 @@ def ask(questions):
         time.sleep(0.01)
         yield [Completion(question.id, "why " * 500, "stop")]
 questions = [Question(f"q{i}", "Why?", ("a", "b"), "a") for i in range(60)]
-generate(RationaleStore(Path(sys.argv[1])), ask, questions, dataset="d", split="train", teacher="t", prompt_key="k")
+turn = Turn(TeacherConfig(name="t", model="m", prefix="t: "), PromptConfig(), "d", "things", Split.train, "k")
+generate(RationaleStore(Path(sys.argv[1])), ask, questions, turn, parse_answers=False, costs=True)
 """
 
 
@@ -294,14 +332,14 @@ def test_a_run_killed_again_and_again_ends_with_one_record_a_question(tmp_path: 
         if process.wait() == 0:
             break
     assert kills > 2
+    turn = Turn(TeacherConfig(name="t", model="m", prefix="t: "), PromptConfig(), "d", "things", Split.train, "k")
     generate(
         RationaleStore(tmp_path),
-        ask_engine(Fake(), lambda question: (), chat=False, teacher_forcing=True),
+        ask_engine(Fake(), turn),
         [Question(f"q{i}", "Why?", ("a", "b"), "a") for i in range(60)],
-        dataset="d",
-        split="train",
-        teacher="t",
-        prompt_key="k",
+        turn,
+        parse_answers=False,
+        costs=True,
     )
     lines = [line for file in tmp_path.rglob("*.jsonl") for line in file.read_text().splitlines()]
     assert Counter(json.loads(line)["question_id"] for line in lines) == Counter({f"q{i}": 1 for i in range(60)})

@@ -28,15 +28,18 @@ from tinyllm.config import (
 from tinyllm.data import minilab
 from tinyllm.errors import UserError
 from tinyllm.prompts import student_source
+from tinyllm.records import Split
 from tinyllm.student import models
 from tinyllm.student.student import Student
 from tinyllm.student.tokenizer import train_tokenizer
-from tinyllm.teachers.asking import run
+from tinyllm.teachers.asking.plan import plan_turn
+from tinyllm.teachers.asking.scores import ask_for_scores
 from tinyllm.teachers.engines.protocol import ScoreRequest
 from tinyllm.teachers.engines.transformers import TransformersEngine
-from tinyllm.teachers.option_scores import vocabulary_hash
 from tinyllm.teachers.prompt_key import scores_key
+from tinyllm.teachers.store import RationaleStore
 from tinyllm.teachers.stored import option_scores
+from tinyllm.teachers.vocabulary import vocabulary_hash
 
 QUESTIONS = minilab.generate(0)["train"][:5]
 TOKENIZER = train_tokenizer(["".join(student_source(q, "predict: ")) for q in QUESTIONS], max_size=300)
@@ -64,10 +67,10 @@ def config(folder: Path, store: Path) -> ExperimentConfig:
     )  # fmt: skip
 
 
-def ask(config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rationales stage on a few questions, without the texts, which take generation."""
-    monkeypatch.setattr("tinyllm.teachers.asking._ask_teacher", lambda *_: None)
-    run(config, {"train": QUESTIONS, "valid": [], "test": []}, Console(quiet=True))
+def ask(config: ExperimentConfig) -> None:
+    """What the rationales stage does after the texts."""
+    turn = plan_turn(config, config.teachers["big"], Split.train)
+    ask_for_scores(turn, config.student, RationaleStore(Path(config.store)), QUESTIONS, Console(quiet=True))
 
 
 def plain_scores(folder: Path) -> dict[str, list[float]]:
@@ -104,41 +107,36 @@ def test_the_rationales_stage_keeps_scores_that_training_reads(
         UserError, match=r"5 of 5 minilab/train questions lack option scores of big .* run 'tinyllm rat"
     ):
         option_scores(here, QUESTIONS)
-    ask(here, monkeypatch)
+    ask(here)
     found = option_scores(here, QUESTIONS[::-1])
     for i, scores in plain_scores(folder).items():
         assert found[i] == pytest.approx(scores, rel=1e-5)
     monkeypatch.setattr(TransformersEngine, "score", lambda *_: pytest.fail("asked twice"))
-    ask(here, monkeypatch)
+    ask(here)
     assert option_scores(replace(here, method=MethodConfig(name="full_ft", streams={"a": StreamConfig()})), []) == {}
 
 
-def test_a_student_of_another_vocabulary_is_refused(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_student_of_another_vocabulary_is_refused(folder: Path, tmp_path: Path) -> None:
     here = config(folder, tmp_path / "store")
-    ask(here, monkeypatch)
+    ask(here)
     other = train_tokenizer(["some other words"], max_size=300)
     Student(small_t5(vocab=320), other, "predict: ").save(tmp_path / "other")
     theirs = replace(here, student=StudentConfig(name="other", pretrained=str(tmp_path / "other")))
     with pytest.raises(UserError, match=r"teacher big: expected the student's vocabulary, .*method=standard_kd"):
-        ask(theirs, monkeypatch)
+        ask(theirs)
     with pytest.raises(UserError, match="lack option scores"):
         option_scores(theirs, QUESTIONS)
 
 
 @pytest.mark.parametrize("engine", [Engine.scripted, Engine.openai])
-def test_teachers_without_likelihoods_are_refused(
-    engine: Engine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_teachers_without_likelihoods_are_refused(engine: Engine, folder: Path, tmp_path: Path) -> None:
     here = config(folder, tmp_path)
     here.teachers["big"].engine = engine
-    message = f"teacher big \\({engine} engine\\) gives no option scores: take an encoder-decoder teacher"
+    message = f"teacher big \\({engine} engine\\)"
     with pytest.raises(UserError, match=message):
         option_scores(here, QUESTIONS)
-    monkeypatch.setattr("tinyllm.teachers.asking.open_engine", lambda _: None)
     with pytest.raises(UserError, match=message):
-        ask(here, monkeypatch)
+        ask(here)
 
 
 def test_a_student_from_scratch_and_a_decoder_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""Which in-context examples stand above a question of a turn; what they need of the teacher is generated first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from rich.console import Console
+
+from tinyllm.config import ExampleSource, PromptConfig
+from tinyllm.errors import UserError
+from tinyllm.records import Finding, Question, Split
+from tinyllm.teachers import examples
+from tinyllm.teachers.asking.ask import Choose, ask_engine, generate, no_examples
+from tinyllm.teachers.asking.plan import Turn, with_prompt
+from tinyllm.teachers.audit import for_training
+from tinyllm.teachers.engines.protocol import Engine
+from tinyllm.teachers.store import RationaleStore
+
+WAIT = 1.0
+"""Seconds between two looks at the questions that another process is asking."""
+
+
+def examples_for(
+    turn: Turn,
+    engine: Engine,
+    store: RationaleStore,
+    missing: Sequence[Question],
+    questions: Mapping[Split, Sequence[Question]],
+    console: Console,
+) -> Choose:
+    """How the examples of a question are found; what that takes is made here, once.
+
+    Args:
+        turn: its prompt says how many examples there are, and of which source.
+        engine: the teacher's, which invents examples or explains those of training.
+        store: keeps what it says.
+        missing: the questions that will be asked.
+        questions: all splits: examples come from train, and none may be like a validation or test question.
+        console: shows progress.
+
+    Raises:
+        UserError: too few examples can be had.
+    """
+    n, source = turn.prompt.examples, turn.prompt.example_source
+    if n == 0 or not missing:
+        return no_examples
+    training = list(questions.get(Split.train, ()))
+    held_out = [*questions.get(Split.valid, ()), *questions.get(Split.test, ())]
+    if source is ExampleSource.generated:
+        forced = with_prompt(turn, PromptConfig(examples=n, example_source=source))
+        invented = examples.invented_examples(
+            store.examples_file(turn.dataset, turn.teacher.stored_name, forced.prompt_key),
+            engine,
+            examples.domain_of(turn.topic, training or missing),
+            n,
+            chat=turn.teacher.chat,
+            avoid=held_out,
+            teacher=turn.teacher.name,
+        )
+        return lambda question: examples.pick_invented(invented, question, n)
+    allowed = examples.allowed_for_training_examples(training, held_out)
+    orders: dict[str, list[Question]]
+    if source is ExampleSource.random:
+        pool = examples.random_pool(turn.dataset, allowed)
+        orders = {question.id: examples.random_order(pool, question) for question in missing}
+    else:
+        orders = examples.nearest_orders(allowed, missing, n + examples.SPARE)
+        pool = list({one.id: one for order in orders.values() for one in order[: n + 1]}.values())
+    if not pool:
+        raise UserError(
+            f"prompt.example_source={source}: expected training questions to take examples from, found none of "
+            f"{len(training)} that may serve; use prompt.example_source=generated or prompt.examples=0"
+        )
+    rationales = _zero_shot_rationales(turn, engine, store, pool, console)
+    return lambda question: examples.pick(orders.get(question.id, ()), rationales, question, n)
+
+
+def _zero_shot_rationales(
+    turn: Turn, engine: Engine, store: RationaleStore, pool: Sequence[Question], console: Console
+) -> dict[str, str]:
+    """The teacher's own rationales for training questions, made with the answer given and no example shown."""
+    first = replace(turn, teacher=replace(turn.teacher, sample=0), split=Split.train)
+    zero_shot = with_prompt(first, PromptConfig(teacher_forcing=True, examples=0))
+    ask = ask_engine(engine, zero_shot)
+    while generate(store, ask, pool, zero_shot, parse_answers=False, costs=True, console=console).claimed_elsewhere:
+        time.sleep(WAIT)  # another job of the same run is at them; should it die, its claims fall to this one
+    found = store.read(*zero_shot.part)
+    return for_training(found, pool, reject=(Finding.empty, Finding.cut, Finding.other_answer, Finding.debris))

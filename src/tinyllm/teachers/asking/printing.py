@@ -1,0 +1,93 @@
+"""What a person sees of a turn: what exists, the estimate, progress, what came of it."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tinyllm.teachers.asking.plan import Estimate, Summary, Turn
+
+FAILURES_SHOWN = 5
+
+
+class Bar:
+    """Questions done, with tokens a second."""
+
+    def __init__(self, progress: Progress, teacher: str, total: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task(teacher, total=total, speed="")
+        self._tokens = 0
+        self._start = time.monotonic()
+
+    def update(self, questions: int, tokens: int) -> None:
+        """Count what was done since the last update."""
+        self._tokens += tokens
+        seconds = time.monotonic() - self._start
+        speed = f"{self._tokens / seconds:,.0f} tokens/s" if self._tokens and seconds else ""
+        self._progress.update(self._task, advance=questions, speed=speed)
+
+
+def progress(console: Console | None) -> Progress:
+    """Where a `Bar` is shown; None shows nothing."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console or Console(quiet=True),
+        disable=console is None,
+    )
+
+
+def print_existing(turn: Turn, what: str, asked: int, missing: int, console: Console) -> None:
+    """How many of the `asked` questions have `what` already."""
+    line = f"{turn.teacher.name}: {turn.dataset}/{turn.split} has {asked - missing} of {asked} {what}"
+    console.print(f"{line}, {missing} to ask" if missing else line, soft_wrap=True)
+
+
+def print_estimate(turn: Turn, estimate: Estimate, console: Console) -> None:
+    """What the missing texts will take."""
+    bound = "about" if estimate.from_existing else "at most"
+    line = (
+        f"{turn.teacher.name}: about {estimate.prompt_tokens:,} prompt tokens and {bound} "
+        f"{estimate.completion_tokens:,} completion tokens to come"
+    )
+    if estimate.seconds is None:
+        line += "; time known after the first batches"
+    else:
+        line += f", {bound} {_duration(estimate.seconds)}"
+    console.print(line, soft_wrap=True)
+
+
+def print_summary(turn: Turn, summary: Summary, console: Console) -> None:
+    """What came of a turn: texts, tokens, costs and failures."""
+    total = summary.existing + summary.written
+    line = f"{turn.teacher.name}: {turn.dataset}/{turn.split} now has {total} rationales, {summary.written} of them new"
+    if summary.completion_tokens:
+        line += (
+            f"; {summary.prompt_tokens:,} prompt and {summary.completion_tokens:,} completion tokens in "
+            f"{_duration(summary.seconds)} ({summary.completion_tokens / max(summary.seconds, 1e-9):,.0f} tokens/s)"
+        )
+    if summary.money is not None:
+        line += f", {summary.money:.4f} spent"
+    if summary.unparsed:
+        line += f"; {summary.unparsed} texts name no option"
+    if summary.claimed_elsewhere:
+        line += f"; {summary.claimed_elsewhere} left to another process that is asking them"
+    console.print(line, soft_wrap=True)
+    reasons: dict[str, list[str]] = {}
+    for question_id, reason in summary.failed.items():
+        reasons.setdefault(reason, []).append(question_id)
+    for reason, ids in reasons.items():
+        shown = ", ".join(ids[:FAILURES_SHOWN]) + (", ..." if len(ids) > FAILURES_SHOWN else "")
+        console.print(f"  {len(ids)} failed ({reason}): {shown}", soft_wrap=True, markup=False)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

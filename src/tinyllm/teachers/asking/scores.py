@@ -1,0 +1,68 @@
+"""Asking a teacher for its scores of the options of every question (standard KD with logits)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from rich.console import Console
+
+from tinyllm.config import StudentConfig
+from tinyllm.errors import UserError
+from tinyllm.prompts import student_source
+from tinyllm.records import Question
+from tinyllm.teachers.asking.ask import Ask, generate
+from tinyllm.teachers.asking.plan import Summary, Turn
+from tinyllm.teachers.asking.printing import print_existing
+from tinyllm.teachers.engines import open_transformers
+from tinyllm.teachers.engines.protocol import Completion, Scorer, ScoreRequest
+from tinyllm.teachers.prompt_key import scores_key
+from tinyllm.teachers.store import RationaleStore
+from tinyllm.teachers.vocabulary import REMEDY, check_scorer, student_vocabulary, vocabulary_hash
+
+
+def ask_for_scores(
+    turn: Turn, student: StudentConfig, store: RationaleStore, asked: Sequence[Question], console: Console
+) -> Summary:
+    """Ask a turn's teacher for the option scores that are missing from the store; its prompt and sample don't matter.
+
+    Args:
+        turn: the teacher's, on the split of the questions.
+        student: whose vocabulary the teacher must have.
+        store: where the scores go, under a key of their own.
+        asked: the questions.
+        console: shows plan and progress.
+
+    Raises:
+        UserError: the teacher can't give scores to this student.
+    """
+    check_scorer(turn.teacher)
+    vocabulary = student_vocabulary(student)
+    scoring = replace(
+        turn, teacher=replace(turn.teacher, sample=0), prompt_key=scores_key(turn.teacher, vocabulary), published=None
+    )
+    missing = store.missing(*scoring.part, (question.id for question in asked))
+    print_existing(scoring, "option scores", len(asked), len(missing), console)
+    by_length = sorted(asked, key=lambda question: -len(question.context + question.question))
+    ask = score_options(turn.teacher.name, open_transformers(turn.teacher), vocabulary)
+    return generate(store, ask, by_length, scoring, parse_answers=False, costs=False, console=console)
+
+
+def score_options(teacher: str, scorer: Scorer, vocabulary: str) -> Ask:
+    """How a teacher is asked for scores; a completion's text is their JSON list, in the order of the options.
+
+    The teacher reads what the student reads, without a prefix: context, question and options. No rationale and no
+    instruction stands there, so that its distribution over the options is the one that the student is to have.
+
+    Args:
+        teacher: its name, for messages.
+        scorer: runs it.
+        vocabulary: `vocabulary_hash` of the student's tokenizer.
+    """
+
+    def ask(questions: Iterable[Question]) -> Iterator[list[Completion]]:
+        if vocabulary_hash(scorer.tokenizer()) != vocabulary:
+            raise UserError(f"teacher {teacher}: expected the student's vocabulary, found another one: {REMEDY}")
+        yield from scorer.score(ScoreRequest(q.id, "".join(student_source(q, "")), q.choices) for q in questions)
+
+    return ask

@@ -1,0 +1,126 @@
+"""Turns, one after the other: plan, ask, print; and the audit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from rich.console import Console
+
+from tinyllm.config import ShardConfig
+from tinyllm.errors import UserError
+from tinyllm.records import Question, Split
+from tinyllm.teachers.asking.ask import Choose, ask_engine, generate, no_examples, requests
+from tinyllm.teachers.asking.in_context import examples_for
+from tinyllm.teachers.asking.plan import Summary, Turn, estimate
+from tinyllm.teachers.asking.printing import print_estimate, print_existing, print_summary
+from tinyllm.teachers.audit import Audit, audit_teacher
+from tinyllm.teachers.engines import open_engine
+from tinyllm.teachers.engines.protocol import Engine
+from tinyllm.teachers.ledger import known_speed
+from tinyllm.teachers.store import RationaleStore
+
+
+def take_turns(
+    turns: Sequence[Turn],
+    store: RationaleStore,
+    questions: Mapping[Split, Sequence[Question]],
+    console: Console,
+    *,
+    shard: ShardConfig | None = None,
+) -> list[Summary]:
+    """Ask for the texts that are missing from the store, turn by turn.
+
+    A teacher is loaded once for turns that follow each other.
+
+    Args:
+        turns: as `plan_turns` gives them.
+        store: where the texts go.
+        questions: the splits' questions. Give all splits that exist: in-context examples come from train, and none may
+            be a near-duplicate of a validation or test question.
+        console: where plan and progress are printed.
+        shard: the part of each split that is asked; None asks all.
+
+    Returns:
+        One summary a turn, in order.
+
+    Raises:
+        UserError: an impossible shard, or a teacher that can't be asked at all.
+    """
+    summaries: list[Summary] = []
+    for _, group in groupby(turns, key=lambda turn: turn.teacher):
+        engine: Engine | None = None
+        for turn in group:
+            engine = engine or open_engine(turn.teacher, turn.published)
+            asked = shard_of(questions[turn.split], shard)
+            summaries.append(_take_turn(turn, engine, store, asked, questions, console))
+    return summaries
+
+
+def shard_of(questions: Sequence[Question], shard: ShardConfig | None) -> list[Question]:
+    """Every `shard.count`-th question, from the `shard.index`-th on; all for None.
+
+    Raises:
+        UserError: an impossible shard.
+    """
+    if shard is None:
+        return list(questions)
+    if not 0 <= shard.index < shard.count:
+        raise UserError(f"shard: expected an index of 0 to count - 1, found index {shard.index} of count {shard.count}")
+    return list(questions)[shard.index :: shard.count]
+
+
+def audit_turns(
+    turns: Sequence[Turn], store: RationaleStore, questions: Mapping[Split, Sequence[Question]]
+) -> list[Audit]:
+    """The audit of what the store holds of each turn."""
+    return [
+        audit_teacher(
+            turn.teacher.name,
+            turn.split,
+            store.read(*turn.part, turn.teacher.sample),
+            questions[turn.split],
+            teacher_forcing=turn.prompt.teacher_forcing,
+        )
+        for turn in turns
+    ]
+
+
+def _take_turn(
+    turn: Turn,
+    engine: Engine,
+    store: RationaleStore,
+    asked: Sequence[Question],
+    questions: Mapping[Split, Sequence[Question]],
+    console: Console,
+) -> Summary:
+    teacher = turn.teacher
+    if teacher.sample > 0 and teacher.repeats_itself:
+        raise UserError(
+            f"teacher {teacher.name}: sample {teacher.sample} of greedy decoding is the first text again; set "
+            f"teachers.{teacher.name}.temperature above 0, for all samples of this teacher"
+        )
+    existing = store.read(*turn.part, teacher.sample)
+    missing = [question for question in asked if question.id not in existing]
+    print_existing(turn, "rationales", len(asked), len(missing), console)
+    choose: Choose = no_examples
+    if turn.reads_prompts and missing:
+        choose = examples_for(turn, engine, store, missing, questions, console)
+        lengths = {request.id: request.length for request in requests(turn, missing, choose)}
+        # Longest first: a prompt too long for the memory shows at once, and batches hold like lengths.
+        missing = sorted(missing, key=lambda question: -lengths[question.id])
+        speed = known_speed(store.folder, teacher.stored_name)
+        print_estimate(turn, estimate(teacher, lengths.values(), existing.values(), speed), console)
+    summary = generate(
+        store,
+        ask_engine(engine, turn, choose),
+        missing,
+        turn,
+        parse_answers=not turn.prompt.teacher_forcing,
+        costs=turn.reads_prompts,
+        console=console,
+    )
+    summary = replace(summary, existing=len(asked) - len(missing))
+    print_summary(turn, summary, console)
+    return summary

@@ -1,0 +1,39 @@
+"""Minilab's scripted teachers: a text for every question of minilab, by rule, in no time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from tinyllm.data.minilab import answer_freely, explain
+from tinyllm.errors import UserError
+from tinyllm.teachers.engines.protocol import FREE_BATCH, Completion, Request, in_batches
+
+
+class ScriptedEngine:
+    """Answers the question of a request; its prompt is not read.
+
+    Args:
+        voice: of `data.minilab`, such as `terse`.
+        sample: 0 for the first text on a question, 1 for a second one in other words, ...
+    """
+
+    def __init__(self, *, voice: str, sample: int = 0) -> None:
+        self.voice = voice
+        self.sample = sample
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
+        """Completions in the order of `requests`; where the answer is not given, with the choice that was made.
+
+        Raises:
+            UserError: an unknown voice, or a question that is none of minilab's.
+        """
+        for batch in in_batches(requests, FREE_BATCH):
+            yield [self._answer(request) for request in batch]
+
+    def _answer(self, request: Request) -> Completion:
+        if request.question is None:
+            raise UserError(f"scripted teacher {self.voice}: expected a question of minilab, found a prompt alone")
+        if request.teacher_forcing:
+            return Completion(request.id, explain(request.question, self.voice, self.sample), "stop")
+        text, choice = answer_freely(request.question, self.voice, self.sample)
+        return Completion(request.id, text, "stop", answer=choice)
