@@ -287,9 +287,10 @@ def _reading(place: Place, what: str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
+        or_release = ", or use data.source=release" if place.dataset in splits.DATASETS else ""
         raise UserError(
-            f"{place.dataset}: expected to read {_name(place)} ({what}), found: {reason[0]}: connect to the hub, put "
-            f"parquet files under <data.root>/{place.dataset}/<split>*.parquet, or use data.source=release"
+            f"{place.dataset}: expected to read {_name(place)} ({what}), found: {reason[0]}: connect to the hub, or "
+            f"put parquet files under <data.root>/{place.dataset}/<split>*.parquet{or_release}"
         ) from error
 
 
