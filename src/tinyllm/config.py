@@ -126,11 +126,12 @@ class WandbMode(StrEnum):
 
 @dataclass
 class ColumnsConfig:
-    """How rows of a hub dataset become questions. `struct.field` names a field inside of a column."""
+    """How rows of a hub dataset become questions. `column.field` names a field inside of a column."""
 
     id: str | None = None
     """Column of the id, unique over all splits; null: `id` where it is, else `<hub split>-<row number>`."""
     question: str = "question"
+    """Column of the question's text."""
     choices: list[str] = field(default_factory=lambda: ["choices"])
     """One column (a list of texts, or a struct of `text` and `label`), or a column an option."""
     fixed_choices: list[str] = field(default_factory=list)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.integration.conftest import Stage, read_metrics
-from tests.integration.documents import SMALLER, blocks, follow, read, write_questions
+from tests.integration.documents import ROOT, SMALLER, blocks, follow, read, write_questions
 from tests.unit.teachers.engines.test_openai import answered, serving
 
 from tinyllm.data import splits
+from tinyllm.reporting import tables
 
 
 def recipe(section: str, stage: Stage, folder: Path, **more: list[str]) -> Path:
@@ -101,5 +104,28 @@ def test_a_method(stage: Stage, tmp_path: Path) -> None:
         assert float(row["train/loss"]) == pytest.approx(answer + 0.5 * (terse + wordy), rel=1e-5)
 
 
-RECIPES = {"Your own questions", "A dataset of the hub", "A teacher", "A student", "A method"}
+def test_a_table(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, commands = (block for block in blocks(read("CONTRIBUTING.md")) if block.section == "A table")
+    follow([file], tmp_path, stage)
+    path = tmp_path / file.mark.removeprefix("file ")
+    assert path.parent.relative_to(tmp_path) == Path(tables.__file__).parent.relative_to(ROOT)
+    spec = importlib.util.spec_from_file_location("seconds", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(tables, "TABLES", (*tables.TABLES, module.seconds))
+    follow([commands], tmp_path, stage)
+    with (tmp_path / "report" / "tables" / "seconds.csv").open(newline="") as written:
+        rows = list(csv.DictReader(written))
+    runs = {
+        run["method"]: run for run in map(result, (path.parent for path in tmp_path.glob("runs/*/*/*/result.json")))
+    }
+    assert {row["method"] for row in rows} == set(runs) == {"full_ft", "inference"}
+    for row in rows:
+        assert row["seconds"] == f"{runs[row['method']]['wall_seconds']:.0f}"
+    for ending in ("md", "tex"):
+        assert "How long the runs took" in (tmp_path / "report" / "tables" / f"seconds.{ending}").read_text()
+
+
+RECIPES = {"Your own questions", "A dataset of the hub", "A teacher", "A student", "A method", "A table"}
 """Headings of CONTRIBUTING whose fences are followed here."""
