@@ -26,7 +26,7 @@ WITH_CONTEXT = ("obqa", "pubmedqa", "bioasq")
 questions are single lines; every pubmedqa question has a context, its sections joined by ` \\n `."""
 
 NO_TEXT = ("", "nan")
-"""What stands where a teacher wrote nothing: the published files were written from a table, whose gaps became `nan`."""
+"""What a teacher that wrote nothing has in the files: they were written from a table, whose gaps became `nan`."""
 
 _log = logging.getLogger(__name__)
 

@@ -129,3 +129,24 @@ def test_an_unreachable_hub_is_one_line() -> None:
     message = str(caught.value)
     assert message.startswith("mine: ") and "no/such" in message and "<data.root>/mine/" in message
     assert "\n" not in message and "release" not in message
+
+
+def test_the_conversion_branch_is_asked_for_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a config is a folder, of which the splits are asked, too."""
+    import datasets
+
+    asked: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def split_names(*args: Any, **kwargs: Any) -> list[str]:
+        asked.append((args, kwargs))
+        return ["train", "test"]
+
+    def load_dataset(*args: Any, **kwargs: Any) -> Any:
+        asked.append((args, kwargs))
+        return datasets.Dataset.from_list(rows(100))
+
+    monkeypatch.setattr(datasets, "get_dataset_split_names", split_names)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    hub.load("mine", hub_id="a/b", hub_config="main", revision="refs/convert/parquet", root=None)
+    place = {"revision": "refs/convert/parquet", "data_dir": "main"}
+    assert asked == [(("a/b",), place), *((("a/b",), {**place, "split": split}) for split in ("train", "test"))]
