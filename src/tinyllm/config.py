@@ -125,6 +125,26 @@ class WandbMode(StrEnum):
 
 
 @dataclass
+class ColumnsConfig:
+    """How rows of a hub dataset become questions. `column.field` names a field inside of a column."""
+
+    id: str | None = None
+    """Column of the id, unique over all splits; null: `id` where it is, else `<hub split>-<row number>`."""
+    question: str = "question"
+    """Column of the question's text."""
+    choices: list[str] = field(default_factory=lambda: ["choices"])
+    """One column (a list of texts, or a struct of `text` and `label`), or a column an option."""
+    fixed_choices: list[str] = field(default_factory=list)
+    """The options' texts, where every question has the same: `choices` is then not read."""
+    labels: list[str] = field(default_factory=list)
+    """What `answer` calls the options, in their order; empty: the struct's labels, else position, text or letter."""
+    answer: str = "answer"
+    """Label of the right option, its position from 0, its text or its letter."""
+    context: str | None = None
+    """Passage that the question is about, a text or a list of them."""
+
+
+@dataclass
 class DataConfig:
     name: str = MISSING
     """Dataset, as it stands in the store and in results."""
@@ -134,6 +154,8 @@ class DataConfig:
     hub_id: str | None = None
     hub_config: str | None = None
     hub_revision: str | None = None
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    """Of a hub dataset that is none of the paper's six."""
     train_fraction: float = 1.0
     """Share of the training questions, 0 to 1: seeded, and nested (the smaller lies inside the larger)."""
     limit_train: int | None = None

@@ -1,210 +1,162 @@
-"""The six public datasets as they stand on the Hugging Face hub, arranged in the paper's splits.
-
-One small function a dataset turns a raw row into a `Question`; `data/splits.py` says which question belongs where.
-"""
+"""Datasets of the Hugging Face hub: the paper's six in the paper's splits, and any other in the hub's own."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from tinyllm.data import splits
-from tinyllm.data.jsonl import read_text
+from tinyllm.config import ColumnsConfig
+from tinyllm.data import bioasq, splits
+from tinyllm.data.columns import Row, is_hidden, to_fields, top_columns
+from tinyllm.data.rows import check_rows, raise_problems
 from tinyllm.errors import UserError
 from tinyllm.records import SPLITS, Question, Split
-
-Row = dict[str, Any]
 
 PARQUET_REVISION = "refs/convert/parquet"
 """Branch on which the hub keeps a parquet conversion of each dataset, one folder a config. Needed for datasets that are
 scripts (piqa, riddle), which `datasets` 4 and up no longer runs."""
 
+USUAL_NAMES: dict[Split, tuple[str, ...]] = {
+    Split.train: ("train",),
+    Split.valid: ("validation", "valid", "val", "dev"),
+    Split.test: ("test",),
+}
+"""What the hub calls a split; the first that a dataset has is read."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a dataset's rows are."""
+
+    dataset: str
+    hub_id: str | None = None
+    hub_config: str | None = None
+    revision: str | None = None
+    root: Path | None = None
+
 
 def load(
-    dataset: str, *, hub_id: str | None, hub_config: str | None, revision: str | None, root: Path | None
+    dataset: str,
+    *,
+    hub_id: str | None,
+    hub_config: str | None,
+    revision: str | None,
+    root: Path | None,
+    columns: ColumnsConfig | None = None,
 ) -> dict[Split, list[Question]]:
-    """Reads one dataset and arranges it in the paper's splits: the same ids, in the same order, as `release.load`.
+    """Reads one dataset.
+
+    One of the paper's six comes in the paper's splits: the same ids, in the same order, as `release.load`. Rows that
+    they leave out (arc questions with 3 or 5 options, the hidden test rows of piqa and riddle) are left out.
+
+    Any other comes in the hub's splits (`USUAL_NAMES`). Where validation or test is not there, or all its answers are
+    hidden, it is taken out of train: the questions that `splits.assign_split` gives to it, about a tenth each. An id is
+    the row's own where these are unique over all splits, else `<hub split>-<row number from 0>`.
 
     Args:
-        dataset: one of `CONVERSIONS`.
+        dataset: its name.
         hub_id: dataset id on the hub, such as `allenai/openbookqa`; unused with `root`.
         hub_config: its config, such as `main`; None for the only one. On `PARQUET_REVISION` it is a folder's name.
         revision: branch, tag or commit; None for the default branch.
         root: None reads the hub. Else a folder of parquet files with the hub's columns,
             `<root>/<dataset>/<hub split>*.parquet` or `<root>/<dataset>/<hub split>/*.parquet`, or the same below
-            `<root>/<dataset>/<hub_config>/` (the hub itself lays them out in these ways; hub splits are train,
-            validation, test).
+            `<root>/<dataset>/<hub_config>/` (the hub itself lays them out in these ways).
             For bioasq: the organisers' training JSON, or a folder that holds such files, itself or as `<root>/bioasq`
             (there is no free copy on the hub).
-
-    Returns:
-        Questions by split, in the order of the packaged splits. Rows that the paper's splits leave out (arc questions
-        with 3 or 5 options, the hidden test rows of piqa and riddle) are left out.
+        columns: of a dataset that is none of the paper's.
 
     Raises:
-        UserError: where the data can't be reached, lack a column, hold a bad row, or lack questions of the paper's
-            splits (with their number, examples and what to do).
+        UserError: where the data can't be reached, lack a column or a split, hold bad rows, or lack questions of the
+            paper's splits (with their number, examples and what to do).
     """
-    if dataset not in CONVERSIONS:
-        raise UserError(f"no hub conversion for dataset {dataset!r}: expected one of {', '.join(CONVERSIONS)}")
-    entries = splits.load(dataset)
-    pools: dict[Split, dict[str, Question]] = {}
-    if dataset == "bioasq":
-        wanted = {entry.id for split in SPLITS for entry in entries[split]}
-        pool = _convert(dataset, "training JSON", (row for row in _bioasq_rows(root) if row["id"] in wanted))
-        pools = {split: pool for split in SPLITS}
-    else:
-        hub_splits = CONVERSIONS[dataset].hub_splits
-        by_hub_split = {
-            hub_split: _convert(dataset, hub_split, _rows(dataset, hub_split, hub_id, hub_config, revision, root))
-            for hub_split in sorted(set(hub_splits.values()))
-        }
-        pools = {split: by_hub_split[hub_split] for split, hub_split in hub_splits.items()}
-    return _arrange(dataset, entries, pools)
-
-
-def obqa(row: Row) -> Question:
-    """allenai/openbookqa, config `main`: columns id, question_stem, choices{text, label}, answerKey."""
-    return _lettered(row, row["question_stem"])
-
-
-def arc(row: Row) -> Question:
-    """allenai/ai2_arc, config `ARC-Challenge`: columns id, question, choices{text, label}, answerKey.
-
-    Labels are A to E or 1 to 4. The paper's splits hold the questions with four options only.
-    """
-    return _lettered(row, row["question"])
-
-
-def piqa(row: Row) -> Question:
-    """ybisk/piqa, revision `refs/convert/parquet`: columns goal, sol1, sol2, label.
-
-    The label is 0 or 1; -1 in the test split, whose answers are hidden and which the paper's splits don't use.
-    """
-    return _checked(row["goal"], [row["sol1"], row["sol2"]], int(row["label"]))
-
-
-def riddle(row: Row) -> Question:
-    """INK-USC/riddle_sense, revision `refs/convert/parquet`: columns question, choices{label, text} (5), answerKey."""
-    return _lettered(row, row["question"])
-
-
-def pubmedqa(row: Row) -> Question:
-    """qiaojin/PubMedQA, config `pqa_labeled`: columns pubid, question, context{contexts, ...}, final_decision.
-
-    Sections of the abstract are joined by ` \\n `, as in the authors' published rows.
-    """
-    options = ["yes", "no", "maybe"]
-    context = " \n ".join(row["context"]["contexts"])
-    return _checked(row["question"], options, _position(row["final_decision"], options), context)
-
-
-def bioasq(row: Row) -> Question:
-    """BioASQ task B, the organisers' training JSON: questions[].{id, type, body, exact_answer, snippets[].text}.
-
-    Only from http://participants-area.bioasq.org, after registering. `exact_answer` is "yes" or "no", in some years a
-    list of it. Snippets are joined as pubmedqa's sections are.
-    """
-    options = ["yes", "no"]
-    answer = row["exact_answer"]
-    answer = answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
-    context = " \n ".join(snippet["text"].strip() for snippet in row.get("snippets") or [])
-    return _checked(row["body"], options, _position(str(answer).strip().lower(), options), context)
+    place = Place(dataset, hub_id, hub_config, revision, root)
+    if dataset not in splits.DATASETS:
+        return _hub_splits(place, columns or ColumnsConfig())
+    if columns not in (None, ColumnsConfig()):
+        raise UserError(
+            f"data.columns: expected none for {dataset}, whose rows are known, found {columns}: remove them, or give "
+            "data.name another name"
+        )
+    return _paper_splits(place)
 
 
 @dataclass(frozen=True, slots=True)
-class Conversion:
-    """How rows of one dataset become questions."""
+class Packaged:
+    """How rows of one of the paper's datasets become questions."""
 
-    convert: Callable[[Row], Question]
-    """Raises KeyError, TypeError or ValueError for a bad row; the id of its result is replaced."""
-    columns: tuple[str, ...]
-    key: Callable[[Row, str, int], str]
-    """(row, hub split, row number) -> what `splits` knows the question by: its id, or riddle's hash of the question."""
-    hub_splits: dict[Split, str]
-    """Hub split that each of the paper's splits is taken from; empty for bioasq."""
+    columns: ColumnsConfig
+    hub_splits: tuple[str, str, str]
+    """Hub splits that the paper's train, valid and test are taken from."""
 
 
-_SAME: dict[Split, str] = {Split.train: "train", Split.valid: "validation", Split.test: "test"}
-_HALVED: dict[Split, str] = {Split.train: "train", Split.valid: "validation", Split.test: "validation"}
-_ONE: dict[Split, str] = {Split.train: "train", Split.valid: "train", Split.test: "train"}
+_OWN = ("train", "validation", "test")
+_HALVED = ("train", "validation", "validation")
+_ONE = ("train", "train", "train")
 
-CONVERSIONS: dict[str, Conversion] = {
-    "obqa": Conversion(obqa, ("id", "question_stem", "choices", "answerKey"), lambda row, _, __: str(row["id"]), _SAME),
-    "arc": Conversion(arc, ("id", "question", "choices", "answerKey"), lambda row, _, __: str(row["id"]), _SAME),
-    "piqa": Conversion(
-        piqa,
-        ("goal", "sol1", "sol2", "label"),
-        lambda _, hub_split, number: f"train-{number}" if hub_split == "train" else str(number),
-        _HALVED,
+PACKAGED: dict[str, Packaged] = {
+    "obqa": Packaged(ColumnsConfig(id="id", question="question_stem", answer="answerKey"), _OWN),
+    # Labels are A to E or 1 to 4. The paper's splits hold the questions with four options only.
+    "arc": Packaged(ColumnsConfig(id="id", answer="answerKey"), _OWN),
+    "piqa": Packaged(ColumnsConfig(question="goal", choices=["sol1", "sol2"], answer="label"), _HALVED),
+    "riddle": Packaged(ColumnsConfig(answer="answerKey"), _HALVED),
+    "pubmedqa": Packaged(
+        ColumnsConfig(
+            id="pubid",
+            fixed_choices=["yes", "no", "maybe"],
+            labels=["yes", "no", "maybe"],
+            answer="final_decision",
+            context="context.contexts",
+        ),
+        _ONE,
     ),
-    "riddle": Conversion(
-        riddle,
-        ("question", "choices", "answerKey"),
-        lambda row, _, __: splits.question_hash(row["question"]),
-        _HALVED,
+    "bioasq": Packaged(
+        ColumnsConfig(
+            id="id",
+            question="body",
+            fixed_choices=["yes", "no"],
+            labels=["yes", "no"],
+            answer="exact_answer",
+            context="snippets",
+        ),
+        _ONE,
     ),
-    "pubmedqa": Conversion(
-        pubmedqa, ("pubid", "question", "context", "final_decision"), lambda row, _, __: str(row["pubid"]), _ONE
-    ),
-    "bioasq": Conversion(bioasq, ("id", "type", "body", "exact_answer"), lambda row, _, __: str(row["id"]), {}),
 }
 
 
-def _lettered(row: Row, question: str) -> Question:
-    return _checked(question, row["choices"]["text"], _position(row["answerKey"], row["choices"]["label"]))
-
-
-def _position(answer: str, labels: list[str]) -> int:
-    if answer not in labels:
-        raise ValueError(f"expected an answer out of {', '.join(labels)}, found {answer!r}")
-    return labels.index(answer)
-
-
-def _checked(question: str, choices: list[str], answer: int, context: str = "") -> Question:
-    """A question without its id; texts lose their outer whitespace, as in `release`."""
-    if not 0 <= answer < len(choices):
-        raise ValueError(f"expected a label from 0 to {len(choices) - 1}, found {answer}")
-    options = tuple(choice.strip() for choice in choices)
-    return Question("?", question.strip(), options, options[answer], context.strip())
-
-
-def _convert(dataset: str, hub_split: str, rows: Iterable[Row]) -> dict[str, Question]:
-    """Questions by key."""
-    source = CONVERSIONS[dataset]
-    questions: dict[str, Question] = {}
-    for number, row in enumerate(rows):
-        try:
-            key = source.key(row, hub_split, number)
-            questions[key] = replace(source.convert(row), id=key)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{dataset}: {hub_split}, row {number} (from 0): expected a row as the dataset documents it, found "
-                f"{type(error).__name__}: {error}: check data.root, data.hub_id and data.hub_revision"
-            ) from error
-    return questions
-
-
-def _arrange(
-    dataset: str, entries: dict[Split, list[splits.SplitEntry]], pools: dict[Split, dict[str, Question]]
-) -> dict[Split, list[Question]]:
-    """The paper's splits out of pools of converted questions, by key."""
+def _paper_splits(place: Place) -> dict[Split, list[Question]]:
+    """The paper's questions, found by id; riddle's, whose rows have none, by the hash of their text."""
+    dataset, packaged = place.dataset, PACKAGED[place.dataset]
+    entries = splits.load(dataset)
+    pools: dict[str, dict[str, Question]] = {}
+    for hub_split in sorted(set(packaged.hub_splits)):
+        if dataset == "bioasq":
+            rows = bioasq.read(place.root, {entry.id for split in SPLITS for entry in entries[split]})
+        else:
+            rows = _rows(place, hub_split, packaged.columns)
+        ids = _ids(rows, packaged.columns.id) if packaged.columns.id else _row_numbers(rows, hub_split)
+        questions = _questions(place, hub_split, rows, ids, packaged.columns)
+        pools[hub_split] = {splits.question_hash(q.question) if dataset == "riddle" else q.id: q for q in questions}
     arranged: dict[Split, list[Question]] = {}
     absent: list[str] = []
-    for split in SPLITS:
-        found: list[Question] = []
+    for split, hub_split in zip(SPLITS, packaged.hub_splits, strict=True):
+        arranged[split] = []
         for entry in entries[split]:
-            key = entry.question_sha256 if dataset == "riddle" and entry.question_sha256 else entry.id
-            question = pools[split].get(key)
+            key = entry.id
+            if dataset == "riddle" and entry.question_sha256:
+                key = entry.question_sha256
+            elif dataset == "piqa" and split is not Split.train:
+                key = f"validation-{entry.id}"
+            question = pools[hub_split].get(key)
             # A row number alone may point at another question, when the rows were shuffled or filtered.
             if question is None or entry.question_sha256 not in (None, splits.question_hash(question.question)):
                 absent.append(f"{split}/{entry.id}")
             else:
-                found.append(replace(question, id=entry.id))
-        arranged[split] = found
+                arranged[split].append(replace(question, id=entry.id))
     if absent:
         total = sum(map(len, entries.values()))
         remedy = {
@@ -218,75 +170,135 @@ def _arrange(
     return arranged
 
 
-def _rows(
-    dataset: str, hub_split: str, hub_id: str | None, hub_config: str | None, revision: str | None, root: Path | None
-) -> Iterator[Row]:
+def _hub_splits(place: Place, columns: ColumnsConfig) -> dict[Split, list[Question]]:
+    """The hub's own splits, what they lack taken out of train."""
+    present = _split_names(place)
+    names = {split: next((name for name in usual if name in present), None) for split, usual in USUAL_NAMES.items()}
+    if names[Split.train] is None:
+        raise UserError(
+            f"{place.dataset}: expected a split named train, found {', '.join(present) or 'none'}: check data.hub_id, "
+            f"data.hub_config and data.root (parquet files at <data.root>/{place.dataset}/train*.parquet)"
+        )
+    rows = {split: _rows(place, name, columns) for split, name in names.items() if name}
+    for split in (Split.valid, Split.test):
+        if split in rows and all(is_hidden(row, columns) for row in rows[split]):
+            del rows[split]
+    ids = {split: _ids(rows[split], columns.id or "id") for split in rows}
+    if len({id for split in rows for id in ids[split] if id}) < sum(map(len, rows.values())):
+        ids = {split: _row_numbers(rows[split], str(names[split])) for split in rows}
+    questions = {split: _questions(place, str(names[split]), rows[split], ids[split], columns) for split in rows}
+    for split in (Split.valid, Split.test):
+        if split not in rows:
+            _log.info("%s: no %s split with answers: about a tenth of train is held out for it", place.dataset, split)
+            questions[split] = [q for q in questions[Split.train] if splits.assign_split(q.id) is split]
+            questions[Split.train] = [q for q in questions[Split.train] if splits.assign_split(q.id) is not split]
+    if empty := [split for split in SPLITS if not questions[split]]:
+        raise UserError(
+            f"{place.dataset}: expected questions in every split, found none in {', '.join(empty)}: use a dataset with "
+            "more questions, or data=jsonl with a 'split' on every line"
+        )
+    return {split: questions[split] for split in SPLITS}
+
+
+def _ids(rows: Sequence[Row], column: str) -> list[str]:
+    return [str(row[column]) if row.get(column) is not None else "" for row in rows]
+
+
+def _row_numbers(rows: Sequence[Row], hub_split: str) -> list[str]:
+    return [f"{hub_split}-{number}" for number in range(len(rows))]
+
+
+def _questions(
+    place: Place, hub_split: str, rows: Sequence[Row], ids: Sequence[str], columns: ColumnsConfig
+) -> list[Question]:
+    problems: list[str] = []
+    fields: list[tuple[str, object]] = []
+    for number, (row, id) in enumerate(zip(rows, ids, strict=True)):
+        where = f"{place.dataset}: {hub_split}, row {number} (from 0)"
+        try:
+            fields.append((where, {"id": id, **to_fields(row, columns)}))
+        except ValueError as error:
+            problems.append(f"{where}: {error}")
+    questions = [question for _, question in check_rows(fields, problems, letters=False)]
+    raise_problems(problems, f"{place.dataset}: {hub_split} (check data.hub_id, data.hub_revision and data.columns)")
+    return questions
+
+
+def _split_names(place: Place) -> list[str]:
+    """The names among `USUAL_NAMES` that a dataset has in its folder, or all that it has on the hub."""
+    if place.root is not None:
+        usual = [name for names in USUAL_NAMES.values() for name in names]
+        return [name for name in usual if _parquet_files(place, name)]
     import datasets  # type: ignore[import-untyped, unused-ignore]  # here, as it takes seconds and only this needs it
 
-    columns = CONVERSIONS[dataset].columns
-    place = f"{hub_id} ({hub_split})"
-    try:
-        if root is not None:
-            files = _parquet_files(Path(root) / dataset, hub_split, hub_config)
-            place = f"{files[0].parent} ({hub_split})"
+    with _reading(place, "its splits"):
+        names, options = _hub_arguments(place)
+        return list(datasets.get_dataset_split_names(*names, revision=place.revision, **options))
+
+
+def _rows(place: Place, hub_split: str, columns: ColumnsConfig) -> list[Row]:
+    import datasets
+
+    with _reading(place, hub_split):
+        if place.root is not None:
+            files = _parquet_files(place, hub_split)
+            if not files:
+                raise UserError(
+                    f"{place.root / place.dataset}: expected {hub_split}*.parquet, found no such file: put the hub's "
+                    "parquet files there, or leave data.root out to read the hub"
+                )
             table = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
-        elif not hub_id:
-            raise UserError(f"{dataset}: expected a dataset id in data.hub_id or a folder in data.root, found neither")
-        elif revision == PARQUET_REVISION and hub_config:
-            # The branch has no config of that name, only a folder.
-            table = datasets.load_dataset(hub_id, data_dir=hub_config, revision=revision, split=hub_split)
         else:
-            table = datasets.load_dataset(hub_id, hub_config, revision=revision, split=hub_split)
+            names, options = _hub_arguments(place)
+            table = datasets.load_dataset(*names, revision=place.revision, split=hub_split, **options)
+    wanted = top_columns(columns)
+    if lacking := [column for column in wanted if column not in table.column_names]:
+        raise UserError(
+            f"{place.dataset}: expected columns {', '.join(wanted)} in {_name(place)} ({hub_split}), found "
+            f"{', '.join(table.column_names)} (without {', '.join(lacking)}): check data.hub_id, data.hub_config, "
+            "data.hub_revision and data.columns"
+        )
+    if columns.id is None and "id" in table.column_names and "id" not in wanted:
+        wanted.append("id")
+    return [dict(row) for row in table.select_columns(wanted)]
+
+
+def _name(place: Place) -> str:
+    return str(place.root / place.dataset) if place.root is not None else str(place.hub_id)
+
+
+def _hub_arguments(place: Place) -> tuple[list[str | None], dict[str, str]]:
+    """Dataset with config, and further arguments: the conversion branch has no config of a name, only a folder."""
+    if not place.hub_id:
+        raise UserError(
+            f"{place.dataset}: expected a dataset id in data.hub_id or a folder in data.root, found neither"
+        )
+    if place.revision == PARQUET_REVISION and place.hub_config:
+        return [place.hub_id], {"data_dir": place.hub_config}
+    return [place.hub_id, place.hub_config], {}
+
+
+@contextmanager
+def _reading(place: Place, what: str) -> Iterator[None]:
+    """What goes wrong while reading, as one line with the ways out."""
+    import datasets
+
+    try:
+        yield
     except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
+        or_release = ", or use data.source=release" if place.dataset in splits.DATASETS else ""
         raise UserError(
-            f"{dataset}: expected to read {place}, found: {reason[0]}: connect to the hub, put parquet files under "
-            f"<data.root>/{dataset}/{hub_split}*.parquet, or use data.source=release"
+            f"{place.dataset}: expected to read {_name(place)} ({what}), found: {reason[0]}: connect to the hub, or "
+            f"put parquet files under <data.root>/{place.dataset}/<split>*.parquet{or_release}"
         ) from error
-    if lacking := [column for column in columns if column not in table.column_names]:
-        raise UserError(
-            f"{dataset}: expected columns {', '.join(columns)} in {place}, found {', '.join(table.column_names)} "
-            f"(without {', '.join(lacking)}): check data.hub_id, data.hub_config and data.hub_revision"
-        )
-    for row in table.select_columns(list(columns)):
-        yield dict(row)
 
 
-def _parquet_files(folder: Path, hub_split: str, hub_config: str | None) -> list[Path]:
-    folders = [folder / hub_config, folder] if hub_config else [folder]
-    for place in folders:
+def _parquet_files(place: Place, hub_split: str) -> list[Path]:
+    """Files of a split below `root`; empty where there are none."""
+    folder = Path(place.root or "") / place.dataset
+    for below in [folder / place.hub_config, folder] if place.hub_config else [folder]:
         for pattern in (f"{hub_split}*.parquet", f"{hub_split}/*.parquet"):
-            if files := sorted(place.glob(pattern)):
+            if files := sorted(below.glob(pattern)):
                 return files
-    raise UserError(
-        f"{folder}: expected {hub_split}*.parquet, found no such file: put the hub's parquet files there, or leave "
-        "data.root out to read the hub"
-    )
-
-
-def _bioasq_rows(root: Path | None) -> list[Row]:
-    """The yes/no questions of the organisers' files; of an id that several files have, the first file's."""
-    advice = (
-        "BioASQ has no free copy: register at http://participants-area.bioasq.org, download the training set of task "
-        "11b or later, and set data.root to that file or its folder"
-    )
-    if root is None:
-        raise UserError(f"bioasq: expected the organisers' training JSON in data.root, found no data.root: {advice}")
-    root = Path(root)
-    folder = root / "bioasq" if (root / "bioasq").is_dir() else root
-    files = sorted(folder.glob("*.json")) if folder.is_dir() else [root]
-    if not files or not files[0].is_file():
-        raise UserError(f"bioasq: expected the organisers' training JSON at {root}, found no .json file: {advice}")
-    rows: dict[str, Row] = {}
-    for file in files:
-        try:
-            content = json.loads(read_text(file))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file}: line {error.lineno}: expected JSON, found none ({error.msg}): {advice}") from None
-        questions = content.get("questions") if isinstance(content, dict) else None
-        if not isinstance(questions, list):
-            raise UserError(f"{file}: expected an object with a list `questions`, found none: {advice}")
-        for row in questions:
-            if isinstance(row, dict) and row.get("type") == "yesno" and isinstance(row.get("id"), str):
-                rows.setdefault(row["id"], row)
-    return list(rows.values())
+    return []

@@ -45,7 +45,12 @@ def _read(data: DataConfig) -> dict[Split, list[Question]]:
         raise UserError(f"data=minilab: expected data.source=builtin, found {data.source}: minilab is embedded")
     if data.source is Source.hub:
         return hub.load(
-            data.name, hub_id=data.hub_id, hub_config=data.hub_config, revision=data.hub_revision, root=root
+            data.name,
+            hub_id=data.hub_id,
+            hub_config=data.hub_config,
+            revision=data.hub_revision,
+            columns=data.columns,
+            root=root,
         )
     if root is None:
         raise UserError(f"data.source={data.source}: expected data.root=<folder or file>, found none")

@@ -8,15 +8,14 @@ Source: folder `datasets` of the repository YikunHan42/TinyLLM (Apache-2.0).
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from tinyllm.data.jsonl import parse_row, raise_problems, read_text
+from tinyllm.data.rows import check_rows, decode, raise_problems, read_rows, read_text
 from tinyllm.data.splits import DATASETS
 from tinyllm.errors import UserError
 from tinyllm.records import SPLITS, Question, Split
@@ -27,7 +26,7 @@ WITH_CONTEXT = ("obqa", "pubmedqa", "bioasq")
 questions are single lines; every pubmedqa question has a context, its sections joined by ` \\n `."""
 
 NO_TEXT = ("", "nan")
-"""What stands where a teacher wrote nothing: the published files were written from a table, whose gaps became `nan`."""
+"""What a teacher that wrote nothing has in the files: they were written from a table, whose gaps became `nan`."""
 
 _log = logging.getLogger(__name__)
 
@@ -175,56 +174,24 @@ def _folder(root: Path, dataset: str) -> Path:
 def _read_questions(folder: Path, dataset: str, split: Split) -> list[Question]:
     file = folder / f"{dataset}_{split}.json"
     problems: list[str] = []
-    questions: list[Question] = []
-    seen: dict[str, str] = {}
-    for where, row in _rows(file):
-        question, row_problems = parse_row(_split_context(row) if dataset in WITH_CONTEXT else row, letters=False)
-        problems += [f"{where}: {problem}" for problem in row_problems]
-        if question is None:
-            continue
-        if question.id in seen:
-            problems.append(
-                f"{where}: field 'id': expected an id used once, found {question.id!r} of {seen[question.id]}"
-            )
-            continue
-        seen[question.id] = where
-        if dataset == "piqa" and split == "train":
-            question = Question(
-                f"train-{question.id}", question.question, question.choices, question.answer, question.context
-            )
-        questions.append(question)
+    rows = read_rows(file, problems)
+    if dataset in WITH_CONTEXT:
+        rows = ((place, _split_context(row)) for place, row in rows)
+    questions = [question for _, question in check_rows(rows, problems, letters=False, seen={})]
     raise_problems(problems, str(file))
     if not questions:
         raise UserError(f"{file}: expected rows, found none: restore the published file")
+    if dataset == "piqa" and split == Split.train:
+        return [replace(question, id=f"train-{question.id}") for question in questions]
     return questions
 
 
-def _split_context(row: Any) -> Any:
+def _split_context(row: object) -> object:
     text = row.get("question") if isinstance(row, dict) else None
-    if not isinstance(text, str):
+    if not isinstance(row, dict) or not isinstance(text, str):
         return row
     context, _, question = text.strip().rpartition("\n")
     return row | {"question": question, "context": context}
-
-
-def _rows(file: Path) -> list[tuple[str, Any]]:
-    """Decoded rows, each with its place for error messages."""
-    text = read_text(file)
-    try:
-        if text.lstrip().startswith("["):
-            return [(f"{file}: row {number}", row) for number, row in enumerate(json.loads(text), start=1)]
-        rows = []
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                try:
-                    rows.append((f"{file}: line {number}", json.loads(line)))
-                except json.JSONDecodeError as error:
-                    raise UserError(
-                        f"{file}: line {number}: expected one JSON object, found none ({error.msg})"
-                    ) from None
-        return rows
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}: line {error.lineno}: expected a JSON array, found none ({error.msg})") from None
 
 
 def _read_strings(folder: Path, split: Split) -> list[tuple[Path, int, str]]:
@@ -241,10 +208,7 @@ def _read_strings(folder: Path, split: Split) -> list[tuple[Path, int, str]]:
         )
     strings: list[tuple[Path, int, str]] = []
     for _, file in sorted(numbered.items()):
-        try:
-            content = json.loads(read_text(file))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file}: line {error.lineno}: expected a JSON array, found none ({error.msg})") from None
+        content = decode(read_text(file), file, "a JSON array")
         if not isinstance(content, list):
             raise UserError(f"{file}: expected a JSON array of strings, found {type(content).__name__}")
         for index, string in enumerate(content):

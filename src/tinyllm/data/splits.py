@@ -1,4 +1,4 @@
-"""The paper's splits of the six public datasets: which question is in train, valid or test, and in which order.
+"""Which question is in train, valid or test: the paper's splits of the six public datasets, and a rule for the others.
 
 The files of `paper_splits/` travel in the wheel. They hold ids alone, and for the two datasets whose hub rows carry no
 id (piqa, riddle) also a hash of the question. Source: the data that the paper's authors published (YikunHan42/TinyLLM).
@@ -31,6 +31,16 @@ class SplitEntry:
 def question_hash(text: str) -> str:
     """First 16 hex digits of the SHA-256 of the stripped text, in UTF-8."""
     return hashlib.sha256(text.strip().encode()).hexdigest()[:16]
+
+
+def assign_split(id: str) -> Split:
+    """Split of a question for which nobody chose one: 80% train, 10% valid, 10% test, by a hash of its id.
+
+    The same id falls into the same split on every machine, whatever other questions the dataset holds. So shares are
+    exact only on average: of 10 questions, none may be in test.
+    """
+    share = int.from_bytes(hashlib.sha256(id.encode()).digest()[:8]) / 2**64
+    return Split.train if share < 0.8 else Split.valid if share < 0.9 else Split.test
 
 
 def load(dataset: str) -> dict[Split, list[SplitEntry]]:

@@ -13,7 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.unit.data.conftest import parquet
 
+from tinyllm.config import ColumnsConfig
 from tinyllm.data import hub, release, splits
 from tinyllm.errors import UserError
 from tinyllm.records import SPLITS, Question, Split
@@ -31,14 +33,7 @@ def entry(id: str, text: str | None = None) -> splits.SplitEntry:
     return splits.SplitEntry(id, None if text is None else sha(text))
 
 
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """`datasets` reads the environment when it is imported, so what it took from there is set too."""
-    import datasets
-
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 @pytest.fixture
@@ -49,14 +44,6 @@ def use_splits(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(splits, "load", lambda dataset: entries)
 
     return use
-
-
-def parquet(root: Path, dataset: str, **rows_by_hub_split: list[dict[str, Any]]) -> Path:
-    for hub_split, rows in rows_by_hub_split.items():
-        file = root / dataset / f"{hub_split}-00000-of-00001.parquet"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows), file)
-    return root
 
 
 def read(dataset: str, root: Path | None, hub_config: str | None = None) -> dict[Split, list[Question]]:
@@ -124,7 +111,7 @@ def test_piqa_in_another_order_is_refused(tmp_path: Path, use_splits: Any) -> No
     use_splits({"train": [], "valid": [entry("0", "Cut")], "test": [entry("1", "Drink")]})
     root = parquet(tmp_path, "piqa", train=[], validation=[piqa_row("Drink", 0), piqa_row("Cut", 0)])
     pq.write_table(pa.Table.from_pylist([piqa_row("Saw", 0)]), root / "piqa" / "train-00000-of-00001.parquet")
-    with pytest.raises(UserError, match=r"piqa: 2 of the paper's 2 questions .*valid/0, test/1: rows must stand"):
+    with pytest.raises(UserError, match=r"^piqa: 2 .*valid/0, test/1\b"):
         read("piqa", root)
 
 
@@ -203,18 +190,16 @@ def test_bioasq_reads_the_organisers_files(tmp_path: Path, use_splits: Any) -> N
     everything.write_text(json.dumps({"questions": first + second}))
     assert read("bioasq", everything) == loaded
 
-    with pytest.raises(UserError, match=r"bioasq: 2 of the paper's 4 questions .*train/c, test/d: .*task 11b"):
+    with pytest.raises(UserError, match=r"^bioasq: 2 .*train/c, test/d\b.*data.root"):
         read("bioasq", tmp_path / "one.json")
 
 
 def test_bioasq_without_a_file_says_where_to_get_it(tmp_path: Path) -> None:
     for root in (None, tmp_path, tmp_path / "absent.json"):
-        with pytest.raises(
-            UserError, match=r"bioasq: expected .*register at http://participants-area.bioasq.org.*data.root"
-        ):
+        with pytest.raises(UserError, match=r"^bioasq: .*http://participants-area.bioasq.org.*data.root"):
             read("bioasq", root)
     (tmp_path / "training.json").write_text("[]")
-    with pytest.raises(UserError, match=r"training.json: expected an object with a list `questions`"):
+    with pytest.raises(UserError, match=r"training.json: .*`questions`"):
         read("bioasq", tmp_path)
 
 
@@ -222,23 +207,25 @@ def test_missing_questions_are_counted_with_examples(tmp_path: Path) -> None:
     """Against the packaged splits."""
     with pytest.raises(UserError) as caught:
         read("pubmedqa", parquet(tmp_path, "pubmedqa", train=[pubmed_row(1, "yes")]))
-    assert str(caught.value).startswith("pubmedqa: 1000 of the paper's 1000 questions are missing")
+    assert str(caught.value).startswith("pubmedqa: 1000 of ")
     assert "train/21645374" in str(caught.value) and "data.source=release" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_lacking_column_and_a_bad_row_are_told(tmp_path: Path, use_splits: Any) -> None:
+def test_an_error_names_the_lacking_column_or_the_row_and_its_field(tmp_path: Path, use_splits: Any) -> None:
     use_splits({"train": [entry("1")], "valid": [], "test": []})
     other = [{"pubid": 1, "question": "Do saws cut?", "final_decision": "yes"}]
-    with pytest.raises(
-        UserError, match=r"expected columns pubid, question, context, final_decision .*\(without context\)"
-    ):
+    with pytest.raises(UserError, match=r"^pubmedqa: .*pubid, question, final_decision, context .*\(without context\)"):
         read("pubmedqa", parquet(tmp_path / "other", "pubmedqa", train=other))
-    with pytest.raises(UserError, match=r"pubmedqa: train, row 0 .*out of yes, no, maybe, found 'unsure'"):
-        read("pubmedqa", parquet(tmp_path / "bad", "pubmedqa", train=[pubmed_row(1, "unsure")]))
-    hidden = [piqa_row("Cut", -1)]
-    with pytest.raises(UserError, match=r"piqa: train, row 0 .*a label from 0 to 1, found -1"):
+    for root, row in (("unsure", pubmed_row(1, "unsure")), ("letter", pubmed_row(1, "b"))):
+        with pytest.raises(UserError, match=rf"^pubmedqa: train, row 0 .*field 'answer': .*'{row['final_decision']}'"):
+            read("pubmedqa", parquet(tmp_path / root, "pubmedqa", train=[row]))
+    hidden = [piqa_row("Saw", 0), piqa_row("Cut", -1)]
+    with pytest.raises(UserError, match=r"^piqa: train, row 1 .*field 'answer': .*from 0 to 1, found -1"):
         read("piqa", parquet(tmp_path / "hidden", "piqa", train=hidden, validation=hidden))
+    (tmp_path / "training.json").write_text(json.dumps({"questions": [bioasq_row("1", "yes", snippets=[{}])]}))
+    with pytest.raises(UserError, match=r"^bioasq: train, row 0 .*field 'context'"):
+        read("bioasq", tmp_path / "training.json")
 
 
 def test_folders_as_the_hub_lays_them_out(tmp_path: Path, use_splits: Any) -> None:
@@ -248,7 +235,7 @@ def test_folders_as_the_hub_lays_them_out(tmp_path: Path, use_splits: Any) -> No
         file.parent.mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist([pubmed_row(id, "yes") for id in ids]), file)
     assert [q.id for q in read("pubmedqa", tmp_path, "pqa_labeled")["valid"]] == ["2"]
-    with pytest.raises(UserError, match=r"pubmedqa: expected train\*.parquet, found no such file"):
+    with pytest.raises(UserError, match=r"pubmedqa: .*train\*.parquet"):
         read("pubmedqa", tmp_path)
 
 
@@ -276,28 +263,21 @@ def test_an_unreachable_hub_is_one_line_with_remedies() -> None:
     with pytest.raises(UserError) as caught:
         hub.load("obqa", hub_id="allenai/openbookqa", hub_config="main", revision=None, root=None)
     message = str(caught.value)
-    assert message.startswith("obqa: expected to read allenai/openbookqa")
+    assert message.startswith("obqa: ") and "allenai/openbookqa" in message
     assert "<data.root>/obqa/" in message and "data.source=release" in message and "\n" not in message
 
 
-def test_no_place_and_no_conversion() -> None:
-    with pytest.raises(UserError, match=r"obqa: expected a dataset id in data.hub_id or a folder in data.root"):
-        read("obqa", None)
-    with pytest.raises(UserError, match="'mmlu': expected one of obqa, arc, piqa, riddle, pubmedqa, bioasq"):
-        read("mmlu", None)
+def test_neither_a_folder_nor_a_dataset_id() -> None:
+    for dataset in ("obqa", "mmlu"):
+        with pytest.raises(UserError, match=rf"^{dataset}: .*data.hub_id .*data.root"):
+            read(dataset, None)
 
 
-def test_each_dataset_has_a_conversion_that_names_its_source() -> None:
-    assert tuple(hub.CONVERSIONS) == splits.DATASETS
-    for dataset, address in {
-        "obqa": "allenai/openbookqa",
-        "arc": "allenai/ai2_arc",
-        "piqa": "ybisk/piqa",
-        "riddle": "INK-USC/riddle_sense",
-        "pubmedqa": "qiaojin/PubMedQA",
-        "bioasq": "participants-area.bioasq.org",
-    }.items():
-        assert address in (hub.CONVERSIONS[dataset].convert.__doc__ or "")
+def test_columns_of_a_known_dataset_are_refused(tmp_path: Path) -> None:
+    """They would do nothing."""
+    columns = ColumnsConfig(question="stem")
+    with pytest.raises(UserError, match=r"data.columns: .*obqa"):
+        hub.load("obqa", hub_id=None, hub_config=None, revision=None, root=tmp_path, columns=columns)
 
 
 def test_the_module_does_not_import_datasets_by_itself() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tinyllm.data import jsonl
+from tinyllm.data.splits import assign_split
 from tinyllm.errors import UserError
 from tinyllm.records import Question
 
@@ -59,20 +60,20 @@ def test_an_options_text_goes_before_its_letter(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "parts"),
     [
-        (row(answer="d"), ["field 'answer'", "a letter from a to c", "found 'd'"]),
-        (row(answer="Saw"), ["field 'answer'", "the text of an option", "found 'Saw'"]),
+        (row(answer="d"), ["field 'answer'", "found 'd'", "'saw', 'spoon', 'rope'"]),
+        (row(answer="Saw"), ["field 'answer'", "found 'Saw'"]),
         (row(answer=2), ["field 'answer'", "found 2"]),
-        (row(choices=["saw"]), ["field 'choices'", "two or more", "found ['saw']"]),
-        (row(choices=["saw", " "]), ["field 'choices'", "non-empty"]),
+        (row(choices=["saw"]), ["field 'choices'", "found ['saw']"]),
+        (row(choices=["saw", " "]), ["field 'choices'", "found ['saw', ' ']"]),
         (row(choices="saw"), ["field 'choices'", "found 'saw'"]),
-        (row(question="  "), ["field 'question'", "non-empty"]),
+        (row(question="  "), ["field 'question'", "found '  '"]),
         (row(id=True), ["field 'id'", "found True"]),
         (row(context=3), ["field 'context'", "found 3"]),
-        (row(split="dev"), ["field 'split'", "one of train, valid, test", "found 'dev'"]),
-        (row(contxt="A bench."), ["field 'contxt'", "expected 'context'"]),
-        ({k: v for k, v in row().items() if k != "question"}, ["field 'question'", "found no such field"]),
-        (["saw"], ["expected a JSON object", "found ['saw']"]),
-        ("{'id': 1}", ["expected one JSON object", "found \"{'id': 1}\""]),
+        (row(split="dev"), ["field 'split'", "train, valid, test", "found 'dev'"]),
+        (row(contxt="A bench."), ["field 'contxt'", "'context'"]),
+        ({k: v for k, v in row().items() if k != "question"}, ["field 'question'"]),
+        (["saw"], ["id, question, choices, answer", "found ['saw']"]),
+        ("{'id': 1}", ["JSON", "found \"{'id': 1}\""]),
     ],
 )
 def test_one_bad_line_is_one_line_with_its_place(tmp_path: Path, line: Any, parts: list[str]) -> None:
@@ -84,25 +85,26 @@ def test_one_bad_line_is_one_line_with_its_place(tmp_path: Path, line: Any, part
         assert part in message[0]
 
 
-def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     file = write(tmp_path / "q.jsonl", row("a", answer="x"), row("b"), row("b"), row("c", question="", choices=[]))
     message = error_of(file)
-    assert message[0] == f"{file}: 4 problems, expected none: fix these rows"
+    assert message[0].startswith(f"{file}: 4 ")
     assert [line.split(": ")[1] for line in message[1:]] == ["line 1", "line 3", "line 4", "line 4"]
     assert f"found 'b' of {file}: line 2" in message[2]
 
 
 def test_twenty_problems_are_spelt_out_and_the_rest_counted(tmp_path: Path) -> None:
     message = error_of(write(tmp_path / "q.jsonl", *[row(str(i), answer="x") for i in range(33)]))
-    assert "33 problems" in message[0]
+    assert "33" in message[0]
     assert len(message) == 1 + 20 + 1
-    assert message[-1] == "... and 13 more"
+    assert "13" in message[-1]
 
 
 def test_some_lines_with_a_split_and_some_without(tmp_path: Path) -> None:
-    message = error_of(write(tmp_path / "q.jsonl", row("a", split="train"), row("b"), row("c", split="test")))
+    file = write(tmp_path / "q.jsonl", row("a", split="train"), row("b"), row("c", split="test"))
+    message = error_of(file)
     assert len(message) == 1
-    assert "line 2: field 'split'" in message[0] and "2 with and 1 without" in message[0]
+    assert "line 2: field 'split'" in message[0] and str(file) in message[0]
 
 
 def test_without_splits_the_id_decides_about_80_10_10(tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ def test_the_assignment_is_pinned() -> None:
     """A change would move questions between train and test of users who go on with earlier runs."""
     # SHA-256 begins with 341, c75, d99, e96: 0.8 is ccc.., 0.9 is e66..
     ids = ("q0", "q1", "q8", "q16")
-    assert [jsonl.assign_split(id) for id in ids] == ["train", "train", "valid", "test"]
+    assert [assign_split(id) for id in ids] == ["train", "train", "valid", "test"]
 
 
 def test_a_folder_of_three_files(tmp_path: Path) -> None:
@@ -139,20 +141,20 @@ def test_a_folder_refuses_doubled_ids_and_foreign_splits(tmp_path: Path) -> None
     write(tmp_path / "train.jsonl", row("a"))
     write(tmp_path / "test.jsonl", row("a"), row("b", split="train"))
     message = error_of(tmp_path)
-    assert "2 problems" in message[0]
+    assert len(message) == 3
     assert f"{tmp_path / 'test.jsonl'}: line 1: field 'id'" in message[1] and "train.jsonl: line 1" in message[1]
-    assert "line 2: field 'split': expected 'test' or no split" in message[2]
+    assert f"{tmp_path / 'test.jsonl'}: line 2: field 'split'" in message[2] and "'train'" in message[2]
 
 
 def test_a_folder_refuses_other_file_names(tmp_path: Path) -> None:
     write(tmp_path / "dev.jsonl", row("a"))
-    assert "found dev.jsonl" in error_of(tmp_path)[0]
+    assert "dev.jsonl" in error_of(tmp_path)[0]
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    assert "found nothing" in error_of(tmp_path / "absent.jsonl")[0]
-    assert "found no .jsonl file" in error_of(tmp_path)[0]
-    assert "found none" in error_of(write(tmp_path / "q.jsonl", ""))[0]
+    assert "absent.jsonl" in (message := error_of(tmp_path / "absent.jsonl")[0]) and "data.root" in message
+    assert "train.jsonl, valid.jsonl, test.jsonl" in error_of(tmp_path)[0]
+    assert "q.jsonl" in error_of(write(tmp_path / "q.jsonl", ""))[0]
 
 
 def test_encodings(tmp_path: Path) -> None:
@@ -165,4 +167,13 @@ def test_encodings(tmp_path: Path) -> None:
 
     latin = tmp_path / "latin.jsonl"
     latin.write_bytes(json.dumps(row(question="Où?"), ensure_ascii=False).encode("latin-1"))
-    assert "expected UTF-8, found byte 0xf9" in error_of(latin)[0]
+    assert all(part in error_of(latin)[0] for part in ("latin.jsonl", "UTF-8", "0xf9"))
+
+
+def test_a_file_may_be_one_array(tmp_path: Path) -> None:
+    file = tmp_path / "q.json"
+    file.write_text(json.dumps([row("a", split="test"), row("b", split="test", answer="x")], indent=1))
+    message = error_of(file)
+    assert len(message) == 1 and message[0].startswith(f"{file}: row 2: field 'answer'")
+    file.write_text(json.dumps([row("a", split="test")]))
+    assert [question.id for question in jsonl.load(file)["test"]] == ["a"]

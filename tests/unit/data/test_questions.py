@@ -98,7 +98,7 @@ def test_a_root_under_the_home_folder(own_file: str, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("fraction", [0.0, -0.5, 1.0001, 12.5, float("nan")])
 def test_a_fraction_outside_of_0_to_1_is_refused(fraction: float) -> None:
-    with pytest.raises(UserError, match=r"data\.train_fraction: expected a share above 0 and up to 1, found"):
+    with pytest.raises(UserError, match=r"data\.train_fraction: "):
         load_questions(DataConfig("minilab", Source.builtin, train_fraction=fraction))
 
 
@@ -108,19 +108,19 @@ def test_a_limit_below_1_is_refused(key: str, limit: int) -> None:
     """-1 would drop the last question instead of meaning all."""
     data = DataConfig("minilab", Source.builtin)
     setattr(data, key, limit)
-    with pytest.raises(UserError, match=rf"data\.{key}: expected 1 or more, or null for all, found {limit}"):
+    with pytest.raises(UserError, match=rf"data\.{key}: .*found {limit}"):
         load_questions(data)
 
 
 @pytest.mark.parametrize(
     ("name", "source", "message"),
     [
-        ("minilab", Source.hub, r"data=minilab: expected data\.source=builtin, found hub"),
-        ("minilab", Source.release, r"data=minilab: expected data\.source=builtin, found release"),
-        ("minilab", Source.jsonl, r"data=minilab: expected data\.source=builtin, found jsonl"),
-        ("obqa", Source.builtin, r"data\.source=builtin: expected data=minilab, found data=obqa"),
-        ("obqa", Source.release, r"data\.source=release: expected data\.root=<folder or file>, found none"),
-        ("own", Source.jsonl, r"data\.source=jsonl: expected data\.root=<folder or file>, found none"),
+        ("minilab", Source.hub, r"data=minilab: .*data\.source=builtin.*hub"),
+        ("minilab", Source.release, r"data=minilab: .*data\.source=builtin.*release"),
+        ("minilab", Source.jsonl, r"data=minilab: .*data\.source=builtin.*jsonl"),
+        ("obqa", Source.builtin, r"data\.source=builtin: .*data=minilab.*data=obqa"),
+        ("obqa", Source.release, r"data\.source=release: .*data\.root"),
+        ("own", Source.jsonl, r"data\.source=jsonl: .*data\.root"),
     ],
 )
 def test_a_source_that_can_not_serve_the_dataset_is_refused(name: str, source: Source, message: str) -> None:

@@ -81,10 +81,10 @@ def test_piqas_row_numbers_become_unique_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bad", "parts"),
     [
-        (SAW | {"answer": "b"}, ["field 'answer'", "the text of an option, found 'b'"]),
+        (SAW | {"answer": "b"}, ["field 'answer'", "found 'b'"]),
         (SAW | {"choices": None}, ["field 'choices'", "found None"]),
-        ({"id": "x"}, ["field 'question'", "found no such field"]),
-        ("saw", ["expected a JSON object", "found 'saw'"]),
+        ({"id": "x"}, ["field 'question'"]),
+        ("saw", ["id, question, choices, answer", "found 'saw'"]),
         (SAW | {"id": "first"}, ["field 'id'", "found 'first'", "1"]),
     ],
 )
@@ -100,22 +100,22 @@ def test_a_bad_row_is_refused_with_its_place(tmp_path: Path, lines: bool, bad: A
 def test_files_that_are_no_json_or_absent(tmp_path: Path) -> None:
     root = published(tmp_path, "arc", {}, {})
     (root / "arc" / "arc_valid.json").write_text('[{"id": 1},\n')
-    with pytest.raises(UserError, match=r"arc_valid.json: line 2: expected a JSON array"):
+    with pytest.raises(UserError, match=r"arc_valid.json: line 2: .*JSON"):
         release.load(root, "arc")
     (root / "arc" / "arc_valid.json").write_text('{"id": 1\n')
-    with pytest.raises(UserError, match=r"arc_valid.json: line 1: expected one JSON object"):
+    with pytest.raises(UserError, match=r"arc_valid.json: line 1: .*JSON"):
         release.load(root, "arc")
     (root / "arc" / "arc_valid.json").unlink()
-    with pytest.raises(UserError, match=r"arc_valid.json: expected a readable file"):
+    with pytest.raises(UserError, match=r"arc_valid.json: "):
         release.load(root, "arc")
-    with pytest.raises(UserError, match=r"riddle: expected a folder .* set data.root"):
+    with pytest.raises(UserError, match=r"riddle: .*data.root"):
         release.load(root, "riddle")
-    with pytest.raises(UserError, match="expected one of obqa"):
+    with pytest.raises(UserError, match=r"'mmlu': .*obqa, arc"):
         release.load(root, "mmlu")
 
 
 def test_an_id_in_two_splits_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'1-1' in train and test"):
+    with pytest.raises(UserError, match=r"arc: field 'id': .*'1-1'.*train.*test"):
         release.load(published(tmp_path, "arc", {"train": [SAW], "test": [SAW]}, {}), "arc")
 
 
@@ -237,7 +237,7 @@ def test_missing_texts_are_missing_keys_and_counted(tmp_path: Path, caplog: pyte
         texts = release.load_rationales(root, "arc", "valid", questions)
     assert texts == {"flan_t5_xl": {"none": "T.", "both": "T."}, "llama2_7b_chat": {"both": "nan is no number."}}
     assert release.missing(texts, questions) == {"flan_t5_xl": ["gap"], "llama2_7b_chat": ["none", "gap"]}
-    assert "2 of 3 arc/valid questions lack a llama2_7b_chat rationale" in caplog.messages
+    assert any("2 of 3 arc/valid" in line and "llama2_7b_chat" in line for line in caplog.messages)
 
 
 def test_a_string_in_the_wrong_place_names_file_and_index(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_string_in_the_wrong_place_names_file_and_index(tmp_path: Path) -> Non
     strings = strings_of(rows)
     strings[2], strings[3] = strings[3], strings[2]
     root = published(tmp_path, "arc", {"test": rows}, {"test": [strings[:2], strings[2:]]})
-    with pytest.raises(UserError, match=r"test_CoT_1.json: string 0: .*'r2'.* found 'Which tool cuts r3"):
+    with pytest.raises(UserError, match=r"test_CoT_1.json: string 0: .*'r2'.*'Which tool cuts r3"):
         release.load_rationales(root, "arc", "test", release.load(root, "arc")["test"])
 
 
@@ -256,20 +256,20 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     questions = release.load(root, "arc")["train"]
     llm = root / "arc" / "llm"
 
-    with pytest.raises(UserError, match=r"1 of 4 arc/train questions are not in .*such as else:"):
+    with pytest.raises(UserError, match=r"1 of 4 arc/train .*else:"):
         release.load_rationales(root, "arc", "train", [*questions, question(id="else")])
 
     (llm / "train_CoT_2.json").write_text("[]")
-    with pytest.raises(UserError, match=r"expected 3 strings in train_CoT_.*found 2"):
+    with pytest.raises(UserError, match=r"llm: .*3 .*train_CoT_.*found 2"):
         release.load_rationales(root, "arc", "train", questions)
     (llm / "train_CoT_2.json").write_text("[null]")
-    with pytest.raises(UserError, match=r"train_CoT_2.json: string 0: expected a text, found NoneType"):
+    with pytest.raises(UserError, match=r"train_CoT_2.json: string 0: .*NoneType"):
         release.load_rationales(root, "arc", "train", questions)
     (llm / "train_CoT_2.json").write_text("{}")
-    with pytest.raises(UserError, match=r"train_CoT_2.json: expected a JSON array of strings, found dict"):
+    with pytest.raises(UserError, match=r"train_CoT_2.json: .*dict"):
         release.load_rationales(root, "arc", "train", questions)
     (llm / "train_CoT_1.json").unlink()
-    with pytest.raises(UserError, match="without a gap, found 0, 2"):
+    with pytest.raises(UserError, match=r"llm: .*train_CoT_.*found 0, 2"):
         release.load_rationales(root, "arc", "train", questions)
 
 

@@ -59,7 +59,7 @@ def test_question_hash_is_of_the_stripped_text() -> None:
 
 
 def test_unknown_dataset_names_the_known_ones() -> None:
-    with pytest.raises(UserError, match="'mmlu': expected one of obqa, arc"):
+    with pytest.raises(UserError, match=r"'mmlu': .*obqa, arc"):
         splits.load("mmlu")
 
 
