@@ -44,7 +44,7 @@ Contents: {contents}
 """
 EXTRA_GROUPS = {
     "teacher": "One file a teacher: `teachers` puts them together, `tinyllm evaluate teacher=<option>` takes one.",
-    "experiment": "Presets over all other groups; `paper=true` is short for `experiment=paper`.",
+    "experiment": "Presets over all other groups.",
 }
 """Groups without keys of their own, and what they are for."""
 PLACEHOLDERS = {"teachers": "<teacher>", "alpha": "<teacher>", "streams": "<stream>"}
