@@ -162,7 +162,7 @@ def server(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
                 time.sleep(0.5)
         yield address
     finally:
-        process.terminate()
+        process.kill()  # asked to stop, it would first finish requests that nobody waits for
         process.wait(30)
 
 
@@ -178,14 +178,16 @@ class Proxy(ThreadingHTTPServer):
         self.dice = random.Random(0)
         self.met: Counter[str] = Counter()
         self.lock = threading.Lock()
+        self.asking = threading.Lock()
         self.known: dict[bytes, bytes] = {}
 
     def ask(self, path: str, body: bytes) -> bytes:
         """The server's answer; asked once, as decoding is greedy, so that the test doesn't wait for it again."""
-        if body not in self.known:
-            request = urllib.request.Request(self.behind + path, body, {"content-type": "application/json"})
-            with urllib.request.urlopen(request) as answer:
-                self.known[body] = answer.read()
+        with self.asking:  # a client that asks again meanwhile waits for the same answer
+            if body not in self.known:
+                request = urllib.request.Request(self.behind + path, body, {"content-type": "application/json"})
+                with urllib.request.urlopen(request) as answer:
+                    self.known[body] = answer.read()
         return self.known[body]
 
 
