@@ -305,8 +305,8 @@ SEPARATORS = "\n \r \r\n \t \x0b \x0c \x1c \x1d \x1e \x85 \xa0 \u2028 \u2029 \uf
 def test_predictions_come_back_whatever_their_texts_hold(tmp_path: Path, text: str) -> None:
     rows = [
         Prediction(
-            f"{number}{text}", f"?{text}", (f"a{text}", "b"), f"a{text}", f"x{text}y", predicted, ranked, scores, subset,
-            {"owl": text} if text else {},
+            f"{number}{text}", f"?{text}", (f"a{text}", "b"), f"a{text}", f"x{text}y",
+            predicted, ranked, scores, subset, {"owl": text} if text else {},
         )
         for number, (predicted, ranked, scores, subset) in enumerate(
             [(f"a{text}", "b", (-0.5, -0.25), "hidden"), (None, None, (), "")]
