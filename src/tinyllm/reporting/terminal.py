@@ -15,11 +15,12 @@ from tinyllm.reporting.writers import numeric_columns, shown
 
 _WIDTH = 100
 """Characters of a line where the output is no terminal: what a file or a log gets does not depend on a window."""
-_LABEL_WIDTH = 40
+_UNLIMITED = 10_000
+_LABEL_WIDTH = 32
 _LEGEND = {
     "interval": "[95% confidence interval]",
     "paper": "(the paper's number)",
-    "*": "* best student of its column, significantly better than the second best",
+    "*": "* significantly better than the second best",
 }
 
 
@@ -32,19 +33,21 @@ def print_tables(tables: Sequence[Table]) -> None:
             continue
         for parts in (("interval", "paper"), ("interval",), ()):
             grid = _grid(table, parts)
-            if console.measure(grid).maximum <= console.width:
+            if console.measure(grid, options=console.options.update(max_width=_UNLIMITED)).maximum <= console.width:
                 break
+        console.print(Text(table.title, style="bold"))
         console.print(grid)
+        console.print()
         cells = [shown(cell, table) for row in table.rows for cell in row]
         used |= {"*"} if any(cell.best for row in table.rows for cell in row) else set()
         used |= {part for part in parts if any(getattr(cell, part) for cell in cells)}
     legend = [text for part, text in _LEGEND.items() if part in used]
     if used:
-        console.print(Text(" ".join(["Accuracies and gains in percent", *legend])))
+        console.print(Text(" ".join(["Percent", *legend])))
 
 
 def _grid(table: Table, parts: Sequence[str]) -> Grid:
-    grid = Grid(title=Text(table.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for j, (column, numbers) in enumerate(zip(table.columns, numeric_columns(table), strict=True)):
         grid.add_column(
             Text(column),
