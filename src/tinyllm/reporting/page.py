@@ -16,6 +16,8 @@ from tinyllm.reporting.figures.drawing import Figure, png
 from tinyllm.reporting.frame import TEACHER
 from tinyllm.reporting.table import Cell, Table
 
+READING = "How to read the tables"
+"""Heading of the notes that all tables share."""
 _MOST_CASES = 300
 _MOST_CASE_BYTES = 2_000_000
 """Of the cases' JSON: with the figures, the page stays below some 5 MB."""
@@ -58,6 +60,7 @@ def page(
         figures=[(figure, base64.b64encode(png(figure)).decode(), _width(figure)) for figure in figures],
         number=_number,
         reading=[*(["In grey: the paper's numbers."] if any(t.has_paper for t in tables) else []), *reading],
+        reading_title=READING,
         is_text=lambda table, column: all(row[column].value is None for row in table.rows),
         sort_key=_sort_key,
         kinds=[(heading, sum(kind in case.kinds for case in cases)) for kind, heading in KINDS.items()],

@@ -12,7 +12,7 @@ from tinyllm.reporting.cases import Case, cases
 from tinyllm.reporting.figures import all_figures
 from tinyllm.reporting.figures.drawing import Figure, save
 from tinyllm.reporting.frame import Collected
-from tinyllm.reporting.page import page
+from tinyllm.reporting.page import READING, page
 from tinyllm.reporting.study import Study
 from tinyllm.reporting.table import Table, shared_notes
 from tinyllm.reporting.tables import all_tables
@@ -55,6 +55,7 @@ def make_report(title: str, collected: Collected, study: Study) -> Report:
             "test split.",
             *(f"Skipped: {line}" for line in collected.skipped),
             *(f"Left out as a duplicate: {line}" for line in collected.repeated),
+            f"Intervals, tests and the selection of settings are explained under “{READING}”.",
         ],
         tables,
         [*shared_notes(tables), *others],
@@ -98,7 +99,7 @@ def _markdown(report: Report) -> str:
         f"# {report.title}\n",
         markdown_list(report.notes) + "\n",
         *(markdown(table, alone=False) for table in report.tables),
-        f"## How to read the tables\n\n{markdown_list(reading)}\n",
+        f"## {READING}\n\n{markdown_list(reading)}\n",
         *(_figure(figure) for figure in report.figures),
         "## Figure 4: cases\n",
         case_studies.markdown(report.cases).rstrip() + "\n",

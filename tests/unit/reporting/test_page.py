@@ -376,7 +376,7 @@ def test_cases_are_filtered_counted_and_turned(visit: Visit) -> None:
         "wrong": ["b"],
         "right": ["a", "c"],
         "text": ["a", "c"],
-        "none": [[], "no case fits"],
+        "none": [[], "no matching case"],
         "reset": ["a", "b", "c"],
         "dataset": True,
     }

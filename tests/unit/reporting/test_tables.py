@@ -300,7 +300,7 @@ def test_the_smallest_difference_is_printed(make_run: MakeRun, tmp_path: Path) -
     assert found is not None
     # (1.95996 + 0.84162) x sqrt(0.2 / 400); Connor's formula for McNemar's test gives 6.2, the exact one needs more.
     assert [float(points) for points in found.groups()] == pytest.approx([6.26, 6.3], abs=0.25)
-    assert [note[:17] for note in table.shared_notes if note.startswith("Tests on")] == ["Tests on one seed"]
+    assert any("test on one seed" in note for note in table.shared_notes)
 
 
 def test_the_smallest_difference_counts_the_spread_of_seeds(make_run: MakeRun, tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_the_smallest_difference_counts_the_spread_of_seeds(make_run: MakeRun, t
         notes = [*one.notes, *one.shared_notes]
         (note,) = [note for note in notes if note.startswith("Minimum detectable effect")]
         assert ": 29.7 (TinyLLM vs. Full fine-tuning, 3 seeds, n 400" in note
-        assert [note[:20] for note in notes if note.startswith("Tests on")] == ["Tests on two or more"]
+        assert any("with two or more seeds" in note for note in notes)
     assert not cell(table, "TinyLLM", "minilab").best  # t = 1.73 with 2 degrees of freedom: p = 0.23
     one = comparison(*comparisons(study))["TinyLLM", "Full fine-tuning"]
     assert one["p"].text == "0.225"
@@ -409,7 +409,7 @@ def test_a_chosen_weight_is_no_part_of_an_ablation(make_run: MakeRun, tmp_path: 
     assert cell(differences, "TinyLLM w/o in-context", "minilab").value == pytest.approx(12 / 40 - 36 / 40)
     against = comparison(*comparisons(made(tmp_path)))["TinyLLM w/o LLaMA", "TinyLLM"]
     assert against["difference"].value == pytest.approx(16 / 40 - 20 / 40)
-    same, mixed = [note for note in differences.notes if "was tuned" in note]
+    same, mixed = [note for note in differences.notes if note.startswith("Compared with TinyLLM at")]
     assert "terse=1 wordy=1" in same and "w/o LLaMA" in same and "w/o in-context" not in same
     assert "mixes tuning with ablation" in mixed and "w/o in-context" in mixed and "w/o LLaMA" not in mixed
     for table in (accuracies, differences):

@@ -32,12 +32,12 @@ def test_two_datasets_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line for line in lines if line.strip("─ ")] == [
         "Table 1",
         "Method                                                   obqa                         arc",
-        "Full fine-tuning                  61.2* [58.0, 64.3] (49.40)   61.2 [58.0, 64.3] (49.40)",
+        "Full fine-tuning                   61.2* [58.0, 64.3] (49.40)   61.2 [58.0, 64.3] (49.40)",
         "[trainer.max_epochs=18,",
         "trainer.valid_every=4.5] <b> &",
         "[red]",
-        "Δ_FF α                                                  -5.0                        -5.0",
-        "PINTO                                                      –         100.0 [90.0, 100.0]",
+        "Δ_FF α                                                   -5.0                        -5.0",
+        "PINTO                                                       –         100.0 [90.0, 100.0]",
         "Percent [95% confidence interval] (the paper's number) * significantly better than the second best",
     ]
 

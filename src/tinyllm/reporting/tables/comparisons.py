@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tinyllm import paper
 from tinyllm.reporting.paired import Pair
 from tinyllm.reporting.study import Study, corrected
 from tinyllm.reporting.table import Cell, Table
@@ -13,7 +14,7 @@ from tinyllm.reporting.tables.grid import Column, Row, fraction_notes, rows_of
 def comparisons(study: Study) -> list[Table]:
     """Every method and variant against full fine-tuning and against TinyLLM, a line for each dataset.
 
-    TinyLLM against full fine-tuning stands there once. Without two rows that have predictions there is no table.
+    TinyLLM against full fine-tuning is listed once. Without predictions of two methods there is no table.
     """
     tests: list[tuple[str, str, Row, Row, Pair]] = []
     effects: list[str] = []
@@ -23,7 +24,7 @@ def comparisons(study: Study) -> list[Table]:
         plain = {row.method: row for row in rows if row.plain}
         full, tinyllm = plain.get("full_ft"), plain.get("tinyllm")
         same_alpha = SameAlpha(study, tinyllm) if tinyllm is not None else None
-        for dataset in dict.fromkeys(d for row in rows for d in row.runs["dataset"]):
+        for dataset in paper.paper_first((d for row in rows for d in row.runs["dataset"]), paper.DATASETS):
             effects += [f"{student}, {text}" for text in minimum_effects(study, rows, [Column(dataset, (dataset,))])]
             for baseline in (full, tinyllm):
                 for row in rows:
@@ -69,7 +70,7 @@ def comparisons(study: Study) -> list[Table]:
         ),
         (
             notes.ACCURACY[study.metric],
-            *notes.tests_notes([[pair] for *_, pair in tests]),
+            notes.TESTS,
             notes.MINIMUM_EFFECT,
             study.selection,
         ),

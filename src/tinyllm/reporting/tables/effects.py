@@ -49,7 +49,7 @@ def _minimum_effect(study: Study, first: Row, second: Row, pairs: Sequence[Pair]
         n, discordance = pairs[0].questions_a_seed, pairs[0].discordance
         exact = smallest_difference(n, discordance, alpha=LEVEL, power=POWER)
         parts.append(
-            f"n {n}, {100 * discordance:.0f}% discordant; McNemar's exact test of one seed: "
+            f"n {n}, {100 * discordance:.0f}% discordant; McNemar's exact test on one seed: "
             + ("none" if exact is None else f"{100 * exact:.1f}")
         )
     return effect, f"{100 * effect:.1f} ({', '.join(parts)})" if effect <= 1 else f"none ({', '.join(parts)})"
@@ -89,13 +89,13 @@ class SameAlpha:
     def notes(self) -> list[str]:
         """What was compared with what, where TinyLLM's α was tuned."""
         notes = [
-            f"TinyLLM's α was tuned, but not together with these: they are compared with TinyLLM at their own α, "
-            f"{alpha}: {', '.join(dict.fromkeys(rows))}."
+            f"Compared with TinyLLM at the same α ({alpha}), as α was tuned for TinyLLM alone: "
+            f"{', '.join(dict.fromkeys(rows))}."
             for alpha, rows in self._same.items()
         ]
         if self._mixed:
             notes.append(
-                "TinyLLM's α was tuned, and it was not run at the α of these: their difference mixes tuning with "
-                f"ablation: {', '.join(dict.fromkeys(self._mixed))}."
+                "Compared with TinyLLM at its tuned α, as TinyLLM was not run at the same α; the difference mixes "
+                f"tuning with ablation: {', '.join(dict.fromkeys(self._mixed))}."
             )
         return notes

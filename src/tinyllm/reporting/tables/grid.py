@@ -203,8 +203,8 @@ def pairs_of(study: Study, first: Row, second: Row, column: Column) -> list[Pair
     return [] if any(pair is None for pair in pairs) else [pair for pair in pairs if pair is not None]
 
 
-def mark_best(study: Study, grid: Grid) -> list[Sequence[Pair]]:
-    """Mark the best of each column where it is significantly better than the second best; returns what was tested."""
+def mark_best(study: Study, grid: Grid) -> None:
+    """Mark the best of each column where it is significantly better than the second best."""
     tests: list[tuple[int, int, list[Pair]]] = []
     for j, column in enumerate(grid.columns):
         values = {i: cells[j].value for i, cells in enumerate(grid.cells)}
@@ -215,7 +215,6 @@ def mark_best(study: Study, grid: Grid) -> list[Sequence[Pair]]:
     for (i, j, _), one in zip(tests, found, strict=True):
         if one.p < LEVEL and one.mean > 0:
             grid.cells[i][j] = replace(grid.cells[i][j], best=True)
-    return [pairs for _, _, pairs in tests]
 
 
 def own_notes(study: Study, student: str, grid: Grid) -> list[str]:

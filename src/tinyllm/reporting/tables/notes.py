@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from tinyllm import paper
 from tinyllm.config import Metric
-from tinyllm.reporting.paired import Pair, common_seeds
 from tinyllm.reporting.study import LEVEL, POWER
 
 ACCURACY = {
@@ -28,28 +26,21 @@ BOLD = (
     "Bold: the best student of a column, where it is significantly better than the second best (paired test, "
     f"p < {LEVEL:g} after Holm's correction over the columns)."
 )
+GAINS = (
+    f"{' and '.join(label for label, _ in paper.GAINS.values())}: relative gain of TinyLLM over "
+    f"{' and over '.join(paper.METHODS[method] for _, method in paper.GAINS.values())} in percent, on the seeds that "
+    "both have, with the interval of the paired test."
+)
+TESTS = (
+    "Paired tests bootstrap the questions; with two or more seeds they bootstrap the seeds too and are combined with "
+    "the paired t test over seeds: the wider interval and the larger p are reported. A test on one seed says nothing about "
+    "other seeds."
+)
 MINIMUM_EFFECT = (
     "The minimum detectable effect is the smallest true difference that the paired test finds with power "
     f"{POWER:g} at level {LEVEL:g} (two-sided, before Holm's correction), given the standard error of the paired "
     "difference in these runs."
 )
-_SEVERAL_SEEDS = (
-    "Tests on two or more seeds combine the paired bootstrap over questions and seeds with the paired t test over "
-    "seeds: the wider interval and the larger p are reported."
-)
-_ONE_SEED = (
-    "Tests on one seed are the paired bootstrap over questions: interval and p leave out the variation between seeds."
-)
-
-
-def tests_notes(tests: Sequence[Sequence[Pair]]) -> list[str]:
-    """How tests were made, for those that were.
-
-    Args:
-        tests: the pairs of each, one a dataset.
-    """
-    several = [len(common_seeds(pairs)) > 1 for pairs in tests]
-    return [*([_SEVERAL_SEEDS] if any(several) else []), *([] if all(several) else [_ONE_SEED])]
 
 
 def p_text(p: float) -> str:

@@ -55,20 +55,14 @@ def _of_student(study: Study, student: str) -> Table:
     others = [row for row in every if row not in methods and row.ablation not in paper.ABLATIONS]
     own = study.runs[(study.runs["student"] == student) & (study.runs["method"] != TEACHER)]
     grid = grid_of(study, [*methods, *others], columns_of(own, student))
-    tested = mark_best(study, grid)
+    mark_best(study, grid)
 
     datasets = {dataset for column in grid.columns for dataset in column.datasets}
     teachers = [_line(r.label, [cell_of(study, r, c) for c in grid.columns]) for r in teachers_of(study, datasets)]
-    gains, gain_notes = [], []
+    gains = []
     for key, (label, baseline) in paper.GAINS.items():
         first, second = row_of(study, student, "tinyllm"), row_of(study, student, baseline)
         gains.append(_line(label, [_gain(study, first, second, key, column) for column in grid.columns]))
-        tested += [pairs for column in grid.columns if (pairs := pairs_of(study, first, second, column))]
-        if _has_value(gains[-1]):
-            gain_notes.append(
-                f"{label}: relative gain of TinyLLM over {second.label} in percent, on the seeds that both have, with "
-                "the interval of the paired test."
-            )
     lines = grid.lines()
     split = sum(row in methods for row in grid.rows)
     lines = [line for line in (*teachers, *lines[:split], *gains, *lines[split:]) if _has_value(line)]
@@ -77,8 +71,8 @@ def _of_student(study: Study, student: str) -> Table:
         notes.INTERVALS,
         *([notes.TOTALS] if grid.has_total else []),
         notes.BOLD,
-        *gain_notes,
-        *notes.tests_notes(tested),
+        *([notes.GAINS] if any(map(_has_value, gains)) else []),
+        notes.TESTS,
         notes.MINIMUM_EFFECT,
         study.selection,
     ]

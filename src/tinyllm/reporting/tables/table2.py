@@ -45,7 +45,7 @@ def _of_student(study: Study, student: str, ablated: Sequence[Row]) -> list[Tabl
     rows = [*in_paper, *(row for row in ablated if row not in in_paper), tinyllm]
     columns = [column for column in columns_of(pd.concat([row.runs for row in rows]), student) if not column.total]
     grid = grid_of(study, rows, columns)
-    tested = mark_best(study, grid)
+    mark_best(study, grid)
     accuracies = Table(
         f"table2_{student}",
         f"Table 2: ablations, student {student}",
@@ -60,7 +60,7 @@ def _of_student(study: Study, student: str, ablated: Sequence[Row]) -> list[Tabl
             notes.ACCURACY[study.metric],
             notes.INTERVALS,
             notes.BOLD,
-            *notes.tests_notes(tested),
+            notes.TESTS,
             notes.MINIMUM_EFFECT,
             study.selection,
         ),
@@ -80,8 +80,8 @@ def _differences(study: Study, student: str, grid: Grid, tinyllm: Row) -> list[T
     ]
     if not tests:
         return []
-    every = [pairs for _, _, pairs in tests]
-    found = {(i, j): one for (i, j, _), one in zip(tests, corrected(study.differences(every)), strict=True)}
+    raw = study.differences([pairs for _, _, pairs in tests])
+    found = {(i, j): one for (i, j, _), one in zip(tests, corrected(raw), strict=True)}
     tested_rows = sorted({i for i, _ in found})
     tested_columns = sorted({j for _, j in found})
     names = [grid.columns[j].name for j in tested_columns]
@@ -104,7 +104,7 @@ def _differences(study: Study, student: str, grid: Grid, tinyllm: Row) -> list[T
             *_dropped_teachers(grid.rows),
             minimum_effects_note(minimum_effects(study, grid.rows, grid.columns)),
         ),
-        (*notes.tests_notes(every), notes.MINIMUM_EFFECT, study.selection),
+        (notes.TESTS, notes.MINIMUM_EFFECT, study.selection),
     )
     return [table]
 
