@@ -33,8 +33,8 @@ GAINS = (
 )
 TESTS = (
     "Paired tests bootstrap the questions; with two or more seeds they bootstrap the seeds too and are combined with "
-    "the paired t test over seeds: the wider interval and the larger p are reported. A test on one seed says nothing about "
-    "other seeds."
+    "the paired t test over seeds: the wider interval and the larger p are reported. A test on one seed says nothing "
+    "about other seeds."
 )
 MINIMUM_EFFECT = (
     "The minimum detectable effect is the smallest true difference that the paired test finds with power "
