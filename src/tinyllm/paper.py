@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -27,12 +28,40 @@ PAPER_SETTINGS: dict[str, Any] = {
 DATASETS = ("obqa", "arc", "piqa", "riddle", "pubmedqa", "bioasq")
 STUDENTS = ("flan_t5_small", "flan_t5_base", "flan_t5_large")
 TEACHERS = ("flan_t5_xl", "llama2_7b_chat")
-METHODS = ("inference", "pinto", "lora", "full_ft", "standard_kd", "step_by_step", "tinyllm")
-"""In the order of table 1."""
-ABLATIONS = ("no_in_context", "no_llama", "no_t5", "no_diverse_teachers", "no_teacher_forcing")
-"""In the order of table 2, whose last row is the whole method."""
+METHODS = {
+    "inference": "Inference",
+    "pinto": "PINTO",
+    "lora": "LoRA",
+    "full_ft": "Full fine-tuning",
+    "standard_kd": "Standard KD",
+    "step_by_step": "Distilling step-by-step",
+    "tinyllm": "TinyLLM",
+}
+"""Method -> label, in the order of table 1."""
+GAINS = {"delta_ff": ("Δ_FF", "full_ft"), "delta_distill": ("Δ_Distill", "step_by_step")}
+"""Rows of table 1 with TinyLLM's relative gain -> (label, the method that it is a gain over)."""
+ABLATIONS = {
+    "no_in_context": "w/o in-context",
+    "no_llama": "w/o LLaMA",
+    "no_t5": "w/o T5",
+    "no_diverse_teachers": "w/o diverse teachers",
+    "no_teacher_forcing": "w/o teacher-forcing",
+}
+"""Ablation -> label, in the order of table 2, whose last row is TinyLLM without ablation."""
 TOTAL = "total"
 """Column of table 1: mean over the six datasets."""
+
+
+def paper_first(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    """The names, each once: those that the paper has in its order, then the others by name.
+
+    Args:
+        names: in any order.
+        known: one of the paper's lists, such as `DATASETS`.
+    """
+    found = set(names)
+    listed = [name for name in known if name in found]
+    return [*listed, *sorted(found.difference(listed))]
 
 
 @cache
@@ -46,7 +75,7 @@ def table1() -> pd.DataFrame:
 
 @cache
 def table2() -> pd.DataFrame:
-    """Table 2 in percent, two decimals as printed: (student, ablation) × datasets. `none` is the whole method."""
+    """Table 2 in percent, two decimals as printed: (student, ablation) × datasets. `none` is TinyLLM itself."""
     return _read("table2.csv", ["student", "ablation"])
 
 

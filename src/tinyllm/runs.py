@@ -95,6 +95,26 @@ def write_predictions(predictions: Iterable[Prediction], folder: Path) -> None:
     _write(folder / PREDICTIONS, "\n".join(lines) + "\n")
 
 
+def read_predictions(folder: Path) -> list[Prediction]:
+    """Read `predictions.jsonl` back, in its order.
+
+    Raises:
+        ValueError: when it is missing, broken or foreign, with what is wrong.
+    """
+    path = folder / PREDICTIONS
+    found = []
+    try:
+        # Not splitlines(): U+2028, U+0085 and their like stand unescaped inside the texts.
+        for line in path.read_text(encoding="utf-8").split("\n"):
+            if line.strip():
+                row = json.loads(line)
+                row |= {"choices": tuple(row["choices"]), "scores": tuple(row["scores"] or ())}
+                found.append(Prediction(**row))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: not predictions of this version ({error})") from error
+    return found
+
+
 def write_evaluation(predictions: Iterable[Prediction], result: Result, folder: Path) -> None:
     """Write `predictions.jsonl`, then `result.json`, which says that the run is finished."""
     write_predictions(predictions, folder)

@@ -11,6 +11,8 @@ from tests.integration.conftest import Stage
 from tests.unit.reporting import conftest as by_hand
 from tests.unit.reporting.conftest import MakeRun
 
+from tinyllm.records import Prediction
+
 make_run = by_hand.make_run
 
 
@@ -40,8 +42,13 @@ def test_a_report_is_whole(stage: Stage, runs: Path, tmp_path: Path) -> None:
         for file in ("report.md", "index.html"):
             assert f"Skipped: {name}/result.json" in (output / file).read_text()
     assert "10 runs, 2 skipped" in err
-    assert all(f"## Table 1: methods, student {student}\n" in out for student in ("tiny", "flan_t5_small"))
+    lines = [line.strip() for line in out.splitlines()]
+    assert max(map(len, lines)) <= 100 and lines[-1] == "out/report/index.html"
+    assert [line for line in lines if line.startswith("Table")] == [
+        f"Table 1: methods, student {student}" for student in ("flan_t5_small", "tiny")
+    ]
     assert "49.40" in out  # the paper's TinyLLM on obqa, 80M
+    assert "Δ_FF" in out and not {"|", "&", "**"} & set(out) and "\x1b" not in out
     names = {path.name for path in (output / "tables").iterdir()}
     stems = ("table1_tiny", "table1_flan_t5_small", "comparisons", "settings")
     assert names == {f"{stem}.{ending}" for stem in stems for ending in ("md", "tex", "csv")}
@@ -53,9 +60,12 @@ def test_a_report_is_whole(stage: Stage, runs: Path, tmp_path: Path) -> None:
 
     report = (output / "report.md").read_text()
     assert report.startswith("# Trees\n") and str(tmp_path) not in report
-    assert "step_by_step: wordy α wordy=1 of 2 by validation" in report
-    for heading in ("Comparisons in points", "All settings", "Figure 4: cases"):
-        assert f"## {heading}" in report
+    for heading in ("Comparisons of methods in points", "All settings", "How to read the tables", "Figure 4: cases"):
+        assert f"## {heading}\n" in report
+    notes = [line for line in report.splitlines() if line.startswith("- ")]
+    assert sum("teacher wordy, α wordy=1, one of 2 settings" in line for line in notes) == 1
+    for said_once in ("95% confidence intervals", "selected on the validation split", "In parentheses", "bootstrap"):
+        assert sum(said_once in line for line in notes) == 1, said_once
     pictures = [line.split("](")[1].rstrip(")") for line in report.splitlines() if line.startswith("![")]
     assert pictures and all((output / picture).is_file() for picture in pictures)
     page = (output / "index.html").read_text()
@@ -73,8 +83,47 @@ def test_a_new_report_leaves_nothing_of_an_earlier_one(stage: Stage, runs: Path,
     assert not any(path.exists() for path in stale) and all(path.read_text() == "earlier" for path in kept)
     assert str(tmp_path) not in (tmp_path / "out" / "report.md").read_text()
     page = (tmp_path / "out" / "index.html").read_text()
-    assert "In grey: the paper" in page and "In parentheses the paper" not in page
-    assert "In parentheses the paper" in (tmp_path / "out" / "tables" / "table1_flan_t5_small.tex").read_text()
+    assert page.count("In grey: the paper") == 1 and "In parentheses: the paper" not in page
+    for ending in ("tex", "md"):  # read by itself: all that it takes to understand it
+        alone = (tmp_path / "out" / "tables" / f"table1_flan_t5_small.{ending}").read_text()
+        for note in ("In parentheses: the paper", "confidence intervals", "selected on the validation split"):
+            assert note in alone
+
+
+def test_a_report_of_two_methods_has_just_those_rows(stage: Stage, make_run: MakeRun, tmp_path: Path) -> None:
+    for student, dataset in (("tiny", "minilab"), ("flan_t5_small", "obqa")):
+        make_run("tinyllm", student=student, dataset=dataset, right=0.8)
+        make_run("full_ft", student=student, dataset=dataset, right=0.3)
+    code, out, err = stage("report", "resamples=100")
+    assert code == 0, err
+    for student, dataset in (("tiny", "minilab"), ("flan_t5_small", "obqa")):
+        table = pd.read_csv(tmp_path / "report" / "tables" / f"table1_{student}.csv")
+        assert list(table["Method"]) == ["Full fine-tuning", "TinyLLM", "Δ_FF"]
+        assert table[dataset].notna().all()
+        assert set(table.columns) <= {"Method", *(f"{dataset}{end}" for end in ("", " low", " high", " paper"))} | {
+            f"{dataset}/{part}{end}" for part in ("visible", "hidden") for end in ("", " low", " high")
+        }
+    assert "PINTO" not in out and "–" not in out
+
+
+def test_predictions_are_read_once(
+    stage: Stage, runs: Path, monkeypatch: pytest.MonkeyPatch, make_run: MakeRun
+) -> None:
+    from tinyllm.reporting import predictions
+
+    for alpha in (0.1, 3.0):  # a figure of α, and its line of chance
+        make_run("tinyllm", alpha={"terse": alpha, "wordy": 1.0}, valid=0.1)
+    read = predictions.read_predictions
+    folders: list[Path] = []
+
+    def counted(folder: Path) -> list[Prediction]:
+        folders.append(folder)
+        return read(folder)
+
+    monkeypatch.setattr(predictions, "read_predictions", counted)
+    code, _, err = stage("report", "resamples=100")
+    assert code == 0, err
+    assert len(folders) >= 8 and len(folders) == len(set(folders))
 
 
 def test_the_same_runs_make_the_same_report(stage: Stage, runs: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyllm.paper import ABLATIONS, DATASETS, METHODS, STUDENTS, TEACHERS, reported, table1, table2
+from tinyllm.paper import ABLATIONS, DATASETS, METHODS, STUDENTS, TEACHERS, paper_first, reported, table1, table2
 
 ROUNDED = 0.0051
 """Half of the last digit printed."""
@@ -71,3 +71,8 @@ def test_a_number_by_name() -> None:
         ("flan_t5_large", "tinyllm", "obqa", "shuffled_rationales"),
     ]:
         assert reported(*missing) is None
+
+
+def test_names_come_in_the_papers_order_and_then_by_name() -> None:
+    assert paper_first(["minilab", "arc", "birds", "obqa", "arc"], DATASETS) == ["obqa", "arc", "birds", "minilab"]
+    assert paper_first([], STUDENTS) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -294,3 +295,43 @@ def test_a_root_names_the_questions_of_jsonl_alone() -> None:
     assert changed(moved) != runs.hash_of(config())
     release = put("data.source", Source.release)
     assert changed(release, moved) == changed(release)
+
+
+SEPARATORS = "\n \r \r\n \t \x0b \x0c \x1c \x1d \x1e \x85 \xa0 \u2028 \u2029 \ufeff"
+"""All that `str.splitlines` or a file in text mode takes for the end of a line, and more."""
+
+
+@pytest.mark.parametrize("text", [*SEPARATORS.split(" "), SEPARATORS, "", "\\", '"'])
+def test_predictions_come_back_whatever_their_texts_hold(tmp_path: Path, text: str) -> None:
+    rows = [
+        Prediction(
+            f"{number}{text}", f"?{text}", (f"a{text}", "b"), f"a{text}", f"x{text}y",
+            predicted, ranked, scores, subset, {"owl": text} if text else {},
+        )
+        for number, (predicted, ranked, scores, subset) in enumerate(
+            [(f"a{text}", "b", (-0.5, -0.25), "hidden"), (None, None, (), "")]
+        )
+    ]  # fmt: skip
+    runs.write_predictions(rows, tmp_path)
+    assert runs.read_predictions(tmp_path) == rows
+    assert (tmp_path / "predictions.jsonl").read_bytes().count(b"\n") == len(rows)
+
+
+def test_no_predictions_come_back_as_none(tmp_path: Path) -> None:
+    runs.write_predictions([], tmp_path)
+    assert runs.read_predictions(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "text", ['{"id": "q"', "[1]", "3", '{"id": "q", "choices": ["a"], "scores": []}', '{"id": "q"}', "\ud800"]
+)
+def test_broken_predictions_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "predictions.jsonl"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        runs.read_predictions(tmp_path)
+
+
+def test_missing_predictions_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"predictions\.jsonl"):
+        runs.read_predictions(tmp_path)

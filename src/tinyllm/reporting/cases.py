@@ -3,76 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
-
-import pandas as pd
 
 from tinyllm.config import Metric
 from tinyllm.parsing import is_right
 from tinyllm.prompts import letter
 from tinyllm.records import Prediction
-from tinyllm.runs import PREDICTIONS
-
-log = logging.getLogger(__name__)
+from tinyllm.reporting.frame import TEACHER
+from tinyllm.reporting.labels import label, order
+from tinyllm.reporting.study import Study
 
 KINDS = {
     "tinyllm_only": "Only TinyLLM is right",
-    "teacher_misleads": "A teacher is wrong, and a student of it chooses the same option",
+    "teacher_misleads": "A teacher is wrong and a student of it chooses the same option",
     "tinyllm_wrong": "TinyLLM is wrong where another student is right",
 }
 """Kinds of cases, with their headings; a case may be of several kinds or of none."""
-
-_METHODS = {
-    "teacher": "",
-    "inference": "Inference",
-    "full_ft": "Full fine-tuning",
-    "lora": "LoRA",
-    "pinto": "PINTO",
-    "standard_kd": "Standard KD",
-    "step_by_step": "Distilling step-by-step",
-    "tinyllm": "TinyLLM",
-}
-_ABLATIONS = {
-    "no_in_context": "w/o in-context",
-    "no_llama": "w/o LLaMA",
-    "no_t5": "w/o T5",
-    "no_diverse_teachers": "w/o diverse teachers",
-    "no_teacher_forcing": "w/o teacher-forcing",
-}
-ORDER = tuple(_METHODS)
-"""Methods in the order of the paper's table 1; names of other methods come after them."""
-
-
-def name(run: Mapping[str, Any], *, ablation: bool = True) -> str:
-    """What a run is called in figures and cases: `Distilling step-by-step (wordy)`, `TinyLLM w/o in-context`.
-
-    Args:
-        run: a row of the frame.
-        ablation: say the ablation and the variant too.
-    """
-    if run["method"] == "teacher":
-        return f"{run['student']} (teacher)"
-    parts = [_METHODS.get(run["method"], run["method"])]
-    if run.get("method_teacher"):
-        parts.append(f"({run['method_teacher']})")
-    if ablation and run["ablation"] != "none":
-        parts.append(_ABLATIONS.get(run["ablation"], run["ablation"].replace("_", " ")))
-    if ablation and run.get("variant"):
-        parts.append(f"[{run['variant']}]")
-    return " ".join(parts)
-
-
-def place(run: Mapping[str, Any]) -> tuple[int, str]:
-    """Sort key of a run: the paper's order of methods, ablations and variants last, then by name."""
-    method = ORDER.index(run["method"]) if run["method"] in ORDER else len(ORDER)
-    return method + (len(ORDER) + 1) * bool(run["ablation"] != "none" or run.get("variant")), name(run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +51,7 @@ class Reasoning:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One test question as the runs of one student and one seed answered it, and the teachers beside them."""
+    """One test question as the runs of one student and one seed answered it, and the teachers."""
 
     dataset: str
     student: str
@@ -118,20 +68,6 @@ class Case:
     rationales: tuple[Reasoning, ...]
 
 
-def read_predictions(folder: Path) -> list[Prediction]:
-    """The lines of a run's `predictions.jsonl`; none, with a warning, where the file is missing or broken."""
-    path = folder / PREDICTIONS
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [
-            Prediction(**{**row, "choices": tuple(row["choices"]), "scores": tuple(row["scores"] or ())})
-            for row in rows
-        ]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        log.warning("%s: expected predictions, found none that can be read (%s)", path, error)
-        return []
-
-
 @dataclass(frozen=True, slots=True)
 class _Run:
     """A run with its predictions by question."""
@@ -141,8 +77,8 @@ class _Run:
     by_question: dict[tuple[Any, ...], Prediction]
 
     @property
-    def ordinary(self) -> bool:
-        return bool(self.row["ablation"] == "none")
+    def ablated(self) -> bool:
+        return bool(self.row["ablation"] != "none")
 
 
 def _key(prediction: Prediction) -> tuple[Any, ...]:
@@ -150,53 +86,38 @@ def _key(prediction: Prediction) -> tuple[Any, ...]:
     return prediction.id, prediction.question, prediction.choices
 
 
-def _runs(frame: pd.DataFrame) -> list[_Run]:
-    records = cast(list[dict[str, Any]], frame.to_dict("records"))
-    rows = sorted(records, key=lambda row: (*place(row), str(row["setting"]), row["seed"]))
-    settings: dict[tuple[Any, ...], set[str]] = defaultdict(set)
-    for row in rows:
-        settings[row["dataset"], row["student"], name(row)].add(row["setting"])
-    runs = []
-    for row in rows:
-        # Two settings of one name stand side by side only when their names tell them apart.
-        alike = sorted(settings[row["dataset"], row["student"], name(row)])
-        who = name(row)
-        if len(alike) > 1:
-            weights = str(row["alpha"])
-            who += f" {weights}" if weights else f" #{alike.index(row['setting']) + 1}"
-        predictions = read_predictions(Path(row["folder"]))
-        runs.append(_Run(row, who, {_key(p): p for p in predictions}))
-    return runs
+def cases(study: Study) -> list[Case]:
+    """Every test question that a student answered, joined over the chosen runs by dataset, seed and question id.
 
-
-def cases(frame: pd.DataFrame, metric: Metric) -> list[Case]:
-    """Every test question that a student answered, joined over the runs by dataset, seed and question id.
-
-    Of every student, the runs with the largest share of the training questions are taken. A teacher's answer comes from
-    its run with the same seed, else from any run in which it was asked the same question with the same id.
-
-    Args:
-        frame: a row a run; one setting a method (what validation chose).
-        metric: which answer of a student counts. A teacher's is always the one that it generated.
+    Of every student, the runs with the largest fraction of the training questions are taken. A teacher's answer comes
+    from its run with the same seed, else from any run in which it was asked the same question with the same id; it is
+    always the one that it generated, whatever the metric.
 
     Returns:
         Sorted by dataset, student, seed and id.
     """
+    frame = study.chosen
     largest = frame.groupby(["dataset", "student", "method", "ablation"])["train_fraction"].transform("max")
-    runs = _runs(frame[(frame["train_fraction"] == largest) | largest.isna()])
+    frame = frame[(frame["train_fraction"] == largest) | largest.isna()]
+    rows = sorted(
+        cast(list[dict[str, Any]], frame.to_dict("records")),
+        key=lambda row: (order(row), str(row["setting"]), row["seed"]),
+    )
     teachers: dict[str, list[_Run]] = defaultdict(list)
     students: dict[tuple[str, str, int], list[_Run]] = defaultdict(list)
-    for run in runs:
-        if run.row["method"] == "teacher":
-            teachers[run.row["dataset"]].append(run)
+    for row in rows:
+        run = _Run(row, label(row), {_key(p): p for p in study.predictions.of(row["folder"])})
+        if row["method"] == TEACHER:
+            teachers[row["dataset"]].append(run)
         else:
-            students[run.row["dataset"], run.row["student"], int(run.row["seed"])].append(run)
+            students[row["dataset"], row["student"], int(row["seed"])].append(run)
     found: list[Case] = []
     for dataset, student, seed in sorted(students):
         asked = students[dataset, student, seed]
-        at_hand = sorted(teachers[dataset], key=lambda run: run.row["seed"] != seed)
+        own_seed_first = sorted(teachers[dataset], key=lambda run: run.row["seed"] != seed)
         for key in sorted({key for run in asked for key in run.by_question}):
-            found.append(_case(dataset, student, seed, key, _first_of_each(at_hand, key), asked, metric))
+            answering = [*_first_of_each(own_seed_first, key), *asked]
+            found.append(_case(dataset, student, seed, key, answering, study.metric))
     return found
 
 
@@ -213,14 +134,13 @@ def _case(
     student: str,
     seed: int,
     key: tuple[Any, ...],
-    teachers: Sequence[_Run],
-    students: Sequence[_Run],
+    runs: Sequence[_Run],
     metric: Metric,
 ) -> Case:
-    given = [(run, run.by_question[key]) for run in (*teachers, *students) if key in run.by_question]
+    given = [(run, run.by_question[key]) for run in runs if key in run.by_question]
     answers, rationales = [], []
     for run, prediction in given:
-        teacher = run.row["method"] == "teacher"
+        teacher = run.row["method"] == TEACHER
         ranks = metric is Metric.accuracy_ranked and not teacher
         chosen = prediction.ranked if ranks else prediction.predicted
         right = is_right(chosen, prediction.answer)
@@ -228,26 +148,26 @@ def _case(
         if teacher:
             rationales.append(Reasoning(run.who, "", prediction.generated))
         rationales += [Reasoning(run.who, voice, text) for voice, text in sorted(prediction.rationales.items())]
-    asked = given[0][1]
+    question = given[0][1]
     return Case(
-        dataset, student, seed, asked.id, asked.question, asked.choices, asked.answer, asked.subset,
+        dataset, student, seed, question.id, question.question, question.choices, question.answer, question.subset,
         _kinds([run for run, _ in given], answers), tuple(answers), tuple(rationales),
     )  # fmt: skip
 
 
 def _kinds(runs: Sequence[_Run], answers: Sequence[Answer]) -> tuple[str, ...]:
     """Ablations of TinyLLM are neither TinyLLM nor "another student"."""
-    pairs = [(run, answer) for run, answer in zip(runs, answers, strict=True) if run.ordinary]
+    pairs = [(run, answer) for run, answer in zip(runs, answers, strict=True) if not run.ablated]
     tinyllm = [a for _, a in pairs if a.method == "tinyllm"]
-    others = [a for _, a in pairs if a.method not in ("tinyllm", "teacher")]
+    others = [a for _, a in pairs if a.method not in ("tinyllm", TEACHER)]
     kinds = []
     if tinyllm and others and all(a.right for a in tinyllm) and not any(a.right for a in others):
         kinds.append("tinyllm_only")
-    wrong = {run.row["student"]: a.chosen for run, a in pairs if a.method == "teacher" and not a.right and a.chosen}
+    wrong = {run.row["student"]: a.chosen for run, a in pairs if a.method == TEACHER and not a.right and a.chosen}
     if any(
         a.chosen is not None and a.chosen == wrong.get(teacher)
         for run, a in pairs
-        if a.method != "teacher"
+        if a.method != TEACHER
         for teacher in str(run.row["teachers"]).split("+")
     ):
         kinds.append("teacher_misleads")
@@ -257,8 +177,8 @@ def _kinds(runs: Sequence[_Run], answers: Sequence[Answer]) -> tuple[str, ...]:
 
 
 HOW_DRAWN = (
-    "Cases are drawn by a hash of dataset, student, seed and question id, which knows nothing of their content; "
-    "those for which more models' rationales are stored come first."
+    "Cases are drawn by a hash of dataset, student, seed and question id, independent of their content; those with "
+    "rationales of more models come first."
 )
 
 
@@ -268,7 +188,7 @@ def draw(cases: Iterable[Case]) -> Iterator[Case]:
     A case of several kinds comes once. `HOW_DRAWN` says it to a reader.
     """
     groups: dict[tuple[str, str, str], list[Case]] = defaultdict(list)
-    for case in sorted(cases, key=_lot):
+    for case in sorted(cases, key=_draw_key):
         for kind in case.kinds or ("",):
             groups[case.dataset, case.student, kind].append(case)
     rank = {kind: i for i, kind in enumerate([*KINDS, ""])}
@@ -288,9 +208,9 @@ def _identity(case: Case) -> tuple[str, str, int, str]:
     return case.dataset, case.student, case.seed, f"{case.id}\n{case.question}\n{case.choices}"
 
 
-def _lot(case: Case) -> tuple[int, str]:
-    lot = "\n".join([case.dataset, case.student, str(case.seed), case.id])
-    digest = hashlib.sha256(lot.encode(errors="backslashreplace")).hexdigest()
+def _draw_key(case: Case) -> tuple[int, str]:
+    text = "\n".join([case.dataset, case.student, str(case.seed), case.id])
+    digest = hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()
     return -len({rationale.who for rationale in case.rationales}), digest
 
 
@@ -312,7 +232,10 @@ def markdown(cases: Sequence[Case], per_kind: int = 2) -> str:
         per_kind: cases of a kind at most.
     """
     drawn = list(draw(cases))
-    lines = [f"{len(cases)} cases (a question, a student, a seed). {HOW_DRAWN} Nothing was picked by hand.", ""]
+    lines = [
+        f"{len(cases)} cases, each one question with one student and seed. {HOW_DRAWN} None was picked by hand.",
+        "",
+    ]
     shown: set[tuple[str, str, int, str]] = set()
     for kind, heading in KINDS.items():
         of_kind = [case for case in drawn if kind in case.kinds]
@@ -332,13 +255,13 @@ def _one(case: Case) -> list[str]:
     lines.append(f"| Ground truth | {_option(case, case.answer)} | | |")
     for answer in case.answers:
         mark = "✓" if answer.right else "✗"
-        # A teacher's text stands among the rationales; here it would burst the table.
-        text = "" if answer.method == "teacher" else escape(answer.generated)
+        # A teacher's text is among the rationales; it is too long for a table.
+        text = "" if answer.method == TEACHER else escape(answer.generated)
         lines.append(f"| {escape(answer.who)} | {_option(case, answer.chosen)} | {mark} | {text} |")
     lines.append("")
-    for said in case.rationales:
-        voice = f", in the voice of {escape(said.voice)}" if said.voice else ""
-        lines.append(f"- **{escape(said.who)}{voice}:** {escape(said.text) or '(nothing)'}")
+    for rationale in case.rationales:
+        voice = f", in the voice of {escape(rationale.voice)}" if rationale.voice else ""
+        lines.append(f"- **{escape(rationale.who)}{voice}:** {escape(rationale.text) or '(empty)'}")
     return [*lines, ""]
 
 

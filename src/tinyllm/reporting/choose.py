@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tinyllm.config import Metric
+from tinyllm.reporting.labels import label, seeds_text
 
 GROUP = ("dataset", "student", "method", "ablation", "train_fraction", "variant")
 """A cell of the tables: its settings differ in α and in the single teacher at most."""
@@ -26,7 +27,7 @@ class Choice:
     setting: str
     """The one that was taken, as in the frame."""
     name: str
-    """What sets it apart: its teacher and its weights."""
+    """Its teacher and its weights, as in `setting_name`."""
     candidates: int
     """Settings it was taken from, itself included."""
     valid_accuracy: float
@@ -36,39 +37,41 @@ class Choice:
     counted with those it has."""
 
     def __str__(self) -> str:
-        parts = [self.method, *([self.ablation] if self.ablation != "none" else []), *filter(None, [self.variant])]
+        method = label(
+            {"student": self.student, "method": self.method, "ablation": self.ablation, "variant": self.variant}
+        )
         where = f"{self.dataset}, {self.student}" + (
             f", {100 * self.train_fraction:g}% of the training questions" if self.train_fraction != 1 else ""
         )
+        taken = f"{where}: {method}: {self.name}, one of {self.candidates} settings"
         if pd.isna(self.valid_accuracy):
-            how = "the first by name: none has a validation accuracy"
-        else:
-            seeds = f", seeds {','.join(map(str, self.seeds))}" if self.seeds else ""
-            how = f"by validation ({100 * self.valid_accuracy:.1f}%{seeds})"
-        return f"{where}: {' / '.join(parts)}: {self.name} of {self.candidates} {how}"
+            return f"{taken}, the first by name: none has a validation accuracy"
+        seeds = f", seeds {seeds_text(self.seeds)}" if self.seeds else ""
+        return f"{taken} (validation accuracy {100 * self.valid_accuracy:.1f}%{seeds})"
 
 
 _SELECTED_BY = {str(Metric.accuracy): "by greedy accuracy", str(Metric.accuracy_ranked): "by ranking accuracy"}
 
 
-def how_chosen(frame: pd.DataFrame) -> str:
-    """The sentence that a report says of its choices: on which split, and by which of the two accuracies.
+def selection_note(frame: pd.DataFrame) -> str:
+    """What a report says of its choices: on which split, and by which of the two accuracies.
 
     Args:
         frame: of `frame.collect`.
     """
     used = set(frame.loc[frame["valid_accuracy"].notna(), "selected_by"])
-    how = " and ".join(told for metric, told in _SELECTED_BY.items() if metric in used)
+    how = " and ".join(text for metric, text in _SELECTED_BY.items() if metric in used)
     return (
-        f"α, checkpoint and best teacher are chosen on validation{f' ({how})' if how else ''}; test numbers of "
-        "candidates chose nothing."
+        f"α, the checkpoint and the best teacher were selected on the validation split{f' ({how})' if how else ''}; "
+        "test results were not used for selection."
     )
 
 
 def setting_name(run: pd.Series) -> str:
-    """What sets a run's setting apart from others of its method: `wordy α wordy=2`, or "" where nothing does."""
+    """What tells a run's setting from others of its method: `teacher wordy, α wordy=2`, or "" where nothing does."""
+    teacher = f"teacher {run['method_teacher']}" if run["method_teacher"] else ""
     alpha = f"α {run['alpha']}" if run["alpha"] else ""
-    return " ".join(part for part in (str(run["method_teacher"]), alpha) if part)
+    return ", ".join(part for part in (teacher, alpha) if part)
 
 
 def choose(frame: pd.DataFrame) -> list[Choice]:
@@ -98,7 +101,7 @@ def choose(frame: pd.DataFrame) -> list[Choice]:
             Choice(
                 **{column: runs[column].iloc[0] for column in GROUP},
                 setting=taken,
-                name=names[taken] or "one",
+                name=names[taken] or f"setting {taken}",
                 candidates=len(names),
                 valid_accuracy=float(means.get(taken, float("nan"))),
                 seeds=tuple(int(seed) for seed in common.columns),

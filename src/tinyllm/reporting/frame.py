@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from tinyllm import runs
 from tinyllm.config import (
     AblationConfig,
     EvaluationConfig,
@@ -26,12 +25,12 @@ from tinyllm.config import (
 from tinyllm.errors import UserError
 from tinyllm.paper import deviations
 from tinyllm.records import Result
-from tinyllm.runs import NOT_RESULT_INSIDE
+from tinyllm.runs import CONFIG, NOT_RESULT_INSIDE, RESULT, hash_of, read_config, read_result
 
 log = logging.getLogger(__name__)
 
 TEACHER = "teacher"
-"""`method` of a teacher that was asked in place of a student; its name stands in `student`."""
+"""`method` of a teacher that was asked in place of a student; its name is in `student`."""
 
 
 class Collected(NamedTuple):
@@ -55,8 +54,8 @@ class Collected(NamedTuple):
       the same method and ablation, the keys by which it differs from that one, such as `trainer.max_epochs=18`;
     - `folder`: where the run's files are; `run`: the same, relative to the folder that was searched.
 
-    A student that was evaluated apart from its run has `trained elsewhere` there, unless its run is among the folders:
-    it then has the validation accuracy of that run.
+    A student that was evaluated apart from its run has the variant `training run unknown`, unless that run is among the
+    folders: it then has its validation accuracy.
 
     What has no influence on a run is not part of its setting: evaluation options, the optimizer of an untrained model,
     the teachers of a method that has none."""
@@ -70,10 +69,10 @@ class Collected(NamedTuple):
 class _Identity:
     setting: str
     family: str
-    circumstances: str
-    """Hash of what methods have in common: data, student, optimizer, trainer."""
+    shared_settings: str
+    """Hash of what methods share: data, student, optimizer, trainer."""
     values: dict[str, str]
-    """Flattened settings of the family, for telling families apart."""
+    """Flattened settings of the family, by which families differ."""
 
 
 def collect(folders: Sequence[Path]) -> Collected:
@@ -89,12 +88,12 @@ def collect(folders: Sequence[Path]) -> Collected:
         try:
             rows.append(_read(path, run))
         except (ValueError, AttributeError, TypeError, LookupError, OSError) as error:
-            told = str(error)
-            reason = told.removeprefix(f"{path}: ") if str(path) in told else f"not a result of this version ({told})"
-            skipped.append(f"{run}/{runs.RESULT}: {reason}")
+            text = str(error)
+            reason = text.removeprefix(f"{path}: ") if str(path) in text else f"not a result of this version ({text})"
+            skipped.append(f"{run}/{RESULT}: {reason}")
             log.warning("skipped: %s: %s", path, reason)
     if not rows:
-        raise UserError(f"runs: no {runs.RESULT} below {', '.join(map(str, folders))}: run 'tinyllm train'")
+        raise UserError(f"runs: no {RESULT} below {', '.join(map(str, folders))}: run 'tinyllm train'")
     kept, repeated = _once(rows)
     frame = pd.DataFrame([row for row, _ in kept])
     frame["variant"] = _variants(frame, [identity for _, identity in kept])
@@ -103,7 +102,7 @@ def collect(folders: Sequence[Path]) -> Collected:
 
 def _read(path: Path, run: str) -> tuple[dict[str, Any], _Identity]:
     """One run's row of the frame; whatever is wrong with its `result.json` raises here."""
-    result = runs.read_result(path)
+    result = read_result(path)
     row = _row(result)
     config = _config(path.parent)
     identity = _identity(config, result)
@@ -115,7 +114,7 @@ def _read(path: Path, run: str) -> tuple[dict[str, Any], _Identity]:
 
 
 def _once(rows: list[tuple[dict[str, Any], _Identity]]) -> tuple[list[tuple[dict[str, Any], _Identity]], list[str]]:
-    """Every setting once for the same seeds and split, and evaluations together with what their training knew.
+    """Every setting once for the same seeds and split; evaluations get the validation accuracy of their training run.
 
     A run that trained goes before a later evaluation of it.
     """
@@ -129,17 +128,17 @@ def _once(rows: list[tuple[dict[str, Any], _Identity]]) -> tuple[list[tuple[dict
     repeated: list[str] = []
     for row, identity in sorted(rows, key=lambda pair: bool(pair[0]["evaluated_only"])):
         key = (row["setting"], row["seed"], row["data_seed"])
-        whole = (*key, row["split"], row["student"], row["method"])
-        if whole in first:
-            repeated.append(f"{row['run']}: the same setting and seeds as {first[whole]}")
-            log.info("counted once: %s", repeated[-1])
+        cell = (*key, row["split"], row["student"], row["method"])
+        if cell in first:
+            repeated.append(f"{row['run']}: the same setting and seeds as {first[cell]}")
+            log.info("left out as a duplicate: %s", repeated[-1])
             continue
-        first[whole] = row["run"]
+        first[cell] = row["run"]
         if row["evaluated_only"] and key in trained:
             row["valid_accuracy"] = trained[key]
         elif row["evaluated_only"]:
             # Perhaps a student that learned on other data: the configuration can't tell.
-            identity = replace(identity, family=f"{identity.family}-elsewhere", values={"trained": "elsewhere"})
+            identity = replace(identity, family=f"{identity.family}-unknown", values={_NO_RUN: ""})
             row["family"] = identity.family
         kept.append((row, identity))
     return kept, repeated
@@ -166,7 +165,7 @@ def _results(folders: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
     for root in folders:
         if not root.is_dir():
             raise UserError(f"runs: expected a folder, found none at {root}")
-        for path in sorted(root.rglob(runs.RESULT), key=lambda p: (len(p.parts), p)):
+        for path in sorted(root.rglob(RESULT), key=lambda p: (len(p.parts), p)):
             if path.resolve() not in seen:
                 seen.add(path.resolve())
                 yield root, path
@@ -200,19 +199,19 @@ _NUMBERS = (
 
 
 def _config(folder: Path) -> ExperimentConfig | None:
-    """None where there is none, or none that can be read: then the log tells."""
-    if not (folder / runs.CONFIG).is_file():
+    """None where there is none, or, with a warning, none that can be read."""
+    if not (folder / CONFIG).is_file():
         return None
     try:
-        return runs.read_config(folder)
+        return read_config(folder)
     except (UserError, AttributeError, TypeError, AssertionError, OSError) as error:
         # No list of keys but a bare text, say, is no error that OmegaConf has a name for.
-        log.warning("counted without its configuration: %s", error or f"{folder / runs.CONFIG} is no mapping")
+        log.warning("counted without its configuration: %s", error or f"{folder / CONFIG} is no mapping")
         return None
 
 
 def _of_config(config: ExperimentConfig | None, result: Result) -> dict[str, Any]:
-    """Columns that only the configuration knows. Without one there is nothing to say, and the run stays by itself."""
+    """Columns that only the configuration knows; defaults where there is none."""
     weights = dict(result.alpha)
     if config is None:
         own = {
@@ -224,11 +223,11 @@ def _of_config(config: ExperimentConfig | None, result: Result) -> dict[str, Any
             "dropped": "",
             "strongest": "",
         }
-        told = result.deviations
+        deviating = result.deviations
     else:
         if _which(config) is WhichTeachers.all:  # a dropped stream is a point of the α grid too
             weights |= {name: 0.0 for name, weight in config.alpha.items() if weight == 0 and name in config.teachers}
-        told = result.deviations or (deviations(config) if config.method.train else {})
+        deviating = result.deviations or (deviations(config) if config.method.train else {})
         own = {
             "train_fraction": config.data.train_fraction,
             "data_seed": config.data.seed,
@@ -238,7 +237,7 @@ def _of_config(config: ExperimentConfig | None, result: Result) -> dict[str, Any
             "dropped": "+".join(name for name in config.teachers if name in config.ablation.drop),
             "strongest": result.teachers[0] if config.ablation.strongest is not None and result.teachers else "",
         }
-    own["deviations"] = "; ".join(f"{key}={ours} (paper: {paper})" for key, (paper, ours) in told.items())
+    own["deviations"] = "; ".join(f"{key}={ours} (paper: {paper})" for key, (paper, ours) in deviating.items())
     return own | {f"alpha/{name}": float(weight) for name, weight in weights.items()}
 
 
@@ -267,9 +266,9 @@ def _identity(config: ExperimentConfig | None, result: Result) -> _Identity:
     shaping = replace(config, seed=0, data=data, evaluation=EvaluationConfig())
     which = _which(config)
     if result.method == TEACHER:
-        whole = replace(data, train_fraction=1.0)
+        all_questions = replace(data, train_fraction=1.0)
         shaping = ExperimentConfig(
-            data=whole,
+            data=all_questions,
             student=StudentConfig(name=result.student),
             teachers=config.teachers,
             method=MethodConfig(name=TEACHER),
@@ -303,9 +302,9 @@ def _identity(config: ExperimentConfig | None, result: Result) -> _Identity:
         ablation=AblationConfig(),
     )
     return _Identity(
-        runs.hash_of(shaping),
-        runs.hash_of(family),
-        runs.hash_of(common),
+        hash_of(shaping),
+        hash_of(family),
+        hash_of(common),
         dict(_flat(asdict(family))),
     )
 
@@ -321,6 +320,8 @@ def _flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]
 
 _NO_CONFIG = "without config.yaml"
 """Key of `_Identity.values` where nothing else is known."""
+_NO_RUN = "training run unknown"
+"""Key of `_Identity.values` of a student that was evaluated without the run that trained it."""
 _NOT_SETTINGS = (
     "store", "cache", "logger.", "evaluation.",
     *(f"{group}.{key}" for group, keys in NOT_RESULT_INSIDE.items() for key in keys if group != "data"),
@@ -329,55 +330,55 @@ _NOT_SETTINGS = (
 
 
 def _variants(frame: pd.DataFrame, identities: Sequence[_Identity]) -> list[str]:
-    """The text of each run's variant.
+    """Each run's variant.
 
-    The ordinary family is the one whose circumstances most runs of the dataset and the student share: a control that
+    The reference family is the one whose shared settings most runs of the dataset and the student have: a control that
     trained three times as long stays the exception however many seeds it has.
     """
     variants = [""] * len(frame)
     shared: Counter[tuple[object, ...]] = Counter()
     for position, row in enumerate(frame.itertuples()):
-        shared[row.dataset, row.student, row.split, identities[position].circumstances] += 1
+        shared[row.dataset, row.student, row.split, identities[position].shared_settings] += 1
     for _, group in frame.groupby(["dataset", "student", "method", "ablation", "split"], sort=False, dropna=False):
         places = list(group.index)
         sizes = Counter(identities[i].family for i in places)
         if len(sizes) == 1:
             continue
         row = frame.loc[places[0]]
-        ordinary = min(
+        reference = min(
             places,
             key=lambda i: (
                 _NO_CONFIG in identities[i].values,
-                -shared[row["dataset"], row["student"], row["split"], identities[i].circumstances],
+                -shared[row["dataset"], row["student"], row["split"], identities[i].shared_settings],
                 -sizes[identities[i].family],
                 identities[i].family,
             ),
         )
         unknown = {identities[i].family for i in places if _NO_CONFIG in identities[i].values}
         for i in places:
-            if identities[i].family == identities[ordinary].family:
+            if identities[i].family == identities[reference].family:
                 continue
-            variants[i] = _told_apart(identities[i].values, identities[ordinary].values)
+            variants[i] = _differing_settings(identities[i].values, identities[reference].values)
             if variants[i] == _NO_CONFIG and len(unknown) > 1:
                 # Nobody knows whether these are seeds of one setting: they are neither averaged nor chosen among.
                 variants[i] += f" ({identities[i].values[_NO_CONFIG]})"
     return variants
 
 
-def _told_apart(own: Mapping[str, str], ordinary: Mapping[str, str]) -> str:
-    """The keys that differ; a teacher or stream that only one of the two has is told by its name."""
-    if "trained" in own:
-        return "trained elsewhere"
+def _differing_settings(own: Mapping[str, str], reference: Mapping[str, str]) -> str:
+    """The keys that differ; a teacher or stream that only one of the two has is given by its name."""
+    if _NO_RUN in own:
+        return _NO_RUN
     if _NO_CONFIG in own:
         return _NO_CONFIG
     parts: dict[str, None] = {}
-    for key in [*own, *(key for key in ordinary if key not in own)]:
-        if key.startswith(_NOT_SETTINGS) or own.get(key) == ordinary.get(key):
+    for key in [*own, *(key for key in reference if key not in own)]:
+        if key.startswith(_NOT_SETTINGS) or own.get(key) == reference.get(key):
             continue
-        if key == "data.root" and own.get("data.source") != Source.jsonl:  # elsewhere it only says where the files are
+        if key == "data.root" and own.get("data.source") != Source.jsonl:  # else it only says where the files are
             continue
         group = "teachers." if key.startswith("teachers.") else "method.streams."
-        if key.startswith(group) and _names(own, group) != _names(ordinary, group):
+        if key.startswith(group) and _names(own, group) != _names(reference, group):
             parts[f"{group.rstrip('.')}={'+'.join(_names(own, group)) or 'none'}"] = None
         else:
             parts[f"{key}={own.get(key, 'null')}"] = None

@@ -31,3 +31,13 @@ def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
 def within(value: float, low: float, high: float) -> tuple[float, float, float]:
     """The interval without its parts below 0 and above 1: few seeds that differ much reach beyond them."""
     return value, max(low, 0.0), min(high, 1.0)
+
+
+def measurements(runs: pd.DataFrame, column: str) -> pd.DataFrame:
+    """One setting's runs that have the score, each measurement once.
+
+    Seeds of a model that nothing has trained are one measurement made several times, if their scores are equal.
+    """
+    runs = runs[runs[column].notna()]
+    same = runs[["n", column]].drop_duplicates()
+    return runs.iloc[:1] if len(same) == 1 and (runs["train_examples"] == 0).all() else runs

@@ -12,16 +12,25 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from tinyllm.reporting.cases import HOW_DRAWN, KINDS, Case, draw
-from tinyllm.reporting.figures import Figure, png
+from tinyllm.reporting.figures.drawing import Figure, png
+from tinyllm.reporting.frame import TEACHER
 from tinyllm.reporting.table import Cell, Table
 
+READING = "How to read the tables"
+"""Heading of the notes that all tables share."""
 _MOST_CASES = 300
 _MOST_CASE_BYTES = 2_000_000
 """Of the cases' JSON: with the figures, the page stays below some 5 MB."""
 
 
 def page(
-    title: str, *, tables: Sequence[Table], figures: Sequence[Figure], cases: Sequence[Case], notes: Sequence[str]
+    title: str,
+    *,
+    tables: Sequence[Table],
+    figures: Sequence[Figure],
+    cases: Sequence[Case],
+    notes: Sequence[str] = (),
+    reading: Sequence[str] = (),
 ) -> str:
     """The report as one HTML page: no network, all text escaped, a Content-Security-Policy that lets nothing else run.
 
@@ -33,6 +42,7 @@ def page(
         figures: in order; they go in as PNG.
         cases: all of them; at most some 300 go in, drawn as the page says.
         notes: paragraphs above the tables.
+        reading: how to read the tables, said once under all of them.
     """
     style, script = (_asset(name) for name in ("report.css", "report.js"))
     data, shown = _embedded(cases)
@@ -49,8 +59,9 @@ def page(
         tables=tables,
         figures=[(figure, base64.b64encode(png(figure)).decode(), _width(figure)) for figure in figures],
         number=_number,
-        in_words=lambda table, column: all(row[column].value is None for row in table.rows),
-        has_paper=lambda table: any(cell.paper is not None for row in table.rows for cell in row),
+        reading=[*(["In grey: the paper's numbers."] if any(t.has_paper for t in tables) else []), *reading],
+        reading_title=READING,
+        is_text=lambda table, column: all(row[column].value is None for row in table.rows),
         sort_key=_sort_key,
         kinds=[(heading, sum(kind in case.kinds for case in cases)) for kind, heading in KINDS.items()],
         total=len(cases),
@@ -77,7 +88,7 @@ def _asset(name: str) -> str:
 
 
 def _width(figure: Figure) -> int:
-    """Pixels of the page: 100 an inch shows the type at the size of the text, and leaves sharp screens some more."""
+    """In pixels of the page: at 100 an inch the type is as large as the text around it."""
     return round(100 * float(figure.figure.get_size_inches()[0]))
 
 
@@ -86,7 +97,7 @@ def _digest(text: str) -> str:
 
 
 def _number(table: Table, value: float | None, digits: int = 1) -> str:
-    """`61.2` for a share of 0.612; counts with their thousands apart."""
+    """`61.2` for a share of 0.612; counts with a comma between thousands."""
     if value is None:
         return ""
     if table.percent:
@@ -97,7 +108,7 @@ def _number(table: Table, value: float | None, digits: int = 1) -> str:
 
 
 def _sort_key(cell: Cell) -> str:
-    """Empty for a missing cell: those stay at the end."""
+    """Empty for a missing cell: it is sorted to the end."""
     if cell.value is not None:
         return repr(float(cell.value))
     return cell.text or ""
@@ -137,7 +148,7 @@ def _row(case: Case) -> dict[str, object]:
                 "chosen": a.chosen,
                 "generated": a.generated,
                 "right": a.right,
-                "teacher": a.method == "teacher",
+                "teacher": a.method == TEACHER,
             }
             for a in case.answers
         ],

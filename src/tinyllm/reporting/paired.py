@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from tinyllm.config import Metric
 from tinyllm.evaluation.statistics import Right, bootstrap_means, mcnemar, observed_means
 from tinyllm.parsing import is_right
-from tinyllm.reporting.cases import read_predictions
+from tinyllm.reporting.predictions import Predictions
 
 
 class _Scored(NamedTuple):
@@ -71,11 +70,12 @@ class Pair:
 
 
 class Answers:
-    """The predictions of runs, each read once."""
+    """Which questions each run answered rightly, worked out once a run."""
 
-    def __init__(self, metric: Metric) -> None:
+    def __init__(self, predictions: Predictions, metric: Metric) -> None:
+        self._predictions = predictions
         self._metric = metric
-        self._of = cache(self._read)
+        self._of = cache(self._score)
 
     def pair(self, first: pd.DataFrame, second: pd.DataFrame, subset: str = "") -> Pair | None:
         """Join the runs of two settings by seed and question id.
@@ -108,8 +108,8 @@ class Answers:
             seeds=tuple(found),
         )
 
-    def _read(self, folder: str) -> dict[str, _Scored]:
-        predictions = read_predictions(Path(folder))
+    def _score(self, folder: str) -> dict[str, _Scored]:
+        predictions = self._predictions.of(folder)
         if self._metric is Metric.accuracy_ranked:
             if all(p.ranked is None for p in predictions):
                 return {}

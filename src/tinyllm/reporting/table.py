@@ -1,8 +1,9 @@
-"""A table for people: cells with intervals, what stands under it, and nothing of how it was computed."""
+"""A table for people: cells with intervals, and the notes under it; nothing of how it was computed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class Cell:
     text: str | None = None
     """Shown in place of a number."""
     best: bool = False
-    """The best of its column, and not tied with the second by the table's test: shown in bold."""
+    """The best of its column, and significantly better than the second best: shown in bold."""
     note: str = ""
     """Why it is as it is, shown on demand (a tooltip): seeds, n, the chosen α."""
 
@@ -37,7 +38,22 @@ class Table:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    notes: tuple[str, ...] = field(default=())
-    """Lines under the table: what intervals are, which test, which choice, the smallest difference that would show."""
+    notes: tuple[str, ...] = ()
+    """Lines under the table, true of it alone: seeds, settings, the minimum detectable effect."""
+    shared_notes: tuple[str, ...] = ()
+    """What tables of this kind have in common: how intervals, tests and choices are made. A report says them once; a
+    file of one table ends with them, for it is read by itself."""
     percent: bool = True
     """Numbers are shares of 1, shown in percent."""
+    in_terminal: bool = False
+    """`tinyllm report` prints it too."""
+
+    @property
+    def has_paper(self) -> bool:
+        """Some cell has a number of the paper."""
+        return any(cell.paper is not None for row in self.rows for cell in row)
+
+
+def shared_notes(tables: Sequence[Table]) -> list[str]:
+    """The shared notes of several tables, each once."""
+    return list(dict.fromkeys(note for table in tables for note in table.shared_notes))

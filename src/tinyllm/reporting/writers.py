@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tinyllm.reporting.table import Cell, Table
 
@@ -12,25 +14,30 @@ MISSING = "–"
 _PERCENT = 100.0
 
 
-def markdown(table: Table, *, level: int = 2) -> str:
-    """Heading, a pipe table and the notes as a list."""
+def markdown(table: Table, *, alone: bool = True) -> str:
+    """Heading, a pipe table and the notes as a list.
+
+    Args:
+        table: what is written.
+        alone: with the shared notes; a report says them once for all tables.
+    """
     head = [escape_markdown(column) for column in table.columns]
-    marks = ["---:" if numbers else "---" for numbers in _numeric(table)]
-    lines = [f"{'#' * level} {table.title}", "", _row(head), _row(marks)]
+    marks = ["---:" if numbers else "---" for numbers in numeric_columns(table)]
+    lines = [f"## {table.title}", "", _row(head), _row(marks)]
     lines += [_row([_in_markdown(cell, table) for cell in row]) for row in table.rows]
-    if notes := _notes(table):
-        lines += ["", *(f"- {escape_markdown(note)}" for note in notes)]
+    if notes := _all_notes(table) if alone else table.notes:
+        lines += ["", markdown_list(notes)]
     return "\n".join(lines) + "\n"
 
 
 def latex(table: Table) -> str:
-    r"""A `table` environment for `\usepackage{booktabs}`; all text is escaped."""
+    r"""A `table` environment for `\usepackage{booktabs}`, with all its notes; all text is escaped."""
     lines = [
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_escape_latex(table.title)}}}",
         rf"\label{{tab:{table.name}}}",
-        rf"\begin{{tabular}}{{{''.join('r' if numbers else 'l' for numbers in _numeric(table))}}}",
+        rf"\begin{{tabular}}{{{''.join('r' if numbers else 'l' for numbers in numeric_columns(table))}}}",
         r"\toprule",
         _latex_row([_escape_latex(column) for column in table.columns]),
         r"\midrule",
@@ -38,7 +45,7 @@ def latex(table: Table) -> str:
         r"\bottomrule",
         r"\end{tabular}",
     ]
-    if notes := _notes(table):
+    if notes := _all_notes(table):
         lines += ["", r"\smallskip", r"\begin{minipage}{\linewidth}\footnotesize"]
         lines += [f"{_escape_latex(note)}" + r"\par" for note in notes]
         lines.append(r"\end{minipage}")
@@ -46,7 +53,7 @@ def latex(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """A line a row with long numbers; beside a column its `low`, `high` and `paper` where it has them.
+    """A line a row with six decimals; after a column its `low`, `high` and `paper` where it has them.
 
     Numbers are shares of 1 where the table shows percent. A missing cell is empty.
     """
@@ -77,14 +84,21 @@ def write(table: Table, folder: Path) -> list[Path]:
     return paths
 
 
-def _notes(table: Table) -> list[str]:
-    """What stands under the table, the paper's numbers explained as they are set here."""
-    has_paper = any(cell.paper is not None for row in table.rows for cell in row)
-    return [*(["In parentheses the paper's numbers."] if has_paper else []), *table.notes]
+PAPER_NOTE = "In parentheses: the paper's numbers."
 
 
-def _numeric(table: Table) -> list[bool]:
-    """By column, whether it is set to the right: not the rows' names, and no text but numbers and p values."""
+def _all_notes(table: Table) -> list[str]:
+    """Those of the table, then those that it shares with others: a file of one table is read by itself."""
+    return [*table.notes, *([PAPER_NOTE] if table.has_paper else []), *table.shared_notes]
+
+
+def markdown_list(lines: Sequence[str]) -> str:
+    """A line of text each, escaped."""
+    return "\n".join(f"- {escape_markdown(line)}" for line in lines)
+
+
+def numeric_columns(table: Table) -> list[bool]:
+    """By column, whether it is aligned to the right: numbers and p values, but not the labels of the rows."""
     texts = [[row[j].text for row in table.rows] for j in range(len(table.columns))]
     return [
         j > 0 and all(text is None or text[:1] in ("<", *"0123456789") for text in column)
@@ -106,15 +120,25 @@ def _number(value: float, table: Table, digits: int = 1) -> str:
     return f"{value:g}"
 
 
-def _shown(cell: Cell, table: Table) -> tuple[str, str, str]:
-    """Number, interval and the paper's number, each without its surroundings; empty where there is none."""
+class Shown(NamedTuple):
+    """A cell as text; each part empty where there is none."""
+
+    value: str
+    interval: str
+    """In square brackets."""
+    paper: str
+    """The paper's number, in parentheses."""
+
+
+def shown(cell: Cell, table: Table) -> Shown:
+    """A cell of a table as text, without markup."""
     if cell.text is not None:
-        return cell.text, "", ""
+        return Shown(cell.text, "", "")
     value = MISSING if cell.value is None else _number(cell.value, table)
     interval = ""
     if cell.low is not None and cell.high is not None:
         interval = f"[{_number(cell.low, table)}, {_number(cell.high, table)}]"
-    return value, interval, "" if cell.paper is None else _number(cell.paper, table, digits=2)
+    return Shown(value, interval, "" if cell.paper is None else f"({_number(cell.paper, table, digits=2)})")
 
 
 def _row(cells: list[str]) -> str:
@@ -122,9 +146,9 @@ def _row(cells: list[str]) -> str:
 
 
 def _in_markdown(cell: Cell, table: Table) -> str:
-    value, interval, paper = _shown(cell, table)
+    value, interval, paper = shown(cell, table)
     value = escape_markdown(value)
-    parts = [f"**{value}**" if cell.best else value, interval, f"({paper})" if paper else ""]
+    parts = [f"**{value}**" if cell.best else value, interval, paper]
     return " ".join(part for part in parts if part)
 
 
@@ -141,11 +165,11 @@ def _latex_row(cells: list[str]) -> str:
 
 
 def _in_latex(cell: Cell, table: Table) -> str:
-    value, interval, paper = (_escape_latex(part) for part in _shown(cell, table))
+    value, interval, paper = (_escape_latex(part) for part in shown(cell, table))
     parts = [
         rf"\textbf{{{value}}}" if cell.best else value,
         rf"{{\scriptsize {interval}}}" if interval else "",
-        rf"{{\scriptsize ({paper})}}" if paper else "",
+        rf"{{\scriptsize {paper}}}" if paper else "",
     ]
     return " ".join(part for part in parts if part)
 

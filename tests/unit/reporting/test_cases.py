@@ -15,7 +15,8 @@ from markdown_it import MarkdownIt
 from tinyllm import runs
 from tinyllm.config import Metric
 from tinyllm.records import Prediction
-from tinyllm.reporting.cases import Answer, Case, Reasoning, cases, draw, markdown, name
+from tinyllm.reporting.cases import Answer, Case, Reasoning, cases, draw, markdown
+from tinyllm.reporting.study import Study
 
 CHOICES = ("oak", "ivy", "elm", "fir")
 
@@ -42,7 +43,7 @@ def run(
     row = {
         "dataset": "trees", "student": student, "method": method, "ablation": "none", "variant": "", "seed": seed,
         "teachers": teachers, "method_teacher": teachers if method == "step_by_step" else "", "alpha": "",
-        "train_fraction": 1.0,
+        "train_fraction": 1.0, "valid_accuracy": 0.5,
     } | columns  # fmt: skip
     where = folder / "-".join(map(str, row.values()))
     runs.write_predictions(predictions, where)
@@ -55,7 +56,7 @@ def test_answers_meet_by_question_id_whatever_their_order(tmp_path: Path) -> Non
     rows = []
     for who, turn in (("tinyllm", 1), ("full_ft", -1)):
         rows.append(run(tmp_path, who, [said(id, "oak" if id in right[who] else "ivy") for id in ids[::turn]]))
-    found = cases(pd.DataFrame(rows), Metric.accuracy)
+    found = cases(Study(pd.DataFrame(rows)))
     assert [case.id for case in found] == sorted(ids)
     for case in found:
         assert {a.method: a.right for a in case.answers} == {who: case.id in right[who] for who in right}
@@ -67,7 +68,7 @@ def test_seeds_ask_their_own_questions(tmp_path: Path) -> None:
         for seed in (0, 1)
         for method in ("tinyllm", "full_ft")
     ]
-    found = cases(pd.DataFrame(rows), Metric.accuracy)
+    found = cases(Study(pd.DataFrame(rows)))
     assert [(case.seed, case.question, len(case.answers)) for case in found] == [(0, "Seed 0?", 2), (1, "Seed 1?", 2)]
 
 
@@ -76,7 +77,7 @@ def test_one_id_with_two_texts_is_two_questions(tmp_path: Path) -> None:
         run(tmp_path, "tinyllm", [said("q", "oak")]),
         run(tmp_path, "full_ft", [replace(said("q", "oak"), question="Something else?")]),
     ]
-    assert [len(case.answers) for case in cases(pd.DataFrame(rows), Metric.accuracy)] == [1, 1]
+    assert [len(case.answers) for case in cases(Study(pd.DataFrame(rows)))] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_kinds(
         run(tmp_path, "step_by_step", [said("q", step_by_step)], teachers="wordy"),
         run(tmp_path, "teacher", [said("q", teacher)], student="wordy", teachers="wordy"),
     ]
-    (case,) = cases(pd.DataFrame(rows), Metric.accuracy)
+    (case,) = cases(Study(pd.DataFrame(rows)))
     assert case.kinds == kinds
 
 
@@ -118,7 +119,7 @@ def test_a_teacher_misleads_its_own_students_only(tmp_path: Path) -> None:
         run(tmp_path, "step_by_step", [said("q", "ivy")], teachers="wordy"),
         run(tmp_path, "teacher", [said("q", "ivy")], student="terse"),
     ]
-    (case,) = cases(pd.DataFrame(rows), Metric.accuracy)
+    (case,) = cases(Study(pd.DataFrame(rows)))
     assert case.kinds == ()
 
 
@@ -128,7 +129,7 @@ def test_a_teacher_of_another_seed_stands_in_where_its_own_is_missing(tmp_path: 
         run(tmp_path, "teacher", [said("q", "ivy", generated=f"Of seed {seed}.")], student="wordy", seed=seed)
         for seed in (0, 1)
     ]
-    found = cases(pd.DataFrame(rows), Metric.accuracy)
+    found = cases(Study(pd.DataFrame(rows)))
     assert [[r.text for r in case.rationales] for case in found] == [["Of seed 0."], ["Of seed 1."], ["Of seed 0."]]
     assert all(
         case.answers[0] == Answer("wordy (teacher)", "ivy", case.rationales[0].text, False, "teacher") for case in found
@@ -143,28 +144,29 @@ def test_the_metric_says_which_answer_of_a_student_counts(tmp_path: Path) -> Non
         ]
     )
     for metric, chosen, right in ((Metric.accuracy, None, False), (Metric.accuracy_ranked, "oak", True)):
-        (case,) = cases(frame, metric)
+        (case,) = cases(Study(frame, metric))
         teacher, student = case.answers
         assert (teacher.chosen, student.chosen, student.right, student.generated) == ("ivy", chosen, right, "ash")
 
 
 def test_equal_options_are_equally_right(tmp_path: Path) -> None:
     prediction = replace(said("q", "Oak."), choices=("oak", "Oak.", "elm", "fir"))
-    (case,) = cases(pd.DataFrame([run(tmp_path, "tinyllm", [prediction])]), Metric.accuracy)
+    (case,) = cases(Study(pd.DataFrame([run(tmp_path, "tinyllm", [prediction])])))
     assert case.answers[0].right
 
 
-def test_two_settings_of_one_method_are_told_apart(tmp_path: Path) -> None:
+def test_the_setting_that_validation_chose_answers(tmp_path: Path) -> None:
     rows = [
-        run(tmp_path, "tinyllm", [said("q", "oak")], teachers="wordy", alpha=f"wordy={a}") for a in (1, 3)
-    ]  # fmt: skip
-    (case,) = cases(pd.DataFrame(rows), Metric.accuracy)
-    assert [a.who for a in case.answers] == ["TinyLLM wordy=1", "TinyLLM wordy=3"]
+        run(tmp_path, "tinyllm", [said("q", chosen)], teachers="wordy", alpha=f"wordy={a}", valid_accuracy=valid)
+        for a, chosen, valid in ((1, "oak", 0.3), (3, "ivy", 0.6))
+    ]
+    (case,) = cases(Study(pd.DataFrame(rows)))
+    assert [(a.who, a.chosen) for a in case.answers] == [("TinyLLM", "ivy")]
 
 
 def test_of_growing_training_sets_the_largest_is_shown(tmp_path: Path) -> None:
     rows = [run(tmp_path, "tinyllm", [said("q", c)], train_fraction=f) for f, c in ((0.5, "ivy"), (1.0, "oak"))]
-    (case,) = cases(pd.DataFrame(rows), Metric.accuracy)
+    (case,) = cases(Study(pd.DataFrame(rows)))
     assert [a.chosen for a in case.answers] == ["oak"]
 
 
@@ -172,19 +174,9 @@ def test_a_run_without_predictions_is_named_and_left_out(tmp_path: Path, caplog:
     rows = [run(tmp_path, "tinyllm", [said("q", "oak")]), run(tmp_path, "full_ft", [said("q", "oak")])]
     broken = Path(rows[1]["folder"]) / runs.PREDICTIONS
     broken.write_text('{"id": "q"')
-    (case,) = cases(pd.DataFrame(rows), Metric.accuracy)
+    (case,) = cases(Study(pd.DataFrame(rows)))
     assert [a.method for a in case.answers] == ["tinyllm"]
     assert str(broken) in caplog.text
-
-
-def test_names_say_method_teacher_ablation_and_variant() -> None:
-    plain = {"method": "step_by_step", "method_teacher": "wordy", "ablation": "none", "variant": "", "student": "tiny"}
-    assert name(plain) == "Distilling step-by-step (wordy)"
-    assert (
-        name(plain | {"variant": "trainer.max_epochs=18"}) == "Distilling step-by-step (wordy) [trainer.max_epochs=18]"
-    )
-    assert name({"method": "tinyllm", "ablation": "no_t5", "variant": ""}) == "TinyLLM w/o T5"
-    assert name({"method": "teacher", "ablation": "none", "student": "wordy"}) == "wordy (teacher)"
 
 
 def made(

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from tests.unit.reporting.conftest import MakeRun
 
-from tinyllm.reporting.choose import choose, chosen, how_chosen
+from tinyllm.reporting.choose import choose, chosen, selection_note
 from tinyllm.reporting.frame import collect
 
 
@@ -31,9 +31,10 @@ def frame(make_run: MakeRun, tmp_path: Path) -> pd.DataFrame:
 
 def test_the_best_mean_on_validation_is_taken(frame: pd.DataFrame) -> None:
     (choice,) = choose(frame)
-    assert choice.name == "wordy α wordy=1" and choice.candidates == 2 and choice.seeds == (0, 1, 2)
+    assert choice.name == "teacher wordy, α wordy=1" and choice.candidates == 2 and choice.seeds == (0, 1, 2)
     assert choice.valid_accuracy == pytest.approx((0.50 + 0.40 + 0.45) / 3)
-    assert str(choice) == "minilab, tiny: step_by_step: wordy α wordy=1 of 2 by validation (45.0%, seeds 0,1,2)"
+    for part in ("minilab, tiny", "Distilling step-by-step", choice.name, "one of 2", "45.0%", "seeds 0,1,2"):
+        assert part in str(choice)
     kept = chosen(frame, [choice])
     assert set(kept[kept.method == "step_by_step"].method_teacher) == {"wordy"}
     assert (kept.method == "full_ft").sum() == 3
@@ -49,16 +50,16 @@ def test_test_numbers_do_not_matter(frame: pd.DataFrame) -> None:
     assert choose(frame.drop(columns=scores)) == before
     turned = frame.copy()
     turned["valid_accuracy"] = 1 - turned["valid_accuracy"]
-    assert [c.name for c in choose(turned)] == ["terse α terse=1"]
+    assert [c.name for c in choose(turned)] == ["teacher terse, α terse=1"]
 
 
 def test_the_report_says_by_which_accuracy(frame: pd.DataFrame) -> None:
     ranked = frame.assign(selected_by="accuracy_ranked")
     untrained = frame.assign(valid_accuracy=float("nan"))
-    assert "chosen on validation (by greedy accuracy); test numbers of candidates chose nothing" in how_chosen(frame)
-    assert "(by ranking accuracy)" in how_chosen(pd.concat([ranked, untrained]))
-    assert "(by greedy accuracy and by ranking accuracy)" in how_chosen(pd.concat([ranked, frame]))
-    assert "chosen on validation; test" in how_chosen(untrained)
+    assert "validation split (by greedy accuracy)" in selection_note(frame)
+    assert "(by ranking accuracy)" in selection_note(pd.concat([ranked, untrained]))
+    assert "(by greedy accuracy and by ranking accuracy)" in selection_note(pd.concat([ranked, frame]))
+    assert "(by" not in selection_note(untrained)
 
 
 def test_a_lucky_seed_of_its_own_does_not_win(frame: pd.DataFrame) -> None:
@@ -66,29 +67,29 @@ def test_a_lucky_seed_of_its_own_does_not_win(frame: pd.DataFrame) -> None:
     less = frame[~((frame.method_teacher == "terse") & (frame.seed == 0))].reset_index(drop=True)
     less.loc[(less.method_teacher == "terse") & (less.seed == 2), "valid_accuracy"] = float("nan")
     (choice,) = choose(less)
-    assert (choice.name, choice.seeds, choice.valid_accuracy) == ("terse α terse=1", (1,), 0.60)
+    assert (choice.name, choice.seeds, choice.valid_accuracy) == ("teacher terse, α terse=1", (1,), 0.60)
     less.loc[(less.method_teacher == "wordy") & (less.seed == 1), "valid_accuracy"] = 0.70
-    assert choose(less)[0].name == "wordy α wordy=1"
+    assert choose(less)[0].name == "teacher wordy, α wordy=1"
 
 
 def test_without_common_seeds_each_counts_with_its_own(frame: pd.DataFrame) -> None:
     apart = frame[~((frame.method_teacher == "terse") ^ (frame.seed == 1))].reset_index(drop=True)
     (choice,) = choose(apart)
-    assert (choice.name, choice.seeds, choice.valid_accuracy) == ("terse α terse=1", (), 0.60)
+    assert (choice.name, choice.seeds, choice.valid_accuracy) == ("teacher terse, α terse=1", (), 0.60)
 
 
 def test_ties_go_to_the_first_by_name(frame: pd.DataFrame) -> None:
     for value in (0.5, float("nan")):
         tied = frame.assign(valid_accuracy=value)
         (choice,) = choose(tied.iloc[::-1].reset_index(drop=True))
-        assert choice.name == "terse α terse=1"
+        assert choice.name == "teacher terse, α terse=1"
         assert ("none has a validation accuracy" in str(choice)) == pd.isna(value)
 
 
 def test_a_setting_without_validation_loses(frame: pd.DataFrame) -> None:
     partly = frame.copy()
     partly.loc[partly.method_teacher == "terse", "valid_accuracy"] = float("nan")
-    assert choose(partly)[0].name == "wordy α wordy=1"
+    assert choose(partly)[0].name == "teacher wordy, α wordy=1"
 
 
 def test_fractions_and_variants_are_chosen_apart(make_run: MakeRun, tmp_path: Path) -> None:

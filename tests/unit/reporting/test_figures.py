@@ -18,11 +18,13 @@ from matplotlib.patches import Rectangle
 from scipy.stats import sem, t
 from tests.unit.reporting.conftest import MakeRun
 
-from tinyllm import runs
 from tinyllm.config import Metric
 from tinyllm.records import Prediction
-from tinyllm.reporting.figures import Figure, figures, save
+from tinyllm.reporting.figures import all_figures
+from tinyllm.reporting.figures.drawing import Figure, save
 from tinyllm.reporting.frame import collect
+from tinyllm.reporting.study import Study
+from tinyllm.runs import METRICS, write_predictions
 
 
 def run(method: str, accuracy: float, seed: int = 0, **columns: Any) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def run(method: str, accuracy: float, seed: int = 0, **columns: Any) -> dict[str
 
 
 def drawn(rows: Sequence[dict[str, Any]], metric: Metric = Metric.accuracy) -> dict[str, Figure]:
-    return {figure.name: figure for figure in figures(pd.DataFrame(rows), metric)}
+    return {figure.name: figure for figure in all_figures(Study(pd.DataFrame(rows), metric))}
 
 
 def bars(axis: Axes) -> dict[str, list[tuple[float, float, float, float]]]:
@@ -69,7 +71,7 @@ def predictions(folder: Path, options: Sequence[int]) -> str:
         Prediction(f"q{i}", "?", tuple(f"c{j}" for j in range(n)), "c0", "c0", "c0", "c0", ())
         for i, n in enumerate(options)
     ]
-    runs.write_predictions(made, folder)
+    write_predictions(made, folder)
     return str(folder)
 
 
@@ -214,7 +216,7 @@ def test_cost_leaves_out_runs_without_a_token_count() -> None:
 
 def test_old_runs_without_the_column_have_no_cost_figure() -> None:
     frame = pd.DataFrame(TRAIN_SIZE).drop(columns="train_tokens")
-    assert "cost_accuracy" not in {figure.name for figure in figures(frame, Metric.accuracy)}
+    assert "cost_accuracy" not in {figure.name for figure in all_figures(Study(frame))}
 
 
 def test_chance_is_drawn_where_all_questions_have_as_many_options(tmp_path: Path) -> None:
@@ -240,7 +242,7 @@ def test_learning_curves_are_means_of_seeds(tmp_path: Path) -> None:
         table = pd.DataFrame(
             [{"step": s, "train/loss/answer": loss, "valid/accuracy": valid} for s, (loss, valid) in logged.items()]
         )
-        table.to_csv(folder / runs.METRICS, index=False)
+        table.to_csv(folder / METRICS, index=False)
         rows.append(run("full_ft", 0.4, seed, folder=str(folder)))
     loss, valid = drawn(rows)["learning_curves"].figure.axes
     # Step 30 is known to one seed alone: the mean ends before it.
@@ -265,7 +267,7 @@ def test_runs_as_the_stages_write_them(make_run: MakeRun, tmp_path: Path) -> Non
             make_run("tinyllm", seed=seed, alpha={"terse": terse, "wordy": 1.0}, valid=0.1)
         make_run("full_ft", seed=seed)
     frame = collect([tmp_path / "runs"]).frame
-    made = figures(frame, Metric.accuracy)
+    made = all_figures(Study(frame))
     assert [figure.name for figure in made] == ["fig2_train_size", "fig3_alpha", "learning_curves", "cost_accuracy"]
     first = bars(made[0].figure.axes[0])
     assert set(first) == {"TinyLLM", "Distilling step-by-step"}

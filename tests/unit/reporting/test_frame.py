@@ -189,7 +189,7 @@ def test_a_student_evaluated_on_other_data_is_no_run_on_that_data(make_run: Make
     make_run("full_ft", dataset="arc", seed=0)
     make_run("full_ft", dataset="arc", seed=3, valid=None, result={"train_examples": 0})
     frame = collect([tmp_path / "runs"]).frame.set_index("seed")
-    assert frame["variant"].to_dict() == {0: "", 3: "trained elsewhere"}
+    assert frame["variant"].to_dict() == {0: "", 3: "training run unknown"}
 
 
 def test_only_test_evaluations_make_tables(make_run: MakeRun, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ TABLE = Table(
         (Cell(text="zero"), Cell(-0.0001), Cell()),
     ),
     ("n_1 {x} <b> [a]", "second"),
+    ("shared",),
 )
 
 
@@ -33,8 +34,14 @@ def test_markdown_by_hand() -> None:
         "| a\\|b\\*c\\* &lt;i&gt; | – (10.00) | 0.020 |\n"
         "| no number | – | – |\n"
         "| zero | 0.0 | – |\n"
-        "\n- In parentheses the paper's numbers.\n- n_1 {x} &lt;b&gt; \\[a\\]\n- second\n"
+        "\n- n_1 {x} &lt;b&gt; \\[a\\]\n- second\n- In parentheses: the paper's numbers.\n- shared\n"
     )
+
+
+def test_a_file_of_one_table_has_the_shared_notes_and_a_report_says_them_elsewhere() -> None:
+    within = markdown(TABLE, alone=False)
+    assert within.endswith("- second\n") and markdown(TABLE).startswith(within)
+    assert r"shared\par" in latex(TABLE) and latex(TABLE).count("parentheses") == 1
 
 
 def test_latex_is_escaped_and_balanced() -> None:

@@ -62,7 +62,7 @@ function browse(data) {
   fill("who", distinct(data.cases.flatMap((one) => one.answers.map((answer) => answer.who))), "anyone");
 
   const texts = data.cases.map((one) =>
-    [one.id, one.question, ...one.choices, ...one.answers.map((answer) => answer.generated), ...one.rationales.map((said) => said.text)]
+    [one.id, one.question, ...one.choices, ...one.answers.map((answer) => answer.generated), ...one.rationales.map((rationale) => rationale.text)]
       .join("\n")
       .toLowerCase(),
   );
@@ -87,17 +87,17 @@ function browse(data) {
   let at = 0;
 
   function show() {
-    const place = document.getElementById("case");
-    place.replaceChildren();
-    document.getElementById("count").textContent = found.length ? at + 1 + " of " + found.length : "no case fits";
+    const panel = document.getElementById("case");
+    panel.replaceChildren();
+    document.getElementById("count").textContent = found.length ? at + 1 + " of " + found.length : "no matching case";
     document.getElementById("previous").disabled = at <= 0;
     document.getElementById("next").disabled = at >= found.length - 1;
     if (!found.length) return;
     const one = found[at];
     const where = [one.dataset, one.subset, one.student, "seed " + one.seed, one.id].filter((part) => part !== "");
-    place.append(element("p", "where", where.join(" · ")));
-    one.kinds.forEach((kind) => place.append(element("span", "kind", data.kinds[kind])));
-    place.append(element("h3", "", one.question));
+    panel.append(element("p", "where", where.join(" · ")));
+    one.kinds.forEach((kind) => panel.append(element("span", "kind", data.kinds[kind])));
+    panel.append(element("h3", "", one.question));
 
     const options = element("ul", "options");
     one.choices.forEach((choice, index) => {
@@ -105,14 +105,14 @@ function browse(data) {
       item.append(element("span", "letter", letter(index)));
       const text = element("span", "", choice);
       const who = one.answers.filter((answer) => answer.chosen === choice).map((answer) => answer.who);
-      const said = [...(choice === one.answer ? ["ground truth"] : []), ...who];
-      if (said.length) text.append(element("span", "by", said.join(", ")));
+      const names = [...(choice === one.answer ? ["ground truth"] : []), ...who];
+      if (names.length) text.append(element("span", "by", names.join(", ")));
       item.append(text);
       options.append(item);
     });
-    place.append(options);
+    panel.append(options);
 
-    place.append(element("h4", "", "Answers"));
+    panel.append(element("h4", "", "Answers"));
     const table = element("table", "answers");
     const head = table.createTHead().insertRow();
     ["", "who", "option", "generated"].forEach((text) => head.append(element("th", "", text)));
@@ -127,14 +127,14 @@ function browse(data) {
       const generated = answer.teacher ? "" : answer.generated; // a teacher's text stands among the rationales
       row.append(mark, element("td", "", answer.who), element("td", "", option), element("td", "generated", generated));
     });
-    place.append(table);
+    panel.append(table);
 
-    if (one.rationales.length) place.append(element("h4", "", "Rationales"));
-    one.rationales.forEach((said) => {
+    if (one.rationales.length) panel.append(element("h4", "", "Rationales"));
+    one.rationales.forEach((rationale) => {
       const quote = element("blockquote");
-      quote.append(element("cite", "", said.voice ? said.who + ", in the voice of " + said.voice : said.who));
-      quote.append(element("span", "", said.text.trim() || "(nothing)"));
-      place.append(quote);
+      quote.append(element("cite", "", rationale.voice ? rationale.who + ", in the voice of " + rationale.voice : rationale.who));
+      quote.append(element("span", "", rationale.text.trim() || "(empty)"));
+      panel.append(quote);
     });
   }
 

@@ -1,0 +1,111 @@
+"""Run folders -> a report: tables, figures, cases and notes, written as files and as one page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from tinyllm.reporting import cases as case_studies
+from tinyllm.reporting.cases import Case, cases
+from tinyllm.reporting.figures import all_figures
+from tinyllm.reporting.figures.drawing import Figure, save
+from tinyllm.reporting.frame import Collected
+from tinyllm.reporting.page import READING, page
+from tinyllm.reporting.study import Study
+from tinyllm.reporting.table import Table, shared_notes
+from tinyllm.reporting.tables import all_tables
+from tinyllm.reporting.writers import PAPER_NOTE, markdown, markdown_list, write
+
+_WRITTEN = ("tables/*.md", "tables/*.tex", "tables/*.csv", "figures/*.png", "figures/*.pdf")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a reader gets."""
+
+    title: str
+    notes: list[str]
+    """Where the numbers come from: runs, and what was left out."""
+    tables: list[Table]
+    reading: list[str]
+    """How to read the tables: what is true of all of them."""
+    figures: list[Figure]
+    cases: list[Case]
+    results: pd.DataFrame
+    """A row a run, without the folders of this machine."""
+
+
+def make_report(title: str, collected: Collected, study: Study) -> Report:
+    """Everything that the runs allow.
+
+    Args:
+        title: heading.
+        collected: all runs.
+        study: those on the test split.
+    """
+    tables = all_tables(study)
+    # Those of the tables stand under their tables; figure 2 and the cases show other training fractions too.
+    others = [f"Selected for the figures: {c}." for c in study.choices if c not in study.choices_in_tables]
+    return Report(
+        title,
+        [
+            f"{len(collected.frame)} runs; tables and figures show the {len(study.frame)} that were evaluated on the "
+            "test split.",
+            *(f"Skipped: {line}" for line in collected.skipped),
+            *(f"Left out as a duplicate: {line}" for line in collected.repeated),
+            f"Intervals, tests and the selection of settings are explained under “{READING}”.",
+        ],
+        tables,
+        [*shared_notes(tables), *others],
+        all_figures(study),
+        cases(study),
+        collected.frame.assign(folder=collected.frame["run"]).drop(columns="run"),
+    )
+
+
+def write_report(report: Report, folder: Path) -> Path:
+    """Write `results.csv`, `report.md`, `index.html`, `tables/` and `figures/`; returns the path of the page.
+
+    Tables and figures of an earlier report in the folder are removed: these runs may have none in their place.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in _WRITTEN:
+        for stale in folder.glob(pattern):
+            stale.unlink()
+    report.results.to_csv(folder / "results.csv", index=False)
+    for table in report.tables:
+        write(table, folder / "tables")
+    for figure in report.figures:
+        save(figure, folder / "figures")
+    (folder / "report.md").write_text(_markdown(report), encoding="utf-8")
+    path = folder / "index.html"
+    html = page(
+        report.title,
+        tables=report.tables,
+        figures=report.figures,
+        cases=report.cases,
+        notes=report.notes,
+        reading=report.reading,
+    )
+    path.write_text(html, encoding="utf-8")
+    return path
+
+
+def _markdown(report: Report) -> str:
+    reading = [*([PAPER_NOTE] if any(table.has_paper for table in report.tables) else []), *report.reading]
+    parts = [
+        f"# {report.title}\n",
+        markdown_list(report.notes) + "\n",
+        *(markdown(table, alone=False) for table in report.tables),
+        f"## {READING}\n\n{markdown_list(reading)}\n",
+        *(_figure(figure) for figure in report.figures),
+        "## Figure 4: cases\n",
+        case_studies.markdown(report.cases).rstrip() + "\n",
+    ]
+    return "\n".join(parts)
+
+
+def _figure(figure: Figure) -> str:
+    return f"## {figure.title}\n\n![{figure.title}](figures/{figure.name}.png)\n\n{figure.caption}\n"

@@ -1,0 +1,24 @@
+"""The tables of a report, a file each. A new table is a function of the study in a file of its own, and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tinyllm.reporting.study import Study
+from tinyllm.reporting.table import Table
+from tinyllm.reporting.tables.comparisons import comparisons
+from tinyllm.reporting.tables.settings import settings
+from tinyllm.reporting.tables.table1 import table1
+from tinyllm.reporting.tables.table2 import table2
+
+TABLES: tuple[Callable[[Study], list[Table]], ...] = (
+    table1,
+    table2,
+    comparisons,
+    settings,
+)
+
+
+def all_tables(study: Study) -> list[Table]:
+    """Every table for which there are runs, in the order of the report."""
+    return [table for make in TABLES for table in make(study)]

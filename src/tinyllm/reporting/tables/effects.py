@@ -1,0 +1,101 @@
+"""What paired tests of methods can find, and which runs of TinyLLM an ablation is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tinyllm.evaluation.statistics import detectable_difference, smallest_difference
+from tinyllm.reporting.paired import Pair
+from tinyllm.reporting.study import LEVEL, POWER, Study
+from tinyllm.reporting.tables.grid import Column, Row, pairs_of
+
+
+def minimum_effects_note(effects: Sequence[str]) -> str:
+    """The note on the minimum detectable effects of a table."""
+    if not effects:
+        return "Minimum detectable effect: unknown without predictions of two methods."
+    return f"Minimum detectable effect in points (power {POWER:g}, level {LEVEL:g}): {'; '.join(effects)}."
+
+
+def minimum_effects(study: Study, rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """The minimum detectable effect of every column that has tests, as text.
+
+    Of TinyLLM and full fine-tuning; where one of them is missing, of TinyLLM and the row with the largest one.
+    """
+    tinyllm, full = (
+        next((row for row in rows if row.method == method and row.plain), None) for method in ("tinyllm", "full_ft")
+    )
+    found = []
+    for column in columns if tinyllm is not None else ():
+        assert tinyllm is not None
+        if full is not None and (pairs := pairs_of(study, tinyllm, full, column)):
+            found.append(f"{column.name}: {_minimum_effect(study, tinyllm, full, pairs)[1]}")
+            continue
+        others = [(row, pairs_of(study, tinyllm, row, column)) for row in rows if row is not tinyllm]
+        effects = [_minimum_effect(study, tinyllm, row, pairs) for row, pairs in others if pairs]
+        if effects:
+            found.append(f"{column.name}: {max(effects)[1]}")
+    return found
+
+
+def _minimum_effect(study: Study, first: Row, second: Row, pairs: Sequence[Pair]) -> tuple[float, str]:
+    """As a share of 1, and in words."""
+    averages = study.averages(pairs)
+    effect = detectable_difference(averages.means, averages.by_seed, alpha=LEVEL, power=POWER)
+    seeds = max(len(pair.seeds) for pair in pairs)
+    parts = [f"{first.label} vs. {second.label}", f"{seeds} seed{'s' if seeds > 1 else ''}"]
+    if len(pairs) == 1:
+        n, discordance = pairs[0].questions_a_seed, pairs[0].discordance
+        exact = smallest_difference(n, discordance, alpha=LEVEL, power=POWER)
+        parts.append(
+            f"n {n}, {100 * discordance:.0f}% discordant; McNemar's exact test on one seed: "
+            + ("none" if exact is None else f"{100 * exact:.1f}")
+        )
+    return effect, f"{100 * effect:.1f} ({', '.join(parts)})" if effect <= 1 else f"none ({', '.join(parts)})"
+
+
+class SameAlpha:
+    """TinyLLM with the α that an ablation or a variant has: against a tuned α, tuning would count as the method's."""
+
+    def __init__(self, study: Study, tinyllm: Row) -> None:
+        self._study = study
+        self._tinyllm = tinyllm
+        self._same: dict[str, list[str]] = {}
+        self._mixed: list[str] = []
+
+    def of(self, row: Row, dataset: str) -> Row:
+        """TinyLLM to compare a row with on one dataset."""
+        tuned = set(self._tinyllm.on(dataset)["setting"])
+        variant = row.on(dataset)
+        if variant.empty or not any(choice.setting in tuned for choice in self._study.choices_in_tables):
+            return self._tinyllm
+        runs = self._study.candidates
+        candidates = runs[
+            (runs["dataset"] == dataset)
+            & (runs["student"] == self._tinyllm.student)
+            & (runs["method"] == self._tinyllm.method)
+            & (runs["ablation"] == "none")
+            & (runs["variant"] == "")
+        ]
+        alpha = str(variant["composed_alpha"].iloc[0])
+        same = candidates[candidates["composed_alpha"] == alpha]
+        if same.empty or same["setting"].nunique() > 1:
+            self._mixed.append(f"{row.label} ({dataset})")
+            return self._tinyllm
+        self._same.setdefault(alpha, []).append(f"{row.label} ({dataset})")
+        return replace(self._tinyllm, runs=same)
+
+    def notes(self) -> list[str]:
+        """What was compared with what, where TinyLLM's α was tuned."""
+        notes = [
+            f"Compared with TinyLLM at the same α ({alpha}), as α was tuned for TinyLLM alone: "
+            f"{', '.join(dict.fromkeys(rows))}."
+            for alpha, rows in self._same.items()
+        ]
+        if self._mixed:
+            notes.append(
+                "Compared with TinyLLM at its tuned α, as TinyLLM was not run at the same α; the difference mixes "
+                f"tuning with ablation: {', '.join(dict.fromkeys(self._mixed))}."
+            )
+        return notes
