@@ -37,9 +37,10 @@ def many_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def relu_t5(layers: int = 1) -> T5ForConditionalGeneration:
     """The first T5's shape: relu, not gated, tied embeddings whose decoder states are scaled."""
-    torch.manual_seed(3)
-    config = T5Config(
-        vocab_size=61,
+    return small_t5(
+        seed=3,
+        vocab=61,
+        tied=True,
         d_model=20,
         d_kv=6,
         d_ff=28,
@@ -47,16 +48,11 @@ def relu_t5(layers: int = 1) -> T5ForConditionalGeneration:
         num_decoder_layers=3,
         num_heads=2,
         feed_forward_proj="relu",
-        tie_word_embeddings=True,
         scale_decoder_outputs=True,
         relative_attention_num_buckets=8,
         relative_attention_max_distance=12,
-        dropout_rate=0.0,
         decoder_start_token_id=2,
-        pad_token_id=0,
-        eos_token_id=1,
     )
-    return T5ForConditionalGeneration(config)
 
 
 MODELS: dict[str, Callable[[], T5ForConditionalGeneration]] = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import small_t5
+from tests.conftest import SHAPE, small_t5
 from transformers import BertConfig
 
 from tinyllm import runs
@@ -101,10 +101,13 @@ def test_an_unfinished_run_has_no_student(tmp_path: Path) -> None:
 
 
 def test_a_student_from_scratch_knows_what_it_will_read(tmp_path: Path) -> None:
-    architecture = {"vocab_size": 200, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 1, "num_heads": 2}
     config = ExperimentConfig(
         cache=str(tmp_path),
-        student=StudentConfig(name="s", architecture=dict(architecture), max_source_length=50),
+        student=StudentConfig(
+            name="s",
+            architecture={k: v for k, v in {**SHAPE, "vocab_size": 200}.items() if not k.endswith("_id")},
+            max_source_length=50,
+        ),
         method=MethodConfig(name="full_ft", streams={"answer": StreamConfig()}),
     )
     made = Student.create(config, QUESTIONS, [answer_stream(config.method, QUESTIONS)], precision="32-true")

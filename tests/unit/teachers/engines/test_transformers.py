@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.conftest import small_t5
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
@@ -14,8 +15,6 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
-    T5Config,
-    T5ForConditionalGeneration,
 )
 
 from tinyllm.errors import UserError
@@ -38,11 +37,7 @@ def save(folder: Path, *, encoder_decoder: bool, template: str | None = None) ->
     fast.save_pretrained(folder)
     model: Any
     if encoder_decoder:
-        model = T5ForConditionalGeneration(
-            T5Config(
-                vocab_size=len(WORDS), d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0
-            )
-        )
+        model = small_t5(tied=True, vocab=len(WORDS))
     else:
         model = LlamaForCausalLM(
             LlamaConfig(
