@@ -7,40 +7,41 @@ Runs go to `runs/` and rationales to `store/` of the current folder, shared by a
 experiment has finished is not run again. The report goes to `experiments/<name>/<scale>/`, with a line in `calls.csv`
 for each call of this script, interrupted ones too. Overrides given here are added to every sweep; `hydra/launcher=...`
 among them chooses where jobs run. Without one, a sweep on processors runs as many jobs at a time as there are
-processors, on one thread each, and a sweep on cards one job after the other.
+processors, on one thread each, and a sweep on GPUs one job after the other.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import os
+import re
 import shlex
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import cast
 
-import hydra
 import yaml
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
 
 from tinyllm import runs
 from tinyllm.cli import report
-from tinyllm.cli.expand import config_folder, with_alpha_grid, with_paper_settings
-from tinyllm.cli.main import STAGES, one_line, register
-from tinyllm.config import EvaluateConfig, ReportConfig
+from tinyllm.cli.alpha_grid import with_alpha_grid
+from tinyllm.cli.compose import compose, config_folder
+from tinyllm.cli.main import MISTAKES, STAGES, one_line
+from tinyllm.config import Accelerator, EvaluateConfig, ReportConfig
 from tinyllm.errors import UserError
-from tinyllm.runs import run_name, teacher_folder
 
 HERE = Path(__file__).resolve().parent
 INTERRUPTED = 130
@@ -62,29 +63,58 @@ def sweeps(name: str, scale: str) -> list[tuple[str, list[str]]]:
     return found
 
 
-def cells(stage: str, overrides: Sequence[str]) -> list[tuple[Path, list[str]]]:
-    """The jobs of a sweep: the folder of each one's result, and its overrides."""
-    expanded = with_alpha_grid(stage, ["-m", *with_paper_settings(list(overrides))])
-    given = [o for o in expanded if o != "-m" and not o.startswith("hydra")]
-    jobs: list[tuple[Path, list[str]]] = []
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
-        for batch in BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(given), None):
-            for job in batch:
-                composed = hydra.compose(stage, overrides=job)
-                if stage == "evaluate":
-                    typed = cast(EvaluateConfig, OmegaConf.to_object(composed))
-                    if typed.teacher is None:
-                        raise UserError(f"evaluate {shlex.join(job)}: expected a teacher in a sweep.yaml, found none")
-                    jobs.append((teacher_folder(typed, typed.teacher), job))
-                else:
-                    jobs.append((Path("runs") / run_name(composed), job))
-    return jobs
+@dataclass(frozen=True)
+class Cell:
+    """A job of a sweep of `train` or of `evaluate teacher=...`."""
+
+    stage: str
+    overrides: tuple[str, ...]
+    folder: Path
+    """Where its result goes."""
+    on_gpu: bool
 
 
-def on_cards(job: Sequence[str]) -> bool:
-    """Whether a training job wants a CUDA card."""
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
-        return bool(hydra.compose("train", overrides=list(job)).trainer.accelerator != "cpu")
+def jobs(stage: str, overrides: Sequence[str]) -> list[tuple[str, ...]]:
+    """The overrides of every job of a sweep, in the order in which they run."""
+    expanded = with_alpha_grid(stage, ["-m", *overrides])
+    parsed = OverridesParser.create().parse_overrides([o for o in expanded if o != "-m" and not o.startswith("hydra")])
+    values = {override.get_key_element(): override_values(override) for override in parsed}
+    return [
+        tuple(f"{key}={value}" for key, value in zip(values, job, strict=True)) for job in product(*values.values())
+    ]
+
+
+def override_values(override: Override) -> list[str]:
+    """What an override's key is set to, job by job."""
+    if override.is_sweep_override():
+        return list(override.sweep_string_iterator())
+    return [override.get_value_element_as_str()]
+
+
+def composed_cell(stage: str, job: Sequence[str]) -> DictConfig:
+    """`compose(stage, job)`, but each choice of options is composed once, and plain values are set in a copy of it."""
+    plain = [o for o in job if re.match(r"[\w.]+=", o) and not (config_folder() / o.partition("=")[0]).is_dir()]
+    composed = copy.deepcopy(composed_options(stage, tuple(o for o in job if o not in plain)))
+    for text in plain:
+        override = parsed_override(text)
+        OmegaConf.update(composed, override.key_or_group, override.value())
+    return composed
+
+
+composed_options = cache(compose)
+parsed_override = cache(OverridesParser.create().parse_override)
+
+
+def cell(stage: str, job: Sequence[str]) -> Cell:
+    """A job, with what its configuration says of it."""
+    composed = composed_cell(stage, job)
+    on_gpu = composed.trainer.accelerator is Accelerator.gpu
+    if stage == "train":
+        return Cell(stage, tuple(job), Path("runs") / runs.run_name(composed), on_gpu)
+    typed = cast(EvaluateConfig, OmegaConf.to_object(composed))
+    if typed.teacher is None:
+        raise UserError(f"evaluate {shlex.join(job)}: expected a teacher in a sweep.yaml, found none")
+    return Cell(stage, tuple(job), runs.teacher_folder(typed, typed.teacher), on_gpu)
 
 
 def state(folder: Path) -> str:
@@ -96,7 +126,7 @@ def state(folder: Path) -> str:
     return "interrupted" if (folder / runs.CONFIG).is_file() else "new"
 
 
-def told(counts: Counter[str]) -> str:
+def described(counts: Counter[str]) -> str:
     """`5 finished, 1 failed`."""
     return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
 
@@ -111,8 +141,7 @@ def call(stage: str, overrides: Sequence[str], environment: dict[str, str]) -> i
 def write_report(folders: Iterable[Path], output: Path, title: str, overrides: Sequence[str]) -> None:
     """`tinyllm report` of these run folders, those that exist."""
     found = [str(folder) for folder in folders if folder.is_dir()]
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
-        config = cast(ReportConfig, OmegaConf.to_object(hydra.compose("report", overrides=list(overrides))))
+    config = cast(ReportConfig, OmegaConf.to_object(compose("report", overrides)))
     print(f"$ tinyllm report runs=<{len(found)} folders> output={output} {shlex.join(overrides)}", flush=True)
     report.main(replace(config, runs=found, output=str(output), title=title), output)
 
@@ -128,63 +157,73 @@ def log_call(path: Path, row: dict[str, object]) -> None:
         writer.writerow(row)
 
 
+def run_plan(plan: Sequence[tuple[str, list[str]]], own_processes: bool) -> list[int]:
+    """Run every sweep but the report's; returns their exit codes, an interruption's last.
+
+    Args:
+        own_processes: run as many training jobs at a time as there are processors, on one thread each.
+    """
+    environment, launcher, codes = dict(os.environ), [], []
+    if own_processes:
+        environment["OMP_NUM_THREADS"] = "1"
+        launcher = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={processors()}", "trainer.progress_bar=false"]
+    try:
+        for stage, overrides in plan:
+            if stage != "report":
+                codes.append(call(stage, [*overrides, *(launcher if stage == "train" else [])], environment))
+    except KeyboardInterrupt:
+        codes.append(INTERRUPTED)
+    return codes
+
+
+def processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def main() -> int:
     """Plan, run, report; returns the exit code: 0, 1 or 2 as a failed sweep gave it, 130 for an interruption."""
     parser = argparse.ArgumentParser(description="Run an experiment's sweeps, then its report.")
     parser.add_argument("name", help="folder of experiments/, such as table1")
     parser.add_argument("scale", help="minilab or paper")
-    parser.add_argument("--list", action="store_true", help="only list the cells and where they stand")
+    parser.add_argument("--list", action="store_true", help="only list the cells and their states")
     options, extra = parser.parse_known_args()
     moved = [o for o in extra if o.startswith(("hydra.run.dir", "hydra.sweep", "output=", "run="))]
     if moved:
         raise UserError(f"{moved[0]}: runs go to runs/ of the current folder, where the report finds them: remove it")
-    register()
     plan = [(stage, overrides if stage == "report" else [*overrides, *extra]) for stage, overrides in
             sweeps(options.name, options.scale)]  # fmt: skip
-    jobs = {stage: [job for s, o in plan if s == stage for job in cells(s, o)] for stage in ("evaluate", "train")}
-    trained = dict(jobs["train"])
+    cells = [cell(stage, job) for stage, o in plan if stage in ("evaluate", "train") for job in jobs(stage, o)]
+    trained = {one.folder: one for one in cells if one.stage == "train"}
     before = Counter(map(state, trained))
-    print(f"{options.name} at scale {options.scale}: {len(trained)} cells ({told(before)})", flush=True)
+    print(f"{options.name} at scale {options.scale}: {len(trained)} cells ({described(before)})", flush=True)
     if options.list:
-        for folder, job in trained.items():
-            print(f"{state(folder):12}{folder}  {' '.join(job)}")
+        for folder, one in trained.items():
+            print(f"{state(folder):12}{folder}  {' '.join(one.overrides)}")
         return 0
 
-    environment, several = dict(os.environ), []
-    processors = len(os.sched_getaffinity(0))
-    chooses = any(o.startswith("hydra/launcher") for o in extra)
-    if not chooses and processors > 1 and not on_cards(next(iter(trained.values()))):
-        environment["OMP_NUM_THREADS"] = "1"
-        several = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={processors}", "trainer.progress_bar=false"]
-    started, clock, codes = datetime.now(UTC), time.perf_counter(), []
-    output = HERE / options.name / options.scale
-    try:
-        for stage, overrides in plan:
-            if stage != "report":
-                codes.append(call(stage, [*overrides, *(several if stage == "train" else [])], environment))
-    except KeyboardInterrupt:
-        codes.append(INTERRUPTED)
-    after = Counter(map(state, trained))
-    seconds = time.perf_counter() - clock
-    row = {"started": started.isoformat(timespec="seconds"), "cells": len(trained)}
+    started, clock = datetime.now(UTC), time.perf_counter()
+    chosen = any(o.startswith("hydra/launcher") for o in extra)
+    codes = run_plan(plan, not chosen and processors() > 1 and not any(one.on_gpu for one in trained.values()))
+    after, seconds = Counter(map(state, trained)), time.perf_counter() - clock
+    row: dict[str, object] = {"started": started.isoformat(timespec="seconds"), "cells": len(trained)}
     for name, counts in (("before", before), ("after", after)):
         row |= {f"{what}_{name}": counts[what] for what in ("finished", "failed", "interrupted", "new")}
+    output = HERE / options.name / options.scale
     log_call(output / "calls.csv", row | {"seconds": round(seconds)})
-    print(f"{options.name}: {told(after)} after {seconds:.0f} s", flush=True)
+    print(f"{options.name}: {described(after)} after {seconds:.0f} s", flush=True)
     if INTERRUPTED in codes:
         print("interrupted: run the same command again to go on", file=sys.stderr)
         return INTERRUPTED
-    folders = [folder for stage in ("evaluate", "train") for folder, _ in jobs[stage]]
+    folders = dict.fromkeys(one.folder for one in cells)
     for overrides in (o for stage, o in plan if stage == "report"):
-        write_report(dict.fromkeys(folders), output, f"{options.name} at scale {options.scale}", overrides)
+        write_report(folders, output, f"{options.name} at scale {options.scale}", overrides)
     return min((code for code in codes if code), default=0)
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-    except (HydraException, OmegaConfBaseException) as error:
+    except MISTAKES as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
-    sys.exit(2)
+        sys.exit(2)

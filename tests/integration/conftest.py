@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -42,15 +44,14 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.Capture
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> tuple[int, str, str]:
-        from tinyllm.cli import main as cli
+        from tinyllm.cli.main import main
 
-        cli._failed.clear()
         GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", ["tinyllm", *arguments])
         capfd.readouterr()
         code = 0
         try:
-            cli.main()
+            main()
         except SystemExit as end:
             code = int(end.code or 0)
         finally:
@@ -79,6 +80,16 @@ def finish(folder: Path, *arguments: str, timeout: float = 300) -> str:
     out, _ = process.communicate(timeout=timeout)
     assert process.returncode == 0, out
     return out
+
+
+def load_script(path: Path) -> ModuleType:
+    """A Python file that belongs to no package, as a module."""
+    spec = importlib.util.spec_from_file_location(f"script_{path.parent.name}_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 def read_metrics(folder: Path) -> list[dict[str, str]]:

@@ -19,7 +19,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from tinyllm import config as schema
-from tinyllm.cli.expand import config_folder
+from tinyllm.cli.compose import config_folder
 from tinyllm.errors import UserError
 
 INTRO = """\

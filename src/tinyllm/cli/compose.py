@@ -1,0 +1,68 @@
+"""Composing a stage's configuration: the folder that Hydra reads, the schemas, the resolvers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+import tinyllm
+from tinyllm import config as schema
+from tinyllm.errors import UserError
+from tinyllm.runs import run_name
+
+SCHEMAS = {
+    "rationales": schema.RationalesStageConfig,
+    "train": schema.ExperimentConfig,
+    "evaluate": schema.EvaluateConfig,
+    "report": schema.ReportConfig,
+    "predict": schema.PredictConfig,
+    "export": schema.ExportConfig,
+}
+"""What each stage's configuration becomes."""
+
+
+def config_folder() -> Path:
+    """`conf/`: inside the installed package, or at the root of the source tree."""
+    package = Path(tinyllm.__file__).parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parents[1] / "conf"
+
+
+def register() -> None:
+    """Make the schemas and resolvers known to Hydra; may be called again."""
+    store = ConfigStore.instance()
+    for stage, node in SCHEMAS.items():
+        store.store(name=f"{stage}_schema", node=node)
+    OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)
+    OmegaConf.register_new_resolver("stem", lambda path: Path(path).stem if path else "jsonl", replace=True)
+
+
+def compose(stage: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """A stage's configuration, composed without running the stage.
+
+    Raises:
+        HydraException, OmegaConfBaseException: for an unknown key or option, or a value of the wrong type.
+    """
+    register()
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
+        return hydra.compose(stage, overrides=list(overrides))
+
+
+def refuse_unknown_keys(node: DictConfig, path: str = "") -> None:
+    """Refuse keys that were added with `+` and that no stage reads.
+
+    Raises:
+        UserError: naming the first such key.
+    """
+    known = OmegaConf.get_type(node)
+    for key in node:
+        inside = f"{path}{key!s}"
+        if is_dataclass(known) and key != "hydra" and key not in {field.name for field in fields(known)}:
+            raise UserError(f"{inside}: no such key; remove +{inside}=...")
+        if key != "hydra" and not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+            refuse_unknown_keys(node[key], f"{inside}.")

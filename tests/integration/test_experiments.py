@@ -1,0 +1,136 @@
+"""`experiments/run.py` and every sweep.yaml: what is planned is what runs."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.integration.conftest import SMALL, load_script
+
+from tinyllm.cli.compose import compose, config_folder
+from tinyllm.errors import UserError
+from tinyllm.runs import run_name
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+NAMES = sorted(path.parent.name for path in EXPERIMENTS.glob("*/sweep.yaml"))
+SCALES = [(name, scale) for name in NAMES for scale in yaml.safe_load((EXPERIMENTS / name / "sweep.yaml").read_text())]
+experiments = load_script(EXPERIMENTS / "run.py")
+
+
+def test_the_papers_tables_and_figures_are_there_at_both_scales() -> None:
+    paper = {"table1", "table2_ablation", "fig2_train_size", "fig3_alpha", "fig4_cases"}
+    assert {name for name, scale in SCALES if scale == "paper"} == paper
+    assert {name for name, scale in SCALES if scale == "minilab"} == {*paper, "minilab"}
+    assert set(NAMES) <= {path.stem for path in (config_folder() / "experiment").glob("*.yaml")}
+    for name in NAMES:
+        assert (
+            (EXPERIMENTS / name / "sweep.yaml").read_text().startswith(f"# make experiment NAME={name} SCALE=minilab")
+        )
+
+
+@pytest.mark.parametrize(("name", "scale"), SCALES)
+def test_cells_have_folders_of_their_own(name: str, scale: str) -> None:
+    """A cell of each sweep, and for every key that the sweep varies a cell that differs in this key alone."""
+    draw = random.Random(f"{name} {scale}")
+    for stage, overrides in experiments.sweeps(name, scale):
+        if stage == "report":
+            compose(stage, overrides)
+            continue
+        jobs = experiments.jobs(stage, overrides)
+        assert len(set(jobs)) == len(jobs)
+        chosen = draw.choice(jobs)
+        if stage == "rationales":
+            compose(stage, chosen)
+            continue
+        sample = [chosen]
+        for place, override in enumerate(chosen):
+            others = [job for job in jobs if job[place] != override and differing(job, chosen) == 1]
+            sample += [draw.choice(others)] if others else []
+        assert len({experiments.cell(stage, job).folder for job in sample}) == len(sample), sample
+        if stage == "train":
+            composed = compose(stage, chosen)
+            planned = experiments.cell(stage, chosen)
+            assert planned.folder == Path("runs") / run_name(composed)
+            assert planned.on_gpu == (composed.trainer.accelerator.value == "gpu") == (scale == "paper")
+
+
+def differing(job: tuple[str, ...], other: tuple[str, ...]) -> int:
+    return sum(one != two for one, two in zip(job, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        ["seed=3", "alpha.terse=0.5", "trainer.max_epochs=2"],
+        ["method=lora", "method.lora.r=4", "experiment=minilab", "data.train_fraction=0.5"],
+        ["teachers=paper", "data=obqa", "ablation=no_llama", "experiment=table1", "student=flan_t5_base", "seed=1"],
+        ["+student.architecture.own=32", "rationales.reject=[empty,cut]", "student.dropout=null"],
+        ["data=jsonl", "data.root='a, b.jsonl'"],
+    ],
+)
+def test_a_planned_cell_is_the_one_that_hydra_composes(job: list[str]) -> None:
+    assert experiments.composed_cell("train", job) == compose("train", job)
+
+
+def test_a_sweep_is_expanded_as_hydra_does() -> None:
+    found = experiments.jobs(
+        "train", ["seed=range(0,2)", "method=full_ft,tinyllm", "seed=0,1", "store='a,b'", "hydra.verbose=true"]
+    )
+    assert found == [
+        ("seed=0", "method=full_ft", "store='a,b'"),
+        ("seed=0", "method=tinyllm", "store='a,b'"),
+        ("seed=1", "method=full_ft", "store='a,b'"),
+        ("seed=1", "method=tinyllm", "store='a,b'"),
+    ]
+    grid = experiments.jobs("train", ["alpha=grid", "teachers=paper"])
+    assert len(grid) == 36 and "alpha.flan_t5_xl=0.01" in grid[0] and "alpha.llama2_7b_chat=0.01" in grid[0]
+
+
+@pytest.mark.parametrize(("name", "scale", "named"), [("large", "paper", "NAME=large"), ("table1", "big", "SCALE=big")])
+def test_an_unknown_experiment_or_scale_is_refused(name: str, scale: str, named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        experiments.sweeps(name, scale)
+
+
+@pytest.mark.slow
+def test_an_experiment_runs_its_cells_and_reports(tmp_path: Path) -> None:
+    """The script behind `make experiment`, on a sweep of its own: cells, state, report, log of calls."""
+    home = tmp_path / "experiments"
+    (home / "small").mkdir(parents=True)
+    lines = {
+        "rationales": ["data.limit_train=40"],
+        "evaluate": ["teacher=terse,wordy data.limit_test=24"],
+        "train": [" ".join(["method=full_ft,tinyllm", *SMALL, "trainer.max_steps=1"])],
+        "report": ["metric=accuracy_ranked"],
+    }
+    (home / "small" / "sweep.yaml").write_text(yaml.safe_dump({"minilab": lines}, sort_keys=False))
+    (home / "run.py").write_text((EXPERIMENTS / "run.py").read_text())
+
+    def call(*arguments: str) -> tuple[int, str]:
+        command = [sys.executable, "experiments/run.py", *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stdout
+
+    code, out = call("small", "minilab", "--list")
+    assert code == 0 and "2 cells (2 new)" in out, out
+    code, out = call("small", "minilab", "hydra/launcher=basic")
+    assert code == 0 and "2 cells (2 new)" in out and "small: 2 finished" in out, out
+    output = home / "small" / "minilab"
+    assert {"results.csv", "report.md", "index.html", "calls.csv"} <= {path.name for path in output.iterdir()}
+    code, out = call("small", "minilab", "hydra/launcher=basic")
+    assert code == 0 and "2 cells (2 finished)" in out, out
+    assert len(list(tmp_path.glob("runs/minilab/tiny/*"))) == 2, "the planned folders are those that runs take"
+    calls = (output / "calls.csv").read_text().splitlines()
+    assert len(calls) == 3 and calls[0].startswith("started,cells,finished_before")
+    code, out = call("large", "minilab")
+    assert code == 2 and "NAME=large" in out and "Traceback" not in out, out
+    code, out = call("small", "minilab", "trainer.bath_size=3")
+    assert code == 2 and "trainer.bath_size" in out and "Traceback" not in out, out

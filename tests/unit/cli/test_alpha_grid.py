@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+
+from tinyllm.cli.alpha_grid import with_alpha_grid
+from tinyllm.errors import UserError
+
+GRID = "0.01,0.1,0.5,1,2,3"
+"""Section 4.1 of the paper."""
+
+
+def test_other_calls_stay_as_they_are() -> None:
+    assert with_alpha_grid("train", ["alpha=uniform", "seed=1"]) == ["alpha=uniform", "seed=1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "swept"),
+    [
+        ([], ["terse", "wordy"]),
+        (["teachers=paper", "alpha.llama2_7b_chat=1"], ["flan_t5_xl"]),
+        (["method=step_by_step", "method.teacher=wordy"], ["wordy"]),
+        (["ablation=no_llama"], ["terse"]),
+        (["method=step_by_step,tinyllm"], ["terse", "wordy"]),
+    ],
+)
+def test_the_weights_that_the_call_leaves_open_are_swept(given: list[str], swept: list[str]) -> None:
+    arguments = ["-m", "alpha=grid", *given]
+    assert with_alpha_grid("train", arguments) == [*arguments, *(f"alpha.{name}={GRID}" for name in swept)]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["alpha=grid"], ["-m", "alpha=grid,uniform"], ["-m", "alpha=grid", "teachers=minilab,paper"]],
+)
+def test_a_grid_that_is_no_single_sweep_is_refused(arguments: list[str]) -> None:
+    with pytest.raises(UserError, match="alpha=grid"):
+        with_alpha_grid("train", arguments)

@@ -1,0 +1,90 @@
+"""Every option of every group composes into dataclasses."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from tinyllm.cli.compose import compose, config_folder, refuse_unknown_keys
+from tinyllm.config import ExperimentConfig
+from tinyllm.errors import UserError
+from tinyllm.paper import deviations
+
+GROUPS = {
+    folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+    for folder in sorted(config_folder().iterdir())
+    if folder.is_dir() and folder.name != "teacher"
+}
+OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
+CONTRACT = {
+    "data": {"minilab", "obqa", "arc", "piqa", "riddle", "pubmedqa", "bioasq", "jsonl"},
+    "student": {"tiny", "flan_t5_small", "flan_t5_base", "flan_t5_large"},
+    "teachers": {"minilab", "paper", "flan_t5_xl", "llama2_7b_chat", "smollm2"},
+    "method": {"inference", "full_ft", "lora", "pinto", "standard_kd", "step_by_step", "tinyllm"},
+    "ablation": {"none", "no_in_context", "no_llama", "no_t5", "no_diverse_teachers", "no_teacher_forcing"},
+    "alpha": {"uniform", "grid"},
+    "trainer": {"cpu", "gpu", "ddp", "deepspeed_zero2", "deepspeed_zero3", "fsdp"},
+    "logger": {"csv", "wandb"},
+    "experiment": {"paper", "minilab", "table1", "table2_ablation", "fig2_train_size", "fig3_alpha", "fig4_cases"},
+}
+
+
+def composed(*overrides: str) -> ExperimentConfig:
+    loaded = OmegaConf.to_object(compose("train", overrides))
+    assert isinstance(loaded, ExperimentConfig)
+    return loaded
+
+
+@pytest.mark.parametrize(("group", "names"), CONTRACT.items())
+def test_the_contract_names_are_there(group: str, names: set[str]) -> None:
+    assert names <= set(GROUPS[group])
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes(group: str, option: str) -> None:
+    extra = ["data.root=questions.jsonl"] if option == "jsonl" else []
+    config = compose("train", [f"{group}={option}", *extra])
+    refuse_unknown_keys(config)
+    typed = OmegaConf.to_object(config)
+    assert isinstance(typed, ExperimentConfig)
+    if group in ("data", "student", "method", "ablation", "logger"):
+        assert getattr(typed, group).name == ("questions" if option == "jsonl" else option)
+
+
+def test_a_cell_of_the_paper() -> None:
+    config = composed(
+        "data=obqa", "data.source=release", "data.root=somewhere", "teachers=paper", "student=flan_t5_small",
+        "alpha.flan_t5_xl=0.5", "alpha.llama2_7b_chat=1",
+    )  # fmt: skip
+    assert config.alpha == {"flan_t5_xl": 0.5, "llama2_7b_chat": 1.0}
+    assert list(config.teachers) == ["flan_t5_xl", "llama2_7b_chat"]
+    assert [config.teachers[name].prefix for name in config.teachers] == ["explain: ", "rationale: "]
+    assert (config.optimizer.lr, config.trainer.batch_size, config.trainer.max_epochs) == (5e-5, 8, 1)
+    assert config.student.max_source_length == 1024
+
+
+@pytest.mark.parametrize("student", ["tiny", "flan_t5_large"])
+def test_the_paper_preset_sets_the_settings_of_section_4_1(student: str) -> None:
+    preset = ["experiment=paper", f"student={student}"]
+    config = composed(*preset)
+    assert (config.optimizer.lr, config.trainer.batch_size, config.trainer.max_epochs) == (5e-5, 8, 1)
+    assert config.student.max_source_length == 1024
+    assert deviations(config) == {}
+    assert deviations(composed(*preset, "optimizer.lr=1e-4", "data.limit_test=9")) == {
+        "optimizer.lr": ["5e-05", "0.0001"],
+        "data.limit_test": ["null", "9"],
+    }
+
+
+@pytest.mark.parametrize("name", sorted(CONTRACT["experiment"] - {"minilab"}))
+def test_every_experiment_has_the_papers_settings(name: str) -> None:
+    """And the call's own choice stands."""
+    assert deviations(composed(f"experiment={name}")) == {}
+    assert composed(f"experiment={name}", "trainer.max_epochs=3", "student=flan_t5_base").trainer.max_epochs == 3
+
+
+@pytest.mark.parametrize("key", ["extra", "trainer.extra", "teachers.terse.extra"])
+def test_a_key_that_no_stage_reads_is_refused(key: str) -> None:
+    refuse_unknown_keys(compose("train", ["+student.architecture.own=1"]))  # a mapping takes any key
+    with pytest.raises(UserError, match=key):
+        refuse_unknown_keys(compose("train", [f"+{key}=1"]))
