@@ -115,7 +115,8 @@ class Student:
             self.model.set_attn_implementation("sdpa")
 
     def to(self, accelerator: Accelerator) -> Self:
-        """Move the model to where it will be asked."""
+        """Prepare the model for where it will be asked, and move it there."""
+        self.prepare(accelerator)
         device: Any = torch.device("cuda" if accelerator is Accelerator.gpu else "cpu")
         self.model.to(device)
         return self

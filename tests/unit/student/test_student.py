@@ -15,6 +15,7 @@ from tinyllm.data.steps import Pair, TargetText
 from tinyllm.errors import UserError
 from tinyllm.methods import answer_stream
 from tinyllm.records import Question
+from tinyllm.student.cpu_speed import RmsNorm
 from tinyllm.student.encoder_decoder import generate, rank
 from tinyllm.student.family import family_of
 from tinyllm.student.models import load_pretrained
@@ -91,6 +92,11 @@ def test_a_saved_student_is_a_plain_model_folder(tmp_path: Path) -> None:
     for name, value in model.state_dict().items():
         assert torch.equal(value, saved.model.state_dict()[name]), name
     assert tokenizer.get_vocab() == TOKENIZER.get_vocab()
+
+
+def test_a_student_on_a_processor_has_the_fast_parts(tmp_path: Path) -> None:
+    asked = student(tmp_path).to(Accelerator.cpu).to(Accelerator.cpu)
+    assert type(asked.model.encoder.final_layer_norm) is RmsNorm
 
 
 def test_an_unfinished_run_has_no_student(tmp_path: Path) -> None:
