@@ -28,7 +28,7 @@ run: $(RUN)  ## install, then train and compare TinyLLM on the embedded dataset 
 	$(BIN)/tinyllm train -m method=full_ft,tinyllm
 	$(BIN)/tinyllm report runs=runs/minilab metric=accuracy_ranked
 
-experiment: $(RUN)  ## a table or figure: NAME=table1|table2_ablation|fig2_train_size|fig3_alpha|fig4_cases SCALE=minilab|paper [ARGS=...]
+experiment: $(RUN)  ## a table or figure: NAME=table1|table2_ablation|fig2_train_size|fig3_alpha|fig4_cases|minilab SCALE=minilab|paper [ARGS=...]
 	$(BIN)/python experiments/run.py $(NAME) $(SCALE) $(ARGS)
 
 test: $(DEV)  ## the tests that take seconds, and the ten slowest of them (neither slow nor network)

@@ -5,8 +5,8 @@ python experiments/run.py table1 minilab [Hydra overrides] [--list]
 Reads `experiments/<name>/sweep.yaml`: for each scale the stages in order, and for each stage its sweeps, as overrides.
 Runs go to `runs/` and rationales to `store/` of the current folder, shared by all experiments: a cell that another
 experiment has finished is not run again. The report goes to `experiments/<name>/<scale>/`, with a line in `calls.csv`
-for each call of this script, interrupted ones too. Overrides given here are added to every sweep; `hydra/launcher=...`
-among them chooses where jobs run. Without one, a sweep on processors runs as many jobs at a time as there are
+for each call of this script, interrupted ones too. Overrides given here are added to every sweep, in place of
+its own of the same key; `hydra/launcher=...` among them chooses where jobs run. Without one, a sweep on processors runs as many jobs at a time as there are
 processors, on one thread each, and a sweep on GPUs one job after the other.
 """
 
@@ -61,6 +61,12 @@ def sweeps(name: str, scale: str) -> list[tuple[str, list[str]]]:
     if unknown:
         raise UserError(f"{path}: {unknown[0]}: no such stage; expected one of {', '.join(STAGES)}")
     return found
+
+
+def narrowed(overrides: Sequence[str], given: Sequence[str]) -> list[str]:
+    """A sweep's overrides, those of the call in place of its own: `data=obqa` keeps one dataset of several."""
+    keys = {override.partition("=")[0].lstrip("+") for override in given}
+    return [*(o for o in overrides if o.partition("=")[0].lstrip("+") not in keys), *given]
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ def state(folder: Path) -> str:
     """finished, failed, interrupted or new."""
     if (folder / runs.RESULT).is_file():
         return "finished"
-    if (folder / "error.txt").is_file():
+    if (folder / runs.ERROR).is_file():
         return "failed"
     return "interrupted" if (folder / runs.CONFIG).is_file() else "new"
 
@@ -191,8 +197,10 @@ def main() -> int:
     moved = [o for o in extra if o.startswith(("hydra.run.dir", "hydra.sweep", "output=", "run="))]
     if moved:
         raise UserError(f"{moved[0]}: runs go to runs/ of the current folder, where the report finds them: remove it")
-    plan = [(stage, overrides if stage == "report" else [*overrides, *extra]) for stage, overrides in
-            sweeps(options.name, options.scale)]  # fmt: skip
+    plan = [
+        (stage, overrides if stage == "report" else narrowed(overrides, extra))
+        for stage, overrides in sweeps(options.name, options.scale)
+    ]
     cells = [cell(stage, job) for stage, o in plan if stage in ("evaluate", "train") for job in jobs(stage, o)]
     trained = {one.folder: one for one in cells if one.stage == "train"}
     before = Counter(map(state, trained))

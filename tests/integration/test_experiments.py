@@ -134,3 +134,9 @@ def test_an_experiment_runs_its_cells_and_reports(tmp_path: Path) -> None:
     assert code == 2 and "NAME=large" in out and "Traceback" not in out, out
     code, out = call("small", "minilab", "trainer.bath_size=3")
     assert code == 2 and "trainer.bath_size" in out and "Traceback" not in out, out
+
+
+def test_an_override_of_the_call_takes_the_place_of_the_sweeps_own() -> None:
+    own = ["experiment=table1", "data=obqa,arc", "+x.y=1", "seed=0,1"]
+    assert experiments.narrowed(own, ["data=obqa", "x.y=2"]) == ["experiment=table1", "seed=0,1", "data=obqa", "x.y=2"]
+    assert experiments.narrowed(own, []) == own

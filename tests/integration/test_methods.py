@@ -73,7 +73,7 @@ def test_adapters_go_with_any_streams(stage: Stage, tmp_path: Path) -> None:
     assert (found["method"], found["teachers"]) == ("tinyllm_lora", ["terse", "wordy"])
     assert found["trained_parameters"] == 3 * 2 * 2 * 32
     code, _, err = stage("train", *SMALL, "method=lora", "method.lora.target_modules=[query]", "hydra.run.dir=wrong")
-    assert code == 2 and "method.lora.target_modules: expected names of k, lm_head, o, q" in err
+    assert code == 2 and "method.lora.target_modules" in err and "k, lm_head, o, q" in err
     assert "Traceback" not in err
 
 
@@ -116,7 +116,7 @@ def test_two_processes_train_the_same_adapters(tmp_path: Path) -> None:
 
 def test_a_rationale_in_every_source_from_training_to_export(stage: Stage, tmp_path: Path) -> None:
     code, _, err = stage("train", *SMALL, "method=pinto", "hydra.run.dir=run")
-    assert code == 2 and "40 of 40 minilab/train questions lack a terse rationale" in err
+    assert code == 2 and all(part in err for part in ("40 of 40", "minilab/train", "terse", "tinyllm rationales"))
     assert stage("rationales", "method=pinto", *FEW)[0] == 0
     code, _, err = stage("train", *SMALL, "method=pinto", "hydra.run.dir=run")
     assert code == 0, err
@@ -141,10 +141,10 @@ def test_a_rationale_in_every_source_from_training_to_export(stage: Stage, tmp_p
     assert moved == [changed["question_id"]]
 
     code, _, err = stage("evaluate", "run=run", "store=nowhere")
-    assert code == 2 and "24 of 24 minilab/test questions lack a terse rationale in nowhere" in err
+    assert code == 2 and all(part in err for part in ("24 of 24", "minilab/test", "terse", "nowhere"))
     ask = ["predict", "run=run", "question='What cuts wood?'", "choices=[saw,spoon]"]
     code, _, err = stage(*ask)
-    assert code == 2 and "expected rationale='...'" in err
+    assert code == 2 and "rationale=" in err
     code, first, err = stage(*ask, "rationale='A saw has teeth.'")
     assert code == 0, err
     assert stage(*ask, "rationale='Spoons, spoons and spoons.'")[1] != first
@@ -203,13 +203,13 @@ def test_logits_of_a_teacher_with_the_students_vocabulary(stage: Stage, tmp_path
     ]  # fmt: skip
     own = [f"student.pretrained={folders['student']}"]
     code, _, err = stage("train", *SMALL, *kd, "hydra.run.dir=scratch")
-    assert code == 2 and "is made from scratch" in err and "method=standard_kd" in err
+    assert code == 2 and "student=tiny" in err and "method=standard_kd" in err
     code, _, err = stage("train", *SMALL, *kd, *own, "hydra.run.dir=run")
-    assert code == 2 and "lack option scores of flan_t5_xl" in err
+    assert code == 2 and "flan_t5_xl" in err and "tinyllm rationales" in err
     code, out, err = stage("rationales", *kd, *own, "data.limit_train=40")
     assert code == 0 and "40 to ask" in out, err
     code, _, err = stage("train", *SMALL, *kd, *own, "hydra.run.dir=run")
     assert code == 0, err
     assert {"train/loss/answer", "train/loss/teacher_options"} <= columns(tmp_path / "run")
     code, _, err = stage("train", *SMALL, "method=standard_kd_logits", *own, "hydra.run.dir=scripted")
-    assert code == 2 and "teacher terse (scripted engine) gives no option scores" in err
+    assert code == 2 and "terse" in err and "method=standard_kd" in err

@@ -46,6 +46,7 @@ MISTAKES = [
     (["train", "method=full_ft", "+student.architecture.d_modell=3"], ["student.architecture", "d_modell", "d_model"]),
     (["train", "method.lora={r: 8}"], ["method.lora"]),
     (["train", "-m", "alpha=grid,uniform"], ["alpha=grid"]),
+    (["train", "-m", "seed=0,1", "--cfg", "job"], ["--cfg", "-m"]),
     (["train", "paper=true"], ["paper", "seed", "trainer"]),
     (["train", "method=pinto", "prompt.teacher_forcing=true"], ["prompt.teacher_forcing"]),
     (["evaluate", "run=."], ["config.yaml"]),

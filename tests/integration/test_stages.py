@@ -51,7 +51,7 @@ def test_from_questions_to_a_result_and_back(stage: Stage, tmp_path: Path) -> No
     assert code == 0 and "finished already" in err
     assert before == {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.is_file()}
     code, _, err = stage("train", *SMALL, "hydra.run.dir=run", "seed=1", "data.seed=0")
-    assert code == 2 and "another configuration" in err
+    assert code == 2 and "hydra.run.dir" in err
 
     code, _, err = stage("evaluate", "run=run", "evaluation.split=valid", "trainer.precision=32-true")
     assert code == 0, err
@@ -74,7 +74,7 @@ def test_from_questions_to_a_result_and_back(stage: Stage, tmp_path: Path) -> No
     assert tokenizer.decode(tokenizer("(b) spoon").input_ids, skip_special_tokens=True) == "(b) spoon"
     assert f"{result['accuracy']:.4f}" in (exported / "README.md").read_text()
     code, _, err = stage("export", "run=run", "output=exported")
-    assert code == 2 and "new or empty folder" in err
+    assert code == 2 and "output=" in err
     code, _, err = stage(
         "evaluate", "student.pretrained=exported", "data.limit_test=24", "output=again", "trainer.precision=32-true"
     )
@@ -225,7 +225,7 @@ def test_a_teacher_in_place_of_a_student(stage: Stage, tmp_path: Path) -> None:
     assert (result["student"], result["method"], result["n"]) == ("wordy", "teacher", len(asked))
     assert result["accuracy"] == pytest.approx(1 - wrong / len(asked)) and result["accuracy_ranked"] is None
     code, _, err = stage("evaluate", "teacher=wordy", "run=somewhere")
-    assert code == 2 and "found both" in err
+    assert code == 2 and "run=" in err and "teacher=" in err
     code, out, err = stage("report", "runs=teacher", "output=report")
     assert code == 0, err
     assert "teacher" in out
@@ -240,7 +240,7 @@ def test_other_settings_and_other_files_are_other_runs(stage: Stage, tmp_path: P
     assert code == 0, err
     rows = (tmp_path / "report" / "tables" / "settings.csv").read_text().splitlines()
     assert len(rows) == 1 + 2 and "4 runs" in err, out
-    assert "Full fine-tuning \\[optimizer.lr=0.0001\\]" in out
+    assert "Full fine-tuning [optimizer.lr=0.0001]" in out
     for name in ("a", "b"):
         lines = [
             {"id": str(i), "question": f"{name} {i}?", "choices": ["yes", "no"], "answer": "yes", "split": split}

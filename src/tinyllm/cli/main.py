@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import tinyllm
+from tinyllm import runs
 from tinyllm.cli.alpha_grid import with_alpha_grid
 from tinyllm.cli.compose import config_folder, refuse_unknown_keys, register
 from tinyllm.cli.failures import Failure, collected, record
@@ -102,7 +103,7 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
         message = f"{type(error).__name__}: {error}"
         if stage == "train":
             _mark(folder, traceback.format_exc())
-            message += f" (see {folder / 'error.txt'})"
+            message += f" (see {folder / runs.ERROR})"
         else:
             traceback.print_exc()
         record(Failure(overrides, message, exit_code=1))
@@ -111,7 +112,7 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
 def _mark(folder: Path, text: str) -> None:
     """Leave the error in a run folder; the next call tries again."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "error.txt").write_text(text.rstrip() + "\n")
+    (folder / runs.ERROR).write_text(text.rstrip() + "\n")
 
 
 def _hydra_main(stage: str) -> Callable[[], None]:
@@ -145,6 +146,8 @@ def main() -> None:
     stage = arguments[0]
     if stage not in STAGES:
         _end(f"{stage}: no such stage; {_expected(stage, list(STAGES))}")
+    if {"-m", "--multirun"} & set(arguments) and any(a.startswith(("--cfg", "-c")) for a in arguments):
+        _end("--cfg shows the configuration of one job: leave out -m, and name one value a key")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through: they become one line below
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", module=r"(lightning|torch|transformers)\b.*")
