@@ -6,8 +6,8 @@ Reads `experiments/<name>/sweep.yaml`: for each scale the stages in order, and f
 Runs go to `runs/` and rationales to `store/` of the current folder, shared by all experiments: a cell that another
 experiment has finished is not run again. The report goes to `experiments/<name>/<scale>/`, with a line in `calls.csv`
 for each call of this script, interrupted ones too. Overrides given here are added to every sweep, in place of
-its own of the same key; `hydra/launcher=...` among them chooses where jobs run. Without one, a sweep on processors runs as many jobs at a time as there are
-processors, on one thread each, and a sweep on GPUs one job after the other.
+its own of the same key; `hydra/launcher=...` among them chooses where jobs run. Without one, a sweep on processors runs
+as many jobs at a time as there are processors, on one thread each, and a sweep on GPUs one job after the other.
 """
 
 from __future__ import annotations
