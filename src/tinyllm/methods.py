@@ -73,6 +73,11 @@ def uses_single_teacher(method: MethodConfig) -> bool:
     )
 
 
+def alpha_of(alpha: Mapping[str, float], teacher: str) -> float:
+    """The stream weight of a teacher; 1 where none is given."""
+    return alpha.get(teacher, 1.0)
+
+
 def chosen_teachers(
     method: MethodConfig, teachers: Mapping[str, TeacherConfig], alpha: Mapping[str, float], drop: Sequence[str]
 ) -> list[str]:
@@ -97,7 +102,7 @@ def chosen_teachers(
             wanted.update(teachers)
         elif stream.target is Target.rationale and stream.teachers is WhichTeachers.one:
             wanted.add(single_teacher(method, teachers))
-    return [name for name in teachers if name in wanted and name not in drop and alpha.get(name, 1.0) > 0]
+    return [name for name in teachers if name in wanted and name not in drop and alpha_of(alpha, name) > 0]
 
 
 def answer_prefix(method: MethodConfig) -> str:
@@ -167,7 +172,7 @@ def build_streams(
                     "teacher %s: %d of %d training questions have no usable rationale and are left out of its stream",
                     teacher, len(questions) - len(targets), len(questions),
                 )  # fmt: skip
-            weight = spec.weight * alpha.get(teacher, 1.0)
+            weight = spec.weight * alpha_of(alpha, teacher)
             streams.append(Stream(teacher, teachers[teacher].prefix, weight, targets, spec.mask))
     prefixes = [stream.prefix for stream in streams]
     voices = [stream.prefix for stream in streams if stream.name in active]
@@ -245,5 +250,5 @@ def two_samples_of(config: C, name: str) -> C:
         first = replace(first, temperature=TEMPERATURE)
     again = f"{first.prefix.rstrip().removesuffix(':')} again: "
     second = replace(first, name=f"{name}_2", stored_as=first.stored_name, sample=first.sample + 1, prefix=again)
-    weight = config.alpha.get(name, 1.0)
+    weight = alpha_of(config.alpha, name)
     return replace(config, teachers={name: first, second.name: second}, alpha={name: weight, second.name: weight})

@@ -191,7 +191,7 @@ def test_a_sweep_skips_finished_cells_and_retries_failed_ones(stage: Stage, tmp_
 @pytest.mark.gpu
 def test_a_run_on_a_card(stage: Stage, tmp_path: Path) -> None:
     if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA card")
+        pytest.skip("needs a CUDA GPU")
     assert stage("rationales", "data.limit_train=40")[0] == 0
     code, _, err = stage(
         "train", *SMALL, "trainer=gpu", "trainer.precision=bf16-mixed", "hydra.run.dir=run", "student.dropout=0.1"

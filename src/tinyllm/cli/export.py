@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tinyllm import runs
 from tinyllm.config import ExportConfig
 from tinyllm.errors import UserError
-from tinyllm.methods import answer_prefix, single_teacher
+from tinyllm.methods import alpha_of, answer_prefix, single_teacher
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def main(config: ExportConfig, _: Path) -> None:
         result=runs.result_of(run),
         answer_prefix=answer_prefix(trained.method),
         reader=single_teacher(trained.method, trained.teachers) if trained.method.source_rationale else None,
-        teachers=[(name, prefix, trained.alpha.get(name, 1.0)) for name, prefix in voices.items()],
+        teachers=[(name, prefix, alpha_of(trained.alpha, name)) for name, prefix in voices.items()],
     )
     shutil.copytree(student, output, dirs_exist_ok=True)
     if (run / runs.ADAPTER).is_dir():

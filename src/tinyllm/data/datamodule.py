@@ -74,9 +74,11 @@ class QuestionDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         train = questions[Split.train]
-        beside = rationales or {}
+        source_rationales = rationales or {}
         end = tokenizer.eos_token_id
-        self.train_sources = SourceTokens(train, tokenizer, max_source_length, cache, beside.get(Split.train))
+        self.train_sources = SourceTokens(
+            train, tokenizer, max_source_length, cache, source_rationales.get(Split.train)
+        )
         self.truncated = {stream.name: len(self.train_sources.truncated(stream.prefix)) for stream in streams}
         """Training questions whose context or rationale is shortened, by stream."""
         self.cut_targets: dict[str, int] = {}
@@ -105,7 +107,7 @@ class QuestionDataModule(LightningDataModule):
             group_by_length=group_by_length,
         )
         valid_sources = SourceTokens(
-            questions[Split.valid], tokenizer, max_source_length, cache, beside.get(Split.valid)
+            questions[Split.valid], tokenizer, max_source_length, cache, source_rationales.get(Split.valid)
         )
         self.valid_batches = question_batches(
             questions[Split.valid],

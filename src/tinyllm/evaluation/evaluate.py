@@ -13,7 +13,7 @@ from tqdm import tqdm
 import tinyllm
 from tinyllm.config import EvaluationConfig, ExperimentConfig
 from tinyllm.evaluation.score import score, score_subsets
-from tinyllm.methods import single_teacher, uses_single_teacher
+from tinyllm.methods import alpha_of, single_teacher, uses_single_teacher
 from tinyllm.paper import deviations
 from tinyllm.records import Prediction, Question, Result, Scores
 from tinyllm.student.student import Student
@@ -102,7 +102,7 @@ def make_result(
         method=config.method.name,
         ablation=config.ablation.name,
         teachers=tuple(name for name in config.teachers if name in {*taught, *read}),
-        alpha={name: config.alpha.get(name, 1.0) for name in taught},
+        alpha={name: alpha_of(config.alpha, name) for name in taught},
         seed=config.seed,
         split=config.evaluation.split,
         **asdict(evaluation.scores),

@@ -23,6 +23,7 @@ from tinyllm.config import (
     WhichTeachers,
 )
 from tinyllm.errors import UserError
+from tinyllm.methods import alpha_of
 from tinyllm.paper import deviations
 from tinyllm.records import Result
 from tinyllm.runs import CONFIG, NOT_RESULT_INSIDE, RESULT, hash_of, read_config, read_result
@@ -242,7 +243,7 @@ def _of_config(config: ExperimentConfig | None, result: Result) -> dict[str, Any
 
 
 def _composed_alpha(config: ExperimentConfig) -> dict[str, float]:
-    return {name: config.alpha.get(name, 1.0) for name in config.teachers}
+    return {name: alpha_of(config.alpha, name) for name in config.teachers}
 
 
 def _which(config: ExperimentConfig) -> WhichTeachers:

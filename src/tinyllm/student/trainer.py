@@ -51,7 +51,7 @@ def make_strategy(trainer: TrainerConfig) -> LightningStrategy | str:
     """The Lightning strategy of a trainer's settings.
 
     DDP on one node spawns its processes from this one, so that a job of a sweep stays one job and writes one folder;
-    torchrun and SLURM bring their own processes, which FSDP and DeepSpeed need on several cards.
+    torchrun and SLURM bring their own processes, which FSDP and DeepSpeed need on several GPUs.
 
     Raises:
         UserError: for a strategy that is not installed, or not started by torchrun or SLURM where it has to be.

@@ -38,12 +38,12 @@ def test_auto_follows_the_processor(monkeypatch: pytest.MonkeyPatch, avx512: boo
 
 
 @pytest.mark.parametrize(
-    ("card", "bf16", "expected"),
+    ("gpu", "bf16", "expected"),
     [(True, True, "bf16-mixed"), (True, False, "32-true"), (False, True, "32-true")],
 )
-def test_auto_follows_the_card(monkeypatch: pytest.MonkeyPatch, card: bool, bf16: bool, expected: str) -> None:
-    """A card that only emulates bf16 is slower in it."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: card)
+def test_auto_follows_the_gpu(monkeypatch: pytest.MonkeyPatch, gpu: bool, bf16: bool, expected: str) -> None:
+    """A GPU that only emulates bf16 is slower in it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16 or including_emulation)
     assert resolve_precision("auto", Accelerator.gpu) == expected
 
