@@ -6,7 +6,7 @@ Reads `experiments/<name>/sweep.yaml`: for each scale the stages in order, and f
 Runs go to `runs/` and rationales to `store/` of the current folder, shared by all experiments: a cell that another
 experiment has finished is not run again. The report goes to `experiments/<name>/<scale>/`, with a line in `calls.csv`
 for each call of this script, interrupted ones too. Overrides given here are added to every sweep, in place of
-its own of the same key; `hydra/launcher=...` among them chooses where jobs run. Without one, a sweep on processors runs
+its own of the same key; `hydra/launcher=...` among them chooses where jobs run. Without one, a sweep on CPUs runs
 as many jobs at a time as there are processors, on one thread each, and a sweep on GPUs one job after the other.
 """
 
@@ -221,7 +221,7 @@ def main() -> int:
     log_call(output / "calls.csv", row | {"seconds": round(seconds)})
     print(f"{options.name}: {described(after)} after {seconds:.0f} s", flush=True)
     if INTERRUPTED in codes:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
+        print("interrupted: run the same command again to resume", file=sys.stderr)
         return INTERRUPTED
     folders = dict.fromkeys(one.folder for one in cells)
     for overrides in (o for stage, o in plan if stage == "report"):

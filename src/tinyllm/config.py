@@ -148,7 +148,7 @@ class ColumnsConfig:
     question: str = "question"
     """Column of the question's text."""
     choices: list[str] = field(default_factory=lambda: ["choices"])
-    """One column (a list of texts, or a struct of `text` and `label`), or a column an option."""
+    """One column (a list of texts, or a struct of `text` and `label`), or one column per option."""
     fixed_choices: list[str] = field(default_factory=list)
     """The options' texts, where every question has the same: `choices` is then not read."""
     labels: list[str] = field(default_factory=list)
@@ -180,11 +180,11 @@ class DataConfig:
     train_fraction: float = 1.0
     """Share of the training questions, above 0 and up to 1: seeded, and nested (the smaller lies inside the larger)."""
     limit_train: int | None = None
-    """Training questions at most: the first ones; null for all."""
+    """Maximum number of training questions (the first ones); null for all."""
     limit_valid: int | None = None
-    """Validation questions at most; null for all."""
+    """Maximum number of validation questions; null for all."""
     limit_test: int | None = None
-    """Test questions at most; null for all."""
+    """Maximum number of test questions; null for all."""
     seed: int = 0
     """Random seed of the training subset and, for minilab, of the sample of questions."""
     topic: str = "general knowledge and reasoning"
@@ -206,9 +206,9 @@ class StudentConfig:
     trim_vocabulary: bool = False
     """With random weights: no embedding for ids that the tokenizer does not use."""
     max_source_length: int = 1024
-    """Tokens at most. Only a question's context is ever shortened to fit."""
+    """Maximum tokens. Only a question's context is ever shortened to fit."""
     max_target_length: int = 512
-    """Tokens at most. Longer rationales are cut, and counted."""
+    """Maximum tokens. Longer rationales are cut, and counted."""
     dropout: float | None = None
     """Probability, 0 to 1; null keeps the model's own."""
 
@@ -236,7 +236,7 @@ class TeacherConfig:
     stored_as: str | None = None
     """Name in the store; null is `name`. Lets two streams use two samples of one teacher."""
     max_new_tokens: int = 256
-    """Tokens of a text at most."""
+    """Maximum tokens of a text."""
     temperature: float = 0.0
     """Of sampling, 0 or more; 0 is greedy."""
     top_p: float = 1.0
@@ -258,7 +258,7 @@ class TeacherConfig:
     timeout: float = 120.0
     """Seconds that a request may take (openai engine)."""
     max_retries: int = 6
-    """Further tries of a request that failed, with growing pauses (openai engine)."""
+    """Retries of a failed request, with growing pauses (openai engine)."""
     price_prompt: float | None = None
     """Money for 1e6 prompt tokens; null leaves money out of the ledger."""
     price_completion: float | None = None
@@ -289,7 +289,7 @@ class TeacherConfig:
 
 @dataclass
 class PromptConfig:
-    """What a teacher is told."""
+    """The prompt that a teacher gets."""
 
     teacher_forcing: bool = True
     """Put the right answer into the teacher's prompt (paper, section 3.2)."""
@@ -400,9 +400,9 @@ class OptimizerConfig:
     """AdamW and its learning rate."""
 
     lr: float = 5e-5
-    """Highest learning rate."""
+    """Peak learning rate."""
     weight_decay: float = 0.0
-    """Of matrices; vectors have none."""
+    """Applied to matrices only."""
     warmup_steps: int = 0
     """Optimizer steps in which the rate rises from zero."""
     schedule: Schedule = Schedule.linear
@@ -416,7 +416,7 @@ class TrainerConfig:
     accelerator: Accelerator = Accelerator.cpu
     """What the student runs on."""
     devices: int = 1
-    """Processes on each node; -1 for one a GPU."""
+    """Processes on each node; -1 for one per GPU."""
     num_nodes: int = 1
     """Machines."""
     strategy: Strategy = Strategy.auto
@@ -424,11 +424,11 @@ class TrainerConfig:
     strategy_options: dict[str, float | int | str | bool] = field(default_factory=dict)
     """Keyword arguments of the Lightning strategy."""
     precision: str = "auto"
-    """As in Lightning, or `auto`: bf16-mixed where the processor computes in bf16, else 32-true."""
+    """As in Lightning, or `auto`: bf16-mixed where the hardware computes in bf16, else 32-true."""
     batch_size: int = 8
-    """Examples an optimizer step, over all devices and accumulation steps."""
+    """Examples per optimizer step, over all devices and accumulation steps."""
     accumulate_grad_batches: int = 1
-    """Forward passes an optimizer step; divides `batch_size`."""
+    """Forward passes per optimizer step; divides `batch_size`."""
     max_epochs: int = 1
     """Passes over the training questions."""
     max_steps: int = -1
@@ -460,7 +460,7 @@ class EvaluationConfig:
     rationales: bool = False
     """Also write the student's own rationale in each teacher's voice."""
     max_rationale_tokens: int = 128
-    """Tokens of a rationale of the student at most."""
+    """Maximum tokens of the student's rationale."""
 
 
 @dataclass
@@ -556,9 +556,9 @@ class PredictConfig:
     context: str = ""
     """Text that the question is about, if any."""
     rationale: str = ""
-    """A teacher's text on the question, for a student that reads one beside it (method pinto)."""
+    """A teacher's rationale, for a student whose source holds one (method pinto)."""
     max_rationale_tokens: int = 128
-    """Tokens of a rationale of the student at most."""
+    """Maximum tokens of the student's rationale."""
 
 
 @dataclass

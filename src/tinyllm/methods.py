@@ -15,6 +15,11 @@ from tinyllm.records import Question
 log = logging.getLogger(__name__)
 C = TypeVar("C", bound=ExperimentConfig)
 
+BY_VALIDATION = "valid"
+"""Value of `ablation.strongest` that takes the teacher with the most right answers of its own on validation."""
+RESAMPLING_TEMPERATURE = 0.7
+"""Of a greedy teacher that is asked twice: greedy decoding would give the same text again."""
+
 
 Texts = tuple[tuple[str, float], ...]
 """What one question's target is: texts with their shares, which add up to 1. Never empty, nor is a text."""
@@ -174,6 +179,9 @@ def build_streams(
                 )  # fmt: skip
             weight = spec.weight * alpha_of(alpha, teacher)
             streams.append(Stream(teacher, teachers[teacher].prefix, weight, targets, spec.mask))
+    names = [stream.name for stream in streams]
+    if len(set(names)) < len(names):
+        raise UserError(f"expected a name of its own for every stream, found {names}: rename a teacher or a stream")
     prefixes = [stream.prefix for stream in streams]
     voices = [stream.prefix for stream in streams if stream.name in active]
     if any(prefixes.count(prefix) > 1 for prefix in voices):
@@ -227,14 +235,6 @@ def _softened(choices: Sequence[str], scores: Sequence[float], temperature: floa
     return tuple((choice, power / sum(powers)) for choice, power in zip(choices, powers, strict=True))
 
 
-BY_VALIDATION = "valid"
-"""Value of `ablation.strongest` that takes the teacher with the most right answers of its own on validation."""
-
-
-TEMPERATURE = 0.7
-"""Of a greedy teacher that is asked twice: greedy decoding would give the same text again."""
-
-
 def two_samples_of(config: C, name: str) -> C:
     """The set is `name` and `<name>_2`: the first and the second text of one teacher, each in a stream of its own.
 
@@ -247,7 +247,7 @@ def two_samples_of(config: C, name: str) -> C:
         )
     first = config.teachers[name]
     if first.repeats_itself:
-        first = replace(first, temperature=TEMPERATURE)
+        first = replace(first, temperature=RESAMPLING_TEMPERATURE)
     again = f"{first.prefix.rstrip().removesuffix(':')} again: "
     second = replace(first, name=f"{name}_2", stored_as=first.stored_name, sample=first.sample + 1, prefix=again)
     weight = alpha_of(config.alpha, name)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from tinyllm.config import ExperimentConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ALPHA_GRID = (0.01, 0.1, 0.5, 1, 2, 3)
 """The paper's grid of stream weights (section 4.1)."""
@@ -100,6 +101,8 @@ def reported(student: str, method: str, column: str, ablation: str = "none") -> 
 
 
 def _read(name: str, index: list[str]) -> pd.DataFrame:
+    import pandas as pd  # not every reader of the paper's names wants it
+
     with resources.files("tinyllm").joinpath("paper_numbers", name).open(encoding="utf-8") as file:
         return pd.read_csv(file).set_index(index)
 

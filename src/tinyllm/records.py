@@ -11,9 +11,7 @@ class Split(StrEnum):
 
     train = "train"
     valid = "valid"
-    """Checkpoints, α and the best single teacher are chosen on it."""
     test = "test"
-    """Read once, at the end of a run."""
 
 
 SPLITS = tuple(Split)

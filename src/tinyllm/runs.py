@@ -77,6 +77,9 @@ def read_config(folder: Path) -> ExperimentConfig:
         data = stored.get("data")
         if OmegaConf.is_dict(data) and "topic" not in data:  # a run of a version that had no such key
             data.topic = pinned_topic(data.get("name", ""))
+        for key, values in _EARLIER_VALUES.items():
+            if key in stored.get("trainer", {}):
+                stored.trainer[key] = values.get(stored.trainer[key], stored.trainer[key])
         loaded = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), stored)
         return cast(ExperimentConfig, OmegaConf.to_object(loaded))
     except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
@@ -121,9 +124,16 @@ def write_evaluation(predictions: Iterable[Prediction], result: Result, folder: 
     write_result(result, folder)
 
 
+def as_row(result: Result) -> dict[str, Any]:
+    """A result's fields, first what was run, then its scores."""
+    row = asdict(result)
+    first = ("dataset", "student", "method", "ablation", "teachers", "alpha", "seed", "split")
+    return {key: row[key] for key in first} | row
+
+
 def write_result(result: Result, folder: Path) -> None:
     """Write `result.json`; its presence says that the run is finished."""
-    _write(folder / RESULT, json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n")
+    _write(folder / RESULT, json.dumps(as_row(result), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_result(path: Path) -> Result:
@@ -140,7 +150,7 @@ def read_result(path: Path) -> Result:
     needed = {"dataset", "student", "method", "n", "accuracy", "accuracy_low", "accuracy_high", "seed", "config_hash"}
     if not isinstance(row, dict) or needed - set(row):
         missing = ", ".join(sorted(needed - set(row))) if isinstance(row, dict) else "an object"
-        raise ValueError(f"{path}: not a result of tinyllm (lacks {missing})")
+        raise ValueError(f"{path}: not a result of tinyllm (missing: {missing})")
     try:
         row["teachers"] = tuple(row.get("teachers", ()))
         return Result(**{key: value for key, value in row.items() if key in names})
@@ -242,6 +252,8 @@ NOT_RESULT_INSIDE = {
     "data": ("root",),
 }
 """The same, by group; `data.root` counts with `data.source=jsonl` all the same."""
+_EARLIER_VALUES = {"accelerator": {"cuda": "gpu", "auto": "cpu"}, "strategy": {"single_device": "auto"}}
+"""Of `trainer`: values that earlier versions took, and what they are now; none of them shapes a result."""
 RENAMED = {"trainer": {"accumulate_grad_batches": "accumulate"}}
 """By group, key -> the name that it had: hashes use it, and configurations of earlier runs are read with it."""
 

@@ -89,7 +89,7 @@ def test_a_killed_run_continues_to_the_same_weights(tmp_path: Path, method: str,
     finish(tmp_path, "train", *long, "hydra.run.dir=whole")
     # Past a checkpoint (every 5 steps), in the middle of an epoch of 20.
     killed = kill_past(tmp_path, steps, *long)
-    assert "going on from step" in finish(tmp_path, "train", *long, "hydra.run.dir=killed")
+    assert "resuming from step" in finish(tmp_path, "train", *long, "hydra.run.dir=killed")
     expected, found = weights(tmp_path / "whole"), weights(killed)
     assert any("lora_" in name for name in expected) == (method == "lora")
     assert all(torch.equal(expected[name], found[name]) for name in expected if name.startswith("model."))

@@ -120,7 +120,7 @@ def test_a_killed_run_continues_to_the_same_weights(tmp_path: Path, steps: int) 
     # Past a checkpoint (every 5 steps), in the middle of an epoch of 20.
     killed = kill_past(tmp_path, steps, *long)
     out = finish(tmp_path, "train", *long, "hydra.run.dir=killed")
-    assert "going on from step" in out
+    assert "resuming from step" in out
     expected, found = weights(tmp_path / "whole"), weights(killed)
     assert all(torch.equal(expected[key], found[key]) for key in expected if key.startswith("model."))
     steps = [int(row["step"]) for row in read_metrics(killed) if row["train/loss"]]
@@ -189,7 +189,7 @@ def test_a_sweep_skips_finished_cells_and_retries_failed_ones(stage: Stage, tmp_
 
 
 @pytest.mark.gpu
-def test_a_run_on_a_card(stage: Stage, tmp_path: Path) -> None:
+def test_a_run_on_a_gpu(stage: Stage, tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
     assert stage("rationales", "data.limit_train=40")[0] == 0

@@ -74,7 +74,7 @@ def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     process.communicate()
     assert len(results(tmp_path)) == 1
     out = finish(tmp_path, "train", *sweep)
-    assert out.count("finished already") == 1 and out.count("going on from step") == 1
+    assert out.count("finished already") == 1 and out.count("resuming from step") == 1
     found = [json.loads(path.read_text()) for path in results(tmp_path)]
     assert [row["seed"] for row in found] == [0, 1, 2] and [row["steps"] for row in found] == [60, 60, 60]
 

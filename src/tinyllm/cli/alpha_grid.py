@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
 from typing import cast
 
 from omegaconf import OmegaConf
@@ -35,10 +37,18 @@ def with_alpha_grid(stage: str, arguments: list[str]) -> list[str]:
         )
     shaping = [a for a in arguments if a.split("=")[0] in ("method", "method.teacher", "ablation")]
     single = [a for a in shaping if "," not in a]
-    config = cast(ExperimentConfig, OmegaConf.to_object(compose(stage, [*chosen, *single])))
+    config = cast(ExperimentConfig, OmegaConf.to_object(compose(stage, [*chosen, *single, *_own_folders(arguments)])))
     names = list(config.teachers)
     if single == shaping:
         names = chosen_teachers(config.method, config.teachers, {}, config.ablation.drop)
     taken = {a.lstrip("+").split("=")[0] for a in arguments}
     grid = ",".join(str(value) for value in ALPHA_GRID)
     return [*arguments, *(f"alpha.{name}={grid}" for name in names if f"alpha.{name}" not in taken)]
+
+
+def _own_folders(arguments: list[str]) -> list[str]:
+    """`--config-dir <folder>`, as an override: composing alone knows no options."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd")
+    folder = parser.parse_known_args(arguments)[0].config_dir
+    return [f"hydra.searchpath=[file://{Path(folder).resolve()}]"] if folder else []

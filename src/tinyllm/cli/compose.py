@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 import tinyllm
 from tinyllm import config as schema
 from tinyllm.errors import UserError
-from tinyllm.runs import run_name
+from tinyllm.runs import pinned_topic, run_name
 
 SCHEMAS = {
     "rationales": schema.RationalesStageConfig,
@@ -39,6 +39,7 @@ def register() -> None:
     for stage, node in SCHEMAS.items():
         store.store(name=f"{stage}_schema", node=node)
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)
+    OmegaConf.register_new_resolver("topic_of", pinned_topic, replace=True)
     OmegaConf.register_new_resolver("stem", lambda path: Path(path).stem if path else "jsonl", replace=True)
 
 

@@ -33,7 +33,7 @@ def main(config: EvaluateConfig, _: Path) -> None:
     precision = resolve_precision(config.trainer.precision, config.trainer.accelerator)
     chosen: ExperimentConfig = config
     if trained is not None:
-        student = Student.load(trained, precision=precision)
+        student = Student.load(trained, precision=precision, cache=Path(config.cache).expanduser())
         chosen = runs.with_evaluation_of(trained, config, HydraConfig.get().overrides.task)
     questions = load_questions(chosen.data)
     split = chosen.evaluation.split

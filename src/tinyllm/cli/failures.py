@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,13 @@ class Failure:
 
 
 def record(failure: Failure) -> None:
-    """Called by a job inside `collected`: adds a line, short enough to be appended in one piece."""
+    """Called by a job inside `collected`: adds a line, short enough to be appended in one piece.
+
+    A job to which no launcher has passed the environment prints its line and ends with its exit code.
+    """
+    if _FILE not in os.environ:
+        print(f"error: {failure.message}", file=sys.stderr)
+        sys.exit(failure.exit_code)
     path = Path(os.environ[_FILE])
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:

@@ -29,7 +29,7 @@ from tinyllm.cli.failures import Failure, collected, record
 from tinyllm.errors import UserError
 
 STAGES = {
-    "rationales": "ask every teacher for the rationales that the store lacks",
+    "rationales": "generate the rationales that are missing from the store",
     "train": "train a student and evaluate it: a run folder",
     "evaluate": "evaluate a run, a model folder or a hub id on a split",
     "report": "the paper's tables and figures from run folders",
@@ -61,7 +61,17 @@ def one_line(error: Exception) -> str:
         if "not in" in message and isinstance(parent, DictConfig):
             return f"{name}: no such key; {_expected(key, sorted(str(k) for k in parent if k != 'hydra'))}"
         return f"{name}: {message}"
-    return " ".join(str(error).split())
+    text = " ".join(str(error).split())
+    if found := re.search(r"Could not override '([\w@./]+)'", text):
+        groups = sorted(
+            folder.name for folder in config_folder().iterdir() if folder.is_dir() and folder.name != found[1]
+        )
+        close = difflib.get_close_matches(found[1], groups, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        return f"{found[1]}: this stage has no such group or key: see 'tinyllm <stage> --help'{hint}"
+    if found := re.search(r"Ambiguous value for argument '([^=]+)=", text):
+        return f"{found[1]}: several values: add -m to sweep over them, or quote one value that has commas"
+    return text
 
 
 def _expected(found: str, allowed: list[str]) -> str:
@@ -146,7 +156,7 @@ def main() -> None:
     stage = arguments[0]
     if stage not in STAGES:
         _end(f"{stage}: no such stage; {_expected(stage, list(STAGES))}")
-    if {"-m", "--multirun"} & set(arguments) and any(a.startswith(("--cfg", "-c")) for a in arguments):
+    if {"-m", "--multirun"} & set(arguments) and any(a in ("--cfg", "-c") or a.startswith("--cfg=") for a in arguments):
         _end("--cfg shows the configuration of one job: leave out -m, and name one value a key")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through: they become one line below
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -169,11 +179,11 @@ def main() -> None:
             raise
         _end(
             f"a job's process died ({type(error).__name__}), often because memory ran out: run the same command again "
-            "to go on, with fewer jobs at a time",
+            "to resume, with fewer jobs at a time",
             code=1,
         )
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
+        print("interrupted: run the same command again to resume", file=sys.stderr)
         sys.exit(130)
     for failure in failures:
         job = f"[{failure.overrides}] " if len(failures) > 1 else ""

@@ -1,4 +1,4 @@
-"""`tinyllm predict`: ask a trained student one question: its answer, and one rationale per teacher voice."""
+"""`tinyllm predict`: ask a trained student one question: its answer, and one rationale per teacher prefix."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def main(config: PredictConfig, _: Path) -> None:
     method = runs.read_config(folder).method
     if method.source_rationale != bool(config.rationale.strip()):
         expected = "a teacher's text, which this student reads" if method.source_rationale else "no text"
-        raise UserError(f"predict: rationale='...': expected {expected} (method={method.name})")
+        found = "none: give rationale='...'" if method.source_rationale else "one: leave it out"
+        raise UserError(f"predict: rationale='...': expected {expected} (method={method.name}), found {found}")
     student = Student.load(folder).to(Accelerator.cpu)
     # The answer is unknown; a question record wants one of the options, and nothing below reads it.
     question = Question("asked", config.question, tuple(config.choices), config.choices[0], config.context)

@@ -19,7 +19,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from tinyllm import config as schema
-from tinyllm.cli.compose import config_folder
+from tinyllm.cli.compose import SCHEMAS, config_folder
 from tinyllm.errors import UserError
 
 INTRO = """\
@@ -48,13 +48,7 @@ EXTRA_GROUPS = {
 }
 """Groups without keys of their own, and what they are for."""
 PLACEHOLDERS = {"teachers": "<teacher>", "alpha": "<teacher>", "streams": "<stream>"}
-STAGES = {
-    "rationales": schema.RationalesStageConfig,
-    "evaluate": schema.EvaluateConfig,
-    "report": schema.ReportConfig,
-    "predict": schema.PredictConfig,
-    "export": schema.ExportConfig,
-}
+STAGES = {stage: node for stage, node in SCHEMAS.items() if stage != "train"}
 """Stages with keys of their own."""
 
 

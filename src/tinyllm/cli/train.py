@@ -16,7 +16,7 @@ from tinyllm.paper import deviations
 from tinyllm.records import Split
 from tinyllm.student.loggers import log_result, make_loggers
 from tinyllm.student.student import Student
-from tinyllm.student.trainer import resolve_precision
+from tinyllm.student.trainer import check_target_length, resolve_precision
 from tinyllm.student.training import train
 from tinyllm.teachers.stored import resolve_strongest_teacher, source_rationales, training_streams
 
@@ -29,6 +29,7 @@ def main(config: ExperimentConfig, folder: Path) -> None:
     if (result := runs.finished(folder, digest)) is not None:
         log.info("finished already: %s", runs.summary(result, folder))
         return
+    check_target_length(config.student.max_target_length)
     precision = resolve_precision(config.trainer.precision, config.trainer.accelerator)
     started = time.perf_counter()
     questions = load_questions(config.data)
@@ -42,7 +43,7 @@ def main(config: ExperimentConfig, folder: Path) -> None:
     log.info("run folder: %s", folder)
     log.info("%s: %s", config.data.name, ", ".join(f"{len(part)} {name}" for name, part in questions.items()))
     for key, (paper, own) in deviations(config).items():
-        log.info("not the paper's: %s is %s (paper: %s)", key, own, paper)
+        log.info("differs from the paper: %s=%s (paper: %s)", key, own, paper)
     seed_everything(config.seed, verbose=False)
     student = Student.create(config, questions[Split.train], streams, rationales[Split.train], precision=precision)
     loggers = make_loggers(config.logger, folder, digest, runs.as_mapping(config))

@@ -29,29 +29,29 @@ def to_fields(row: Row, columns: ColumnsConfig) -> Row:
     if columns.fixed_choices:
         choices, labels = list(columns.fixed_choices), None
     elif len(columns.choices) == 1:
-        choices, labels = _listed(_lookup(row, columns.choices[0], "choices"))
+        choices, labels = _listed(lookup(row, columns.choices[0], "choices"))
     else:
-        choices, labels = [_lookup(row, name, "choices") for name in columns.choices], None
-    context = _lookup(row, columns.context, "context") if columns.context else ""
+        choices, labels = [lookup(row, name, "choices") for name in columns.choices], None
+    context = lookup(row, columns.context, "context") if columns.context else ""
     if isinstance(context, list):
         if not all(isinstance(section, str) for section in context):
             raise ValueError(f"field 'context': expected texts, found {shortened(context)}")
         context = " \n ".join(context)
     return {
-        "question": _lookup(row, columns.question, "question"),
+        "question": lookup(row, columns.question, "question"),
         "choices": choices,
-        "answer": _answer(_lookup(row, columns.answer, "answer"), choices, columns.labels or labels),
+        "answer": _answer(lookup(row, columns.answer, "answer"), choices, columns.labels or labels),
         "context": context,
     }
 
 
 def is_hidden(row: Row, columns: ColumnsConfig) -> bool:
     """Whether the row keeps its answer secret, as rows of many test splits do."""
-    value = _lookup(row, columns.answer, "answer")
+    value = lookup(row, columns.answer, "answer")
     return value in HIDDEN and str(value) not in columns.labels
 
 
-def _lookup(row: Row, name: str, field: str) -> Any:
+def lookup(row: Row, name: str, field: str) -> Any:
     """The value of a column, or of `column.field` of a struct."""
     value: Any = row
     for part in name.split("."):

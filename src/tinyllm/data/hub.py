@@ -10,9 +10,10 @@ from pathlib import Path
 
 from tinyllm.config import ColumnsConfig
 from tinyllm.data import bioasq, splits
-from tinyllm.data.columns import Row, is_hidden, to_fields, top_columns
+from tinyllm.data.columns import Row, is_hidden, lookup, to_fields, top_columns
 from tinyllm.data.rows import check_rows, raise_problems
 from tinyllm.errors import UserError
+from tinyllm.paper import DATASETS
 from tinyllm.records import SPLITS, Question, Split
 
 PARQUET_REVISION = "refs/convert/parquet"
@@ -75,7 +76,7 @@ def load(
             paper's splits (with their number, examples and what to do).
     """
     place = Place(dataset, hub_id, hub_config, revision, root)
-    if dataset not in splits.DATASETS:
+    if dataset not in DATASETS:
         return _hub_splits(place, columns or ColumnsConfig())
     if columns not in (None, ColumnsConfig()):
         raise UserError(
@@ -171,7 +172,7 @@ def _paper_splits(place: Place) -> dict[Split, list[Question]]:
 
 
 def _hub_splits(place: Place, columns: ColumnsConfig) -> dict[Split, list[Question]]:
-    """The hub's own splits, what they lack taken out of train."""
+    """The hub's own splits; missing ones are held out from train."""
     present = _split_names(place)
     names = {split: next((name for name in usual if name in present), None) for split, usual in USUAL_NAMES.items()}
     if names[Split.train] is None:
@@ -185,6 +186,11 @@ def _hub_splits(place: Place, columns: ColumnsConfig) -> dict[Split, list[Questi
             del rows[split]
     ids = {split: _ids(rows[split], columns.id or "id") for split in rows}
     if len({id for split in rows for id in ids[split] if id}) < sum(map(len, rows.values())):
+        if columns.id is not None:
+            raise UserError(
+                f"{place.dataset}: data.columns.id={columns.id}: expected an id used once over all splits, found none, "
+                "or the same one in several rows: leave it out to number the rows"
+            )
         ids = {split: _row_numbers(rows[split], str(names[split])) for split in rows}
     questions = {split: _questions(place, str(names[split]), rows[split], ids[split], columns) for split in rows}
     for split in (Split.valid, Split.test):
@@ -201,7 +207,14 @@ def _hub_splits(place: Place, columns: ColumnsConfig) -> dict[Split, list[Questi
 
 
 def _ids(rows: Sequence[Row], column: str) -> list[str]:
-    return [str(row[column]) if row.get(column) is not None else "" for row in rows]
+    found: list[str] = []
+    for row in rows:
+        try:
+            value = lookup(row, column, "id")
+        except ValueError:
+            value = None
+        found.append("" if value is None else str(value))
+    return found
 
 
 def _row_numbers(rows: Sequence[Row], hub_split: str) -> list[str]:
@@ -287,7 +300,7 @@ def _reading(place: Place, what: str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        or_release = ", or use data.source=release" if place.dataset in splits.DATASETS else ""
+        or_release = ", or use data.source=release" if place.dataset in DATASETS else ""
         raise UserError(
             f"{place.dataset}: expected to read {_name(place)} ({what}), found: {reason[0]}: connect to the hub, or "
             f"put parquet files under <data.root>/{place.dataset}/<split>*.parquet{or_release}"

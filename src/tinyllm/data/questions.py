@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from tinyllm.config import DataConfig, Source
+from tinyllm.config import ColumnsConfig, DataConfig, Source
 from tinyllm.data import hub, jsonl, minilab, release
 from tinyllm.errors import UserError
 from tinyllm.records import Question, Split
@@ -43,6 +43,8 @@ def _read(data: DataConfig) -> dict[Split, list[Question]]:
         return minilab.generate(data.seed)
     if data.name == "minilab":
         raise UserError(f"data=minilab: expected data.source=builtin, found {data.source}: minilab is embedded")
+    if data.source is not Source.hub and data.columns != ColumnsConfig():
+        raise UserError(f"data.columns: expected data.source=hub, found {data.source}, whose fields have fixed names")
     if data.source is Source.hub:
         return hub.load(
             data.name,

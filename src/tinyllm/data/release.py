@@ -16,11 +16,10 @@ from itertools import islice
 from pathlib import Path
 
 from tinyllm.data.rows import check_rows, decode, raise_problems, read_rows, read_text
-from tinyllm.data.splits import DATASETS
 from tinyllm.errors import UserError
+from tinyllm.paper import DATASETS, TEACHERS
 from tinyllm.records import SPLITS, Question, Split
 
-TEACHERS = ("flan_t5_xl", "llama2_7b_chat")
 WITH_CONTEXT = ("obqa", "pubmedqa", "bioasq")
 """Datasets whose `question` may be a context, a newline and the question proper. In the published obqa none is, so its
 questions are single lines; every pubmedqa question has a context, its sections joined by ` \\n `."""
@@ -40,7 +39,7 @@ def load(root: Path, dataset: str) -> dict[Split, list[Question]]:
 
     Args:
         root: the folder that holds the datasets' folders.
-        dataset: one of `splits.DATASETS`.
+        dataset: one of the paper's.
 
     Raises:
         UserError: for a missing file, and for bad rows: each with file, line (JSON lines) or row (array), both counted

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from tinyllm.errors import UserError
+from tinyllm.paper import DATASETS
 from tinyllm.records import SPLITS, Split
-
-DATASETS = ("obqa", "arc", "piqa", "riddle", "pubmedqa", "bioasq")
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,7 @@ class StepSampler(Sampler[MicroBatch]):
 
 
 TargetIds = Sequence[tuple[Sequence[int], float]]
-"""`streams.Texts` in tokens: ids with the end token, and the share of each text."""
+"""`methods.Texts` in tokens: ids with the end token, and the share of each text."""
 
 
 class StreamDataset(Dataset[Any]):

@@ -141,5 +141,5 @@ class SourceTokens:
 
     def truncated(self, prefix: str) -> list[str]:
         """Ids of the questions that lose context or rationale under this prefix."""
-        whole = {i: (self._contexts[n], self._rationales[n]) for i, n in self._index.items()}
-        return [i for i, n in self._index.items() if self._parts(n, prefix) != whole[i]]
+        uncut = {i: (self._contexts[n], self._rationales[n]) for i, n in self._index.items()}
+        return [i for i, n in self._index.items() if self._parts(n, prefix) != uncut[i]]

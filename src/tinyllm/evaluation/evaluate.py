@@ -45,7 +45,7 @@ def evaluate(
         student: on the device where it shall run.
         questions: of one split.
         settings: the batch size, and whether the student's own rationales are wanted too.
-        rationales: question id -> text that stands beside the question (PINTO).
+        rationales: question id -> rationale that is part of the source (PINTO).
     """
     started = time.perf_counter()
     sources = student.sources(questions, rationales)

@@ -248,7 +248,7 @@ def smallest_difference(n: int, discordance: float, *, alpha: float = 0.05, powe
         power: chance of a significant outcome.
 
     Returns:
-        Share of 1; None where even a system that wins on every question on which they differ would not be told apart.
+        Share of 1; None where even a system that wins on every question on which they differ would not be significant.
     """
     if n <= 0 or discordance <= 0:
         return None

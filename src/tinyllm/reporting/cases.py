@@ -13,9 +13,9 @@ from tinyllm.config import Metric
 from tinyllm.parsing import is_right
 from tinyllm.prompts import letter
 from tinyllm.records import Prediction
-from tinyllm.reporting.frame import TEACHER
 from tinyllm.reporting.labels import label, order
 from tinyllm.reporting.study import Study
+from tinyllm.runs import TEACHER
 
 KINDS = {
     "tinyllm_only": "Only TinyLLM is right",

@@ -26,12 +26,9 @@ from tinyllm.errors import UserError
 from tinyllm.methods import alpha_of
 from tinyllm.paper import deviations
 from tinyllm.records import Result
-from tinyllm.runs import CONFIG, NOT_RESULT_INSIDE, RESULT, hash_of, read_config, read_result
+from tinyllm.runs import CONFIG, NOT_RESULT_INSIDE, RESULT, TEACHER, as_row, hash_of, read_config, read_result
 
 log = logging.getLogger(__name__)
-
-TEACHER = "teacher"
-"""`method` of a teacher that was asked in place of a student; its name is in `student`."""
 
 
 class Collected(NamedTuple):
@@ -173,7 +170,7 @@ def _results(folders: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
 
 
 def _row(result: Result) -> dict[str, Any]:
-    row = asdict(result)
+    row = as_row(result)
     for name, scores in row.pop("subsets").items():
         row |= {f"subset/{name}/{key}": value for key, value in scores.items()}
     row["alpha"] = " ".join(f"{name}={weight:g}" for name, weight in result.alpha.items())

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tinyllm import paper
-from tinyllm.reporting.frame import TEACHER
+from tinyllm.runs import TEACHER
 
 _METHODS = (TEACHER, *paper.METHODS)
 _ABLATIONS = ("none", *paper.ABLATIONS)

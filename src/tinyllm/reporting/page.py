@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from tinyllm.reporting.cases import HOW_DRAWN, KINDS, Case, draw
 from tinyllm.reporting.figures.drawing import Figure, png
-from tinyllm.reporting.frame import TEACHER
 from tinyllm.reporting.table import Cell, Table
+from tinyllm.runs import TEACHER
 
 READING = "How to read the tables"
 """Heading of the notes that all tables share."""

@@ -23,6 +23,6 @@ class Predictions:
             try:
                 self._read[folder] = read_predictions(Path(folder))
             except ValueError as error:
-                log.warning("left out of tests and cases: %s", error)
+                log.warning("excluded from tests and cases: %s", error)
                 self._read[folder] = []
         return self._read[folder]

@@ -13,9 +13,9 @@ from tinyllm import paper
 from tinyllm.config import Metric
 from tinyllm.evaluation.statistics import Difference, difference, holm
 from tinyllm.reporting.choose import Choice, choose, chosen, selection_note
-from tinyllm.reporting.frame import TEACHER
 from tinyllm.reporting.paired import Answers, Averages, Pair, average
 from tinyllm.reporting.predictions import Predictions
+from tinyllm.runs import TEACHER
 
 LEVEL = 0.05
 """Of every test, after Holm's correction."""

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, T5ForConditionalGeneration
 
+from tinyllm.config import Accelerator
 from tinyllm.data.steps import Pair, TargetText
-from tinyllm.student.cpu_speed import dropout
+from tinyllm.student.cpu_speed import accelerate, dropout
 from tinyllm.student.losses import linear_cross_entropy, mean_by_text
 
 ALIKE = 2.0
@@ -327,6 +328,14 @@ def target_states(model: T5ForConditionalGeneration, batch: FlatBatch) -> Tensor
     memories = _memories(model.decoder, encoded_ND, batch.cross_n)
     states_MD = _run(model.decoder, decoder_MD, attend, cross, memories)
     return states_MD * model.model_dim**-0.5 if model.config.scale_decoder_outputs else states_MD
+
+
+def prepare(model: T5ForConditionalGeneration, accelerator: Accelerator) -> None:
+    """Choose the fast parts for where the model will run; weights are untouched."""
+    if accelerator is Accelerator.cpu:
+        accelerate(model)
+    else:
+        model.set_attn_implementation("sdpa")
 
 
 def token_losses(

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from tinyllm.config import Accelerator
 from tinyllm.data.steps import Pair
 from tinyllm.student import encoder_decoder
 
@@ -26,7 +27,11 @@ class Batch(Protocol):
 
 
 class Family(Protocol):
-    """The four functions that a student of any architecture is trained and asked by."""
+    """The functions that train and query a student, whatever its architecture."""
+
+    def prepare(self, model: Any, accelerator: Accelerator) -> None:
+        """Choose the fast parts for where the model will run; weights are untouched."""
+        ...
 
     def lay_out(self, pairs: Sequence[Pair], config: PreTrainedConfig) -> Any:
         """Pairs of source and targets as a `Batch`, on the CPU."""

@@ -14,7 +14,7 @@ from tinyllm.records import Prediction, Result
 
 
 def make_loggers(settings: LoggerConfig, folder: Path, digest: str, config: Mapping[str, Any]) -> list[Logger]:
-    """Loggers beside `metrics.csv`: one id a run, whatever the number of resumes.
+    """Loggers in addition to `metrics.csv`: one id a run, whatever the number of resumes.
 
     Args:
         settings: where metrics go.

@@ -114,7 +114,7 @@ def tokenizer_texts(
     Args:
         questions: training questions.
         streams: what the student will be taught.
-        rationales: question id -> text that stands beside the question (PINTO).
+        rationales: question id -> rationale that is part of the source (PINTO).
     """
     source_rationales = rationales or {}
     for question in questions:

@@ -1,4 +1,4 @@
-"""The one LightningModule: a T5 trained on weighted streams (paper, section 3.3)."""
+"""The one LightningModule: a student trained on weighted streams (paper, section 3.3)."""
 
 from __future__ import annotations
 

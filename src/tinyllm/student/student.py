@@ -20,7 +20,6 @@ from tinyllm.methods import Stream, answer_prefix
 from tinyllm.parsing import match_choice
 from tinyllm.records import Prediction, Question
 from tinyllm.student import models
-from tinyllm.student.cpu_speed import accelerate
 from tinyllm.student.family import Family, family_of
 
 _SPARE_TOKENS = 8
@@ -38,7 +37,7 @@ class Student:
     voices: Mapping[str, str] = field(default_factory=dict)
     """Source prefix by teacher: asks for a rationale as that teacher would write it."""
     max_source_length: int = 1024
-    """Tokens. Only a question's context, or the rationale beside it, is ever shortened to fit."""
+    """Tokens. Only a question's context, or its rationale, is ever shortened to fit."""
     precision: str = "32-true"
     """Of asking, as in Lightning; a name with `bf16` runs under autocast."""
     cache: Path = Path(".cache/tinyllm")
@@ -62,7 +61,7 @@ class Student:
             config: `student`, `method`, `teachers` and `cache` are read.
             questions: training questions.
             streams: what the student will be taught.
-            rationales: question id -> text that stands beside the question (PINTO).
+            rationales: question id -> rationale that is part of the source (PINTO).
             precision: of asking.
 
         Raises:
@@ -81,12 +80,13 @@ class Student:
         return cls(*loaded, answer_prefix(config.method), voices, student.max_source_length, precision, cache)
 
     @classmethod
-    def load(cls, folder: Path, *, precision: str = "32-true") -> Self:
+    def load(cls, folder: Path, *, precision: str = "32-true", cache: Path | None = None) -> Self:
         """The student of a finished run.
 
         Args:
             folder: the run's.
             precision: of asking.
+            cache: folder of tokenized texts; None for the run's own.
 
         Raises:
             UserError: when the folder is no finished run.
@@ -94,7 +94,7 @@ class Student:
         config = runs.read_config(folder)
         voices = runs.taught_teachers(folder)
         loaded = models.load_pretrained(str(runs.student_folder(folder)))
-        cache = Path(config.cache).expanduser()
+        cache = cache or Path(config.cache).expanduser()
         return cls(*loaded, answer_prefix(config.method), voices, config.student.max_source_length, precision, cache)
 
     @property
@@ -109,10 +109,7 @@ class Student:
 
     def prepare(self, accelerator: Accelerator) -> None:
         """Choose the fast parts for where the model will run; weights are untouched."""
-        if accelerator is Accelerator.cpu:
-            accelerate(self.model)
-        else:
-            self.model.set_attn_implementation("sdpa")
+        self.family.prepare(self.model, accelerator)
 
     def to(self, accelerator: Accelerator) -> Self:
         """Prepare the model for where it will be asked, and move it there."""
@@ -139,7 +136,7 @@ class Student:
 
         Args:
             questions: of one split.
-            rationales: question id -> text that stands beside the question (PINTO).
+            rationales: question id -> rationale that is part of the source (PINTO).
         """
         return SourceTokens(questions, self.tokenizer, self.max_source_length, self.cache, rationales)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -43,6 +44,12 @@ def resolve_precision(precision: str, accelerator: Accelerator) -> str:
     return "bf16-mixed" if has_bf16 else "32-true"
 
 
+def check_target_length(tokens: int) -> None:
+    """Raise a UserError where a target has no room for a token and the end token."""
+    if tokens < 2:
+        raise UserError(f"student.max_target_length: expected 2 or more, found {tokens}")
+
+
 def _launched_from_outside() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
 
@@ -76,14 +83,18 @@ def make_strategy(trainer: TrainerConfig) -> LightningStrategy | str:
         try:
             strategy = DeepSpeedStrategy(**options)
         except (ImportError, ModuleNotFoundError) as error:
-            raise UserError(
-                "trainer.strategy=deepspeed: DeepSpeed is not installed: pip install 'tinyllm[deepspeed]'"
-            ) from error
+            raise UserError("trainer.strategy=deepspeed: DeepSpeed is not installed: pip install deepspeed") from error
         # Lightning would look for the batch size of a batch sampler, which planned steps don't have.
         assert isinstance(strategy.config, dict)
         strategy.config.setdefault("train_micro_batch_size_per_gpu", 1)
         return strategy
     return FSDPStrategy(**options) if trainer.strategy is Strategy.fsdp else "auto"
+
+
+def _leave_process_group() -> None:
+    """A process that ends inside its group can be aborted by gloo's threads; Lightning only leaves groups of nccl."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 class Progress(Callback):
@@ -101,6 +112,8 @@ class Progress(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.perf_counter()
+        if torch.distributed.is_initialized():
+            atexit.register(_leave_process_group)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step >= trainer.estimated_stepping_batches:

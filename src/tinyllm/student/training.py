@@ -17,7 +17,6 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from tinyllm import runs
 from tinyllm.config import ExperimentConfig, MethodConfig, TeacherConfig, TrainerConfig
 from tinyllm.data.datamodule import QuestionDataModule
-from tinyllm.errors import UserError
 from tinyllm.methods import Stream, single_teacher
 from tinyllm.records import Question, Split
 from tinyllm.student.adapters import add_adapters, save_and_merge
@@ -68,14 +67,12 @@ def train(
         folder: the run's; training goes on from its last checkpoint.
         questions: training and validation questions.
         streams: of the training questions.
-        rationales: by split, question id -> text that stands beside the question (PINTO).
-        loggers: beside `metrics.csv`.
+        rationales: by split, question id -> rationale that is part of the source (PINTO).
+        loggers: in addition to `metrics.csv`.
 
     Raises:
         UserError: for settings that can't work.
     """
-    if config.student.max_target_length < 2:
-        raise UserError(f"student.max_target_length: expected 2 or more, found {config.student.max_target_length}")
     _log_plan(streams, config.method, config.teachers)
     adapters = add_adapters(student.model, config.method.lora) if config.method.lora is not None else None
     student.prepare(config.trainer.accelerator)
@@ -128,7 +125,7 @@ def fit(
     last = folder / runs.LAST
     before = _read(last)
     if last.exists():
-        log.info("going on from step %s (%s)", before.get("global_step", "?"), last)
+        log.info("resuming from step %s (%s)", before.get("global_step", "?"), last)
     progress = Progress(list(module.weights))
     csv = MetricsCsv(folder / runs.METRICS, list(module.weights), from_step=before.get("global_step"))
     trainer = make_trainer(
@@ -182,8 +179,7 @@ def _log_cuts(data: QuestionDataModule, max_source_length: int, max_target_lengt
     for name, count in data.truncated.items():
         if count:
             log.info(
-                "stream %s: the context (or the rationale beside it) of %d training questions is shortened to fit %d "
-                "tokens",
+                "stream %s: the context (or its rationale) of %d training questions is shortened to fit %d tokens",
                 name,
                 count,
                 max_source_length,

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from tinyllm import paper
 from tinyllm.config import ExperimentConfig, Source, Target, TeacherConfig
-from tinyllm.data.release import TEACHERS as RECORDED_TEACHERS
 from tinyllm.errors import UserError
 from tinyllm.methods import (
     BY_VALIDATION,
@@ -161,8 +161,9 @@ def _stored(config: ExperimentConfig, name: str, questions: Sequence[Question], 
     if missing:
         option = "" if split is Split.train else f"rationales.splits=[{split}] and "
         raise UserError(
-            f"{missing} of {len(questions)} {config.data.name}/{split} questions lack a {name} rationale in "
-            f"{config.store}: run 'tinyllm rationales' with {option}the same data, teachers and prompt options"
+            f"{missing} of {len(questions)} {config.data.name}/{split} questions lack a rationale of teacher {name} in "
+            f"{config.store}, written as this run needs it: run 'tinyllm rationales' with {option}the same data, "
+            "teachers, method, ablation and prompt options"
         )
     return {question.id: found[question.id] for question in questions}
 
@@ -186,7 +187,7 @@ def is_recorded(config: ExperimentConfig, teacher: TeacherConfig) -> bool:
         and config.prompt.examples > 0
         and config.data.source is Source.release
         and teacher.sample == 0
-        and teacher.stored_name in RECORDED_TEACHERS
+        and teacher.stored_name in paper.TEACHERS
     )
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tinyllm.cli.alpha_grid import with_alpha_grid
@@ -26,6 +28,16 @@ def test_other_calls_stay_as_they_are() -> None:
 def test_the_weights_that_the_call_leaves_open_are_swept(given: list[str], swept: list[str]) -> None:
     arguments = ["-m", "alpha=grid", *given]
     assert with_alpha_grid("train", arguments) == [*arguments, *(f"alpha.{name}={GRID}" for name in swept)]
+
+
+def test_a_teacher_set_of_ones_own_is_swept(tmp_path: Path) -> None:
+    (tmp_path / "teachers").mkdir()
+    (tmp_path / "teachers" / "careful.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - /teacher@teachers.wordy: wordy\n  - _self_\nalpha: {wordy: 1.0}\n"
+    )
+    for option in (["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"]):
+        arguments = ["-m", "alpha=grid", "teachers=careful", *option]
+        assert with_alpha_grid("train", arguments) == [*arguments, f"alpha.wordy={GRID}"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from tinyllm.data import splits
 from tinyllm.errors import UserError
+from tinyllm.paper import DATASETS
 from tinyllm.records import SPLITS
 
 SHARED = Path(os.environ.get("TINYLLM_SHARED", Path(__file__).resolve().parents[4] / "shared"))
@@ -25,7 +26,7 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("dataset", splits.DATASETS)
+@pytest.mark.parametrize("dataset", DATASETS)
 def test_counts_are_the_papers_and_ids_are_unique_over_all_splits(dataset: str) -> None:
     loaded = splits.load(dataset)
     assert tuple(loaded) == SPLITS
@@ -35,7 +36,7 @@ def test_counts_are_the_papers_and_ids_are_unique_over_all_splits(dataset: str) 
 
 
 def test_hashes_stand_where_hub_rows_carry_no_id() -> None:
-    for dataset in splits.DATASETS:
+    for dataset in DATASETS:
         for split, entries in splits.load(dataset).items():
             hashed = dataset == "riddle" or (dataset == "piqa" and split != "train")
             assert {entry.question_sha256 is not None for entry in entries} == {hashed}, (dataset, split)
@@ -63,7 +64,7 @@ def test_unknown_dataset_names_the_known_ones() -> None:
         splits.load("mmlu")
 
 
-@pytest.mark.parametrize("dataset", splits.DATASETS)
+@pytest.mark.parametrize("dataset", DATASETS)
 def test_equal_to_the_published_split_files(dataset: str) -> None:
     file = SHARED / "splits" / f"{dataset}.json"
     if not file.is_file():

@@ -17,11 +17,10 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure as Canvas
 
 from tinyllm.config import Metric
-from tinyllm.reporting.frame import TEACHER
 from tinyllm.reporting.interval import interval
 from tinyllm.reporting.labels import label, order
 from tinyllm.reporting.study import Study
-from tinyllm.runs import PREDICTIONS
+from tinyllm.runs import PREDICTIONS, TEACHER
 
 _DPI = 150
 _PANEL = (4.0, 3.0)

@@ -12,12 +12,12 @@ import pandas as pd
 from tinyllm import paper
 from tinyllm.config import Metric
 from tinyllm.reporting.choose import setting_name
-from tinyllm.reporting.frame import TEACHER
 from tinyllm.reporting.interval import interval, measurements, over_seeds, within
 from tinyllm.reporting.labels import label, order, seeds_text
 from tinyllm.reporting.paired import Pair
 from tinyllm.reporting.study import LEVEL, Study, corrected
 from tinyllm.reporting.table import Cell
+from tinyllm.runs import TEACHER
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tinyllm import paper
 from tinyllm.evaluation.statistics import relative_gain
-from tinyllm.reporting.frame import TEACHER
 from tinyllm.reporting.labels import seeds_text
 from tinyllm.reporting.paired import Pair
 from tinyllm.reporting.study import Study
@@ -24,6 +23,7 @@ from tinyllm.reporting.tables.grid import (
     rows_of,
     teachers_of,
 )
+from tinyllm.runs import TEACHER
 
 
 def table1(study: Study) -> list[Table]:

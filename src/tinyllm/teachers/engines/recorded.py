@@ -15,7 +15,7 @@ class RecordedEngine:
 
     Args:
         published: where the texts are.
-        teacher: one of `data.release.TEACHERS`.
+        teacher: one of `paper.TEACHERS`.
     """
 
     def __init__(self, published: Published, *, teacher: str) -> None:
