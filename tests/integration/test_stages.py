@@ -173,7 +173,7 @@ def test_a_sweep_skips_finished_cells_and_retries_failed_ones(stage: Stage, tmp_
     sweep = ["-m", "method=full_ft,tinyllm", "seed=0,1", *SMALL, "trainer.max_steps=1"]
     code, _, err = stage("train", *sweep)  # no rationales yet: tinyllm can't, full_ft can
     assert code == 2
-    assert err.count("lack a terse rationale") == 2
+    assert err.count("teacher terse") == err.count("tinyllm rationales") == 2
     results = sorted(tmp_path.glob("runs/minilab/tiny/*/result.json"))
     assert len(results) == 2 and all("full_ft" in str(path) for path in results)
     assert len(list(tmp_path.glob("runs/minilab/tiny/tinyllm-*/error.txt"))) == 2
@@ -240,7 +240,7 @@ def test_other_settings_and_other_files_are_other_runs(stage: Stage, tmp_path: P
     assert code == 0, err
     rows = (tmp_path / "report" / "tables" / "settings.csv").read_text().splitlines()
     assert len(rows) == 1 + 2 and "4 runs" in err, out
-    assert "Full fine-tuning [optimizer.lr=0.0001]" in out
+    assert "Full fine-tuning" in out and "[optimizer.lr=0.0001]" in out
     for name in ("a", "b"):
         lines = [
             {"id": str(i), "question": f"{name} {i}?", "choices": ["yes", "no"], "answer": "yes", "split": split}
