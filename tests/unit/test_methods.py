@@ -154,6 +154,12 @@ def test_weight_0_for_a_teacher_outside_of_the_set_is_no_mistake() -> None:
     assert chosen_teachers(ALL, TEACHERS, {"wolf": 0.0}, ()) == list(TEACHERS)
 
 
+def test_two_streams_with_one_name_are_refused() -> None:
+    """A teacher named like a stream of the method would take its place in the module's weights."""
+    with pytest.raises(UserError, match="answer"):
+        build(teachers={"answer": TeacherConfig(name="answer", prefix="why: ")}, texts={"answer": TEXTS["owl"]})
+
+
 def test_two_streams_with_one_prefix_are_refused() -> None:
     """The student could not tell the voices apart."""
     twins = {**TEACHERS, "fox": TeacherConfig(name="fox", prefix="explain: ")}

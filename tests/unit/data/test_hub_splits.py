@@ -56,6 +56,10 @@ def test_ids_are_the_rows_own_where_they_are_unique_over_all_splits(tmp_path: Pa
     splits["test"][0]["qid"] = "other"
     named = ids(read(parquet(tmp_path / "named", "mine", **splits), id="qid"))
     assert named == {"train": ["q7", "q3"], "valid": ["q1"], "test": ["other"]}
+    inside = {split: [row | {"meta": {"key": row["qid"]}} for row in part] for split, part in splits.items()}
+    assert ids(read(parquet(tmp_path / "inside", "mine", **inside), id="meta.key")) == named
+    with pytest.raises(UserError, match=r"mine: data\.columns\.id=id"):  # asked for by name, and not unique
+        read(tmp_path / "named", id="id")
 
 
 def test_what_the_hub_lacks_is_held_out_of_train(tmp_path: Path) -> None:

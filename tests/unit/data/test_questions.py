@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyllm.config import DataConfig, Source
+from tinyllm.config import ColumnsConfig, DataConfig, Source
 from tinyllm.data.questions import load_questions, training_subset
 from tinyllm.errors import UserError
 from tinyllm.records import Question
@@ -126,6 +126,13 @@ def test_a_limit_below_1_is_refused(key: str, limit: int) -> None:
 def test_a_source_that_can_not_serve_the_dataset_is_refused(name: str, source: Source, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_questions(DataConfig(name, source))
+
+
+@pytest.mark.parametrize("source", [Source.jsonl, Source.release])
+def test_columns_are_of_the_hub_alone(source: Source, tmp_path: Path) -> None:
+    data = DataConfig("own", source, root=str(tmp_path), columns=ColumnsConfig(question="stem"))
+    with pytest.raises(UserError, match=rf"^data\.columns: .*data\.source=hub.*{source}"):
+        load_questions(data)
 
 
 def test_minilab_follows_its_seed() -> None:
