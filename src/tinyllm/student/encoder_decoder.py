@@ -385,14 +385,16 @@ def generate(
     """Greedy generation for a batch of sources; token ids without specials at either end."""
     length = max(len(source) for source in sources)
     ids = torch.full((len(sources), length), cast(int, model.config.pad_token_id))
-    for row, source in enumerate(sources):
-        ids[row, : len(source)] = torch.tensor(source)
-    ids = ids.to(model.device)
     mask = torch.zeros_like(ids)
     for row, source in enumerate(sources):
+        ids[row, : len(source)] = torch.tensor(source)
         mask[row, : len(source)] = 1
     produced = model.generate(  # type: ignore[misc]
-        input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, num_beams=1, do_sample=False
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        max_new_tokens=max_new_tokens,
+        num_beams=1,
+        do_sample=False,
     )
     end = model.config.eos_token_id
     texts: list[list[int]] = []
