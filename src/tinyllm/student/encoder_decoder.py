@@ -389,15 +389,7 @@ def generate(
     for row, source in enumerate(sources):
         ids[row, : len(source)] = torch.tensor(source)
         mask[row, : len(source)] = 1
-    produced = model.generate(  # type: ignore[misc]
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        max_new_tokens=max_new_tokens,
-        num_beams=1,
-        do_sample=False,
-    )
+    inputs: dict[str, Any] = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    produced = model.generate(**inputs, max_new_tokens=max_new_tokens, num_beams=1, do_sample=False)  # type: ignore[misc]
     end = model.config.eos_token_id
-    texts: list[list[int]] = []
-    for row in produced[:, 1:].tolist():
-        texts.append(row[: row.index(end)] if end in row else row)
-    return texts
+    return [row[: row.index(end)] if end in row else row for row in produced[:, 1:].tolist()]
