@@ -157,7 +157,7 @@ def main() -> None:
     if stage not in STAGES:
         _end(f"{stage}: no such stage; {_expected(stage, list(STAGES))}")
     if {"-m", "--multirun"} & set(arguments) and any(a in ("--cfg", "-c") or a.startswith("--cfg=") for a in arguments):
-        _end("--cfg shows the configuration of one job: leave out -m, and name one value a key")
+        _end("--cfg shows the configuration of one job: leave out -m, and give one value per key")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through: they become one line below
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", module=r"(lightning|torch|transformers)\b.*")
