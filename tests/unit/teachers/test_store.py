@@ -215,5 +215,5 @@ def test_the_claims_of_a_killed_process_are_void(tmp_path: Path) -> None:
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("")
-    with pytest.raises(UserError, match="expected a folder for the rationale store, found a file"):
+    with pytest.raises(UserError, match=r"store=<folder>"):
         RationaleStore(tmp_path / "store")

