@@ -34,7 +34,7 @@ def teacher_predictions(
         console: where plan, progress and audit are printed.
 
     Returns:
-        A prediction a question, in order, without ranks or scores.
+        One prediction per question, in order, without ranks or scores.
 
     Raises:
         UserError: the teacher can't be asked, or some questions have no answer yet.

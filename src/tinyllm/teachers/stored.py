@@ -93,7 +93,7 @@ def option_scores(config: ExperimentConfig, questions: Sequence[Question]) -> di
     """
     if not teaches(config.method, Target.teacher_options):
         return {}
-    name = _single_teacher(config)
+    name = _undropped_single_teacher(config)
     teacher = config.teachers[name]
     check_scorer(teacher)
     key = scores_key(teacher, student_vocabulary(config.student))
@@ -132,7 +132,7 @@ def source_rationales(config: ExperimentConfig, questions: Sequence[Question], s
     return shuffle_rationales(texts, config.seed) if config.rationales.shuffle else texts
 
 
-def _single_teacher(config: ExperimentConfig) -> str:
+def _undropped_single_teacher(config: ExperimentConfig) -> str:
     name = single_teacher(config.method, config.teachers)
     if name in config.ablation.drop:
         raise UserError(
@@ -144,7 +144,7 @@ def _single_teacher(config: ExperimentConfig) -> str:
 
 def _unforced_teacher(config: ExperimentConfig, what: str) -> str:
     """The single teacher, of a run whose teachers are not given the right answer."""
-    name = _single_teacher(config)
+    name = _undropped_single_teacher(config)
     if config.prompt.teacher_forcing:
         raise UserError(
             f"method={config.method.name}: expected {what} to be made without the right answer, found "

@@ -55,6 +55,7 @@ def test_predictions_are_what_ranking_and_generation_say_of_each_question_alone(
         # The batch may give a text more room, since its longest option counts.
         assert found[question.id].generated.startswith(TOKENIZER.decode(ids, skip_special_tokens=True).strip())
         assert found[question.id].rationales == {}
+    assert any(prediction.generated for prediction in found.values()), "an empty text would start any other"
 
 
 def test_a_rationale_comes_in_every_voice_from_that_voices_source(tmp_path: Path) -> None:
@@ -64,6 +65,7 @@ def test_a_rationale_comes_in_every_voice_from_that_voices_source(tmp_path: Path
     for prediction in (p for part in parts for p in part):
         (ids,) = generate(asked.model, [sources.source(prediction.id, "owl: ")], max_new_tokens=5)
         assert prediction.rationales == {"owl": TOKENIZER.decode(ids, skip_special_tokens=True).strip()}
+        assert ids != generate(asked.model, [sources.source(prediction.id, "predict: ")], max_new_tokens=5)[0]
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 STOP = "\nQuestion:"
 """Where a teacher without a chat template ends: it would go on with a question of its own."""
-
-
 FREE_BATCH = 256
-"""Requests in a batch that costs nothing: so many that writing their texts costs little."""
+"""Requests in a batch that costs nothing: large, so that few writes are needed."""
 
 
 @dataclass(frozen=True, slots=True)
