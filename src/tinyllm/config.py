@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from tinyllm.records import Finding, Split
+from tinyllm.records import Finding, PromptKind, Split
 
 
 class Source(StrEnum):
@@ -47,6 +47,15 @@ class ExampleSource(StrEnum):
     """Training questions, drawn once."""
     nearest = "nearest"
     """The training questions most like the one that is asked."""
+
+
+class PromptTemplate(StrEnum):
+    """The words around a question, for a teacher that is asked for a rationale (`forced` and `unforced`)."""
+
+    tinyllm = "tinyllm"
+    """This project's."""
+    authors = "authors"
+    """The paper's authors', from the README of their code: no instruction, and the answer's letter alone."""
 
 
 class Reduction(StrEnum):
@@ -297,6 +306,8 @@ class PromptConfig:
     """In-context examples above the question."""
     example_source: ExampleSource = ExampleSource.generated
     """Where the in-context examples come from."""
+    template: PromptTemplate = PromptTemplate.tinyllm
+    """The words around the question."""
 
 
 @dataclass
@@ -333,6 +344,8 @@ class StreamConfig:
     """What the stream teaches the student to write."""
     teachers: WhichTeachers = WhichTeachers.none
     """Teachers of the set that the stream is built for."""
+    prompt: PromptKind = PromptKind.forced
+    """How the teachers of a rationale stream are asked; `forced` is `unforced` with `prompt.teacher_forcing=false`."""
     prefix: str = "predict: "
     """Source prefix, with its trailing space; a rationale stream uses its teacher's."""
     weight: float = 1.0

@@ -8,18 +8,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from tinyllm.config import ExperimentConfig, MethodConfig, StreamConfig, Target, TeacherConfig, WhichTeachers
+from tinyllm.config import (
+    ExperimentConfig,
+    MethodConfig,
+    PromptConfig,
+    StreamConfig,
+    Target,
+    TeacherConfig,
+    WhichTeachers,
+)
 from tinyllm.errors import UserError
-from tinyllm.records import Question
+from tinyllm.records import PromptKind, Question
 
 log = logging.getLogger(__name__)
 C = TypeVar("C", bound=ExperimentConfig)
 
 BY_VALIDATION = "valid"
 """Value of `ablation.strongest` that takes the teacher with the most right answers of its own on validation."""
-RESAMPLING_TEMPERATURE = 0.7
-"""Of a greedy teacher that is asked twice: greedy decoding would give the same text again."""
-
 
 Texts = tuple[tuple[str, float], ...]
 """What one question's target is: texts with their shares, which add up to 1. Never empty, nor is a text."""
@@ -76,6 +81,39 @@ def uses_single_teacher(method: MethodConfig) -> bool:
     return method.source_rationale or any(
         teaches(method, target) for target in (Target.teacher_answer, Target.teacher_options)
     )
+
+
+def prompt_kind(stream: StreamConfig, prompt: PromptConfig) -> PromptKind:
+    """How the teachers of a rationale stream are asked."""
+    unforced = stream.prompt is PromptKind.forced and not prompt.teacher_forcing
+    return PromptKind.unforced if unforced else stream.prompt
+
+
+def prompt_kinds(method: MethodConfig, prompt: PromptConfig) -> list[PromptKind]:
+    """All kinds of texts that a method reads, at training or at test."""
+    streams = [stream for stream in method.streams.values() if stream.weight != 0]
+    kinds = {prompt_kind(stream, prompt) for stream in streams if stream.target is Target.rationale}
+    if teaches(method, Target.teacher_answer):
+        kinds.add(PromptKind.solve)
+    if method.source_rationale:
+        kinds.add(PromptKind.per_option)
+    return [kind for kind in PromptKind if kind in kinds]
+
+
+def rationale_kind(method: MethodConfig, prompt: PromptConfig) -> PromptKind:
+    """The kind of the texts that a method's rationale streams teach.
+
+    Raises:
+        UserError: for several kinds, or options' texts, which are for sources.
+    """
+    streams = [stream for stream in method.streams.values() if stream.target is Target.rationale and stream.weight != 0]
+    kinds = sorted({prompt_kind(stream, prompt) for stream in streams})
+    if len(kinds) > 1 or PromptKind.per_option in kinds:
+        raise UserError(
+            f"method={method.name}: expected rationale streams of one kind (forced, unforced or solve), found "
+            f"{', '.join(kinds)}: set method.streams.<name>.prompt"
+        )
+    return kinds[0] if kinds else PromptKind.forced
 
 
 def alpha_of(alpha: Mapping[str, float], teacher: str) -> float:
@@ -246,8 +284,6 @@ def two_samples_of(config: C, name: str) -> C:
             f"ablation.strongest={name}: expected {BY_VALIDATION} or one of {', '.join(config.teachers) or 'none'}"
         )
     first = config.teachers[name]
-    if first.repeats_itself:
-        first = replace(first, temperature=RESAMPLING_TEMPERATURE)
     again = f"{first.prefix.rstrip().removesuffix(':')} again: "
     second = replace(first, name=f"{name}_2", stored_as=first.stored_name, sample=first.sample + 1, prefix=again)
     weight = alpha_of(config.alpha, name)

@@ -25,6 +25,21 @@ _CONCLUSION = re.compile(
 _LETTER = re.compile(
     r"(?:option\s+|choice\s+)?(?:\(([A-Za-z])\)|([A-Za-z])\)|([A-Za-z])(?=\s*(?:[.,:;]|$))|([B-Z])\b)\s*[:.\-]?\s*"
 )
+_BETWEEN_SENTENCES = re.compile(r"((?<=[.!?])\s+|\n+)")
+_LABEL_ON_ITS_OWN = re.compile(r":[ \t]*\n\s*")
+# What stands between a reason and the verdict that follows it in the same sentence.
+_CONNECTORS = re.compile(
+    r"(?:[\s,;:\u2014-]|\b(?:so|thus|therefore|hence|and|then|which|means|that|i|we|think|believe|conclude|would|say|the|my"
+    r"|our|correct|right|best|final|most likely|overall|in conclusion|to sum up)\b)+$",
+    re.IGNORECASE,
+)
+# "X is the right answer", "(b) is correct": the option comes first.
+_VERDICT_AFTER = re.compile(
+    r"\b(?:is|are|be|seems|was)\s+(?:\w+\s+)?(?:(?:the|my)\s+(?:\w+\s+){0,2}(?:answer|choice|option|one)\b"
+    r"|(?:right|correct)(?=\s*(?:[.,;!]|$|because|since|as\b)))",
+    re.IGNORECASE,
+)
+_FEWEST_WORDS = 2
 _EXAMPLE = re.compile(
     r"question\s*:\s*(?P<question>.+?)\s*answer choices\s*:\s*(?P<options>.+?)\s*^\s*(?:right |correct )?answer\s*:\s*"
     r"(?P<answer>.+?)\s*^\s*(?:rationale|explanation)\s*:\s*(?P<rationale>.+)",
@@ -81,6 +96,41 @@ def clean_rationale(text: str) -> str:
         text = text[lead_in.end() :]
     repeats = _PROMPT_REPEATS.search(text)
     return text[: repeats.start()].strip() if repeats else text.strip()
+
+
+def without_conclusion(text: str, choices: Sequence[str]) -> str:
+    """The text without what it says the answer is, sentence by sentence; may be empty.
+
+    A verdict names an option, by letter or text, behind `the answer is` (or `choice`, `option`) or before
+    `is the right answer`. A reason before it in the same sentence stays: of `Sand sinks, so the answer is (b) sand.`
+    there is `Sand sinks.` A sentence that only mentions an option stays whole.
+    """
+    parts = _BETWEEN_SENTENCES.split(_LABEL_ON_ITS_OWN.sub(": ", text.strip()))
+    reasons = [_reason(sentence, choices) for sentence in parts[::2]]
+    while reasons and (not reasons[-1] or match_choice(reasons[-1].replace("*", ""), choices) is not None):
+        reasons.pop()
+    gaps = ["", *parts[1::2]]
+    return "".join(gap + reason for gap, reason in zip(gaps, reasons, strict=False) if reason).strip()
+
+
+def _reason(sentence: str, choices: Sequence[str]) -> str:
+    """A sentence up to its verdict; empty where next to nothing stands before it."""
+    plain = sentence.replace("*", "")
+    for found in _CONCLUSION.finditer(plain):
+        rest = plain[found.end() :]
+        if _named_at_start(rest, choices) is not None or _LETTER.match(rest):
+            return _closed(_CONNECTORS.sub("", plain[: found.start()]))
+    for found in _VERDICT_AFTER.finditer(plain):
+        subject = plain[: found.start()]
+        clause = re.split(r"[,;:]\s|\b(?:so|therefore|thus|hence|because|since)\b", subject)[-1]
+        if _named_at_start(clause.strip(), choices) is not None or _LETTER.match(clause.strip()):
+            return _closed(_CONNECTORS.sub("", subject[: len(subject) - len(clause)]))
+    return sentence.strip()
+
+
+def _closed(head: str) -> str:
+    """The part of a sentence with a stop at its end; empty where it says next to nothing."""
+    return f"{head.strip()}." if len(head.split()) >= _FEWEST_WORDS else ""
 
 
 def parse_example(text: str, name: str, n_choices: int, choices: Sequence[str] = ()) -> Example | None:

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-from tinyllm.records import Question
+from tinyllm.records import PromptKind, Question
 
 THINK = "Let's think step by step."
 """What stands before every rationale (Kojima et al., 2022; paper, section 3.2)."""
 
-EXPLAIN = "Explain step by step why the answer given to the question is right."
+EXPLAIN = "Explain step by step how to get to the answer to the question."
+"""Instruction of `forced` and `unforced` prompts, which differ in the answer's line alone."""
+ARGUE = "Explain step by step why the option that is asked about might be right."
+"""Instruction of `per_option` prompts."""
 RATIONALE_LABEL = "\nRationale:"
 """What stands between the options of a student's source and a rationale."""
 SOLVE = "Answer the question. Think step by step, and end with: The answer is (letter) option."
+"""Instruction of `solve` prompts."""
 
 
 class Message(TypedDict):
@@ -71,24 +75,46 @@ def student_source(question: Question, prefix: str, rationale: str = "") -> tupl
     return prefix, context, f"{question.question}\n{options(question.choices)}", tail
 
 
-def teacher_prompt(question: Question, examples: Sequence[Example], *, teacher_forcing: bool) -> str:
+def teacher_prompt(
+    question: Question,
+    examples: Sequence[Example],
+    *,
+    kind: PromptKind,
+    option: int | None = None,
+    authors: bool = False,
+) -> str:
     """What a teacher without a chat template reads: instruction, examples and question, all in one form.
 
-    The teacher goes on after `Let's think step by step.` With teacher forcing the right answer stands above it
-    (paper, section 3.2); without, the examples end in `Therefore, the answer is (b) ...`, and so should the teacher.
+    The teacher goes on after `Let's think step by step.`
+
+    Args:
+        question: what it is asked.
+        examples: shown above the question (P of the paper's equation 1).
+        kind: with `forced` the right answer stands above the rationale (paper, section 3.2), with `per_option` the
+            option that is asked about; with `solve` the examples end in `Therefore, the answer is (b) ...`.
+        option: position of the option that is asked about; of `per_option` alone.
+        authors: in the words of the authors' README; of `forced` and `unforced` alone.
     """
-    shown = [f"{_question_block(e.question, teacher_forcing)} {_rationale_block(e, teacher_forcing)}" for e in examples]
-    return "\n\n".join([EXPLAIN if teacher_forcing else SOLVE, *shown, _question_block(question, teacher_forcing)])
+    shown = [f"{_example_block(one, kind, authors)} {_rationale_block(one, kind)}" for one in examples]
+    asked = _question_block(question, kind, option, authors)
+    return "\n\n".join([*_instruction(kind, authors), *shown, asked])
 
 
-def teacher_messages(question: Question, examples: Sequence[Example], *, teacher_forcing: bool) -> list[Message]:
+def teacher_messages(
+    question: Question,
+    examples: Sequence[Example],
+    *,
+    kind: PromptKind,
+    option: int | None = None,
+    authors: bool = False,
+) -> list[Message]:
     """The same as a chat: each example is a turn of the user and one of the assistant; the user speaks last."""
     messages: list[Message] = []
     for example in examples:
-        messages.append({"role": "user", "content": _question_block(example.question, teacher_forcing)})
-        messages.append({"role": "assistant", "content": _rationale_block(example, teacher_forcing)})
-    messages.append({"role": "user", "content": _question_block(question, teacher_forcing)})
-    messages[0]["content"] = f"{EXPLAIN if teacher_forcing else SOLVE}\n\n{messages[0]['content']}"
+        messages.append({"role": "user", "content": _example_block(example, kind, authors)})
+        messages.append({"role": "assistant", "content": _rationale_block(example, kind)})
+    messages.append({"role": "user", "content": _question_block(question, kind, option, authors)})
+    messages[0]["content"] = "\n\n".join([*_instruction(kind, authors), messages[0]["content"]])
     return messages
 
 
@@ -120,18 +146,50 @@ def invented_answer_request(question: str, choices: Sequence[str] = ()) -> str:
     return f"Answer the question in one to five words.\nQuestion: {question}{listed}\nAnswer:"
 
 
-def _question_block(question: Question, teacher_forcing: bool) -> str:
+_INSTRUCTIONS = {
+    PromptKind.forced: EXPLAIN,
+    PromptKind.unforced: EXPLAIN,
+    PromptKind.solve: SOLVE,
+    PromptKind.per_option: ARGUE,
+}
+
+
+def _instruction(kind: PromptKind, authors: bool) -> list[str]:
+    return [] if authors else [_INSTRUCTIONS[kind]]
+
+
+def _question_block(question: Question, kind: PromptKind, option: int | None, authors: bool) -> str:
     """One question in the form that all teachers read, up to where the rationale begins."""
+    if authors:
+        return _authors_block(question, kind)
     lines = [f"Context: {question.context}"] if question.context else []
     lines += [f"Question: {question.question}", options(question.choices)]
-    if teacher_forcing:
+    if kind is PromptKind.forced:
         lines.append(f"Answer: {letter(question.answer_index)} {question.answer}")
+    if kind is PromptKind.per_option:
+        if option is None:
+            raise ValueError("expected the option that is asked about, found none")
+        lines.append(f"Why might {letter(option)} {question.choices[option]} be right?")
     return "\n".join([*lines, f"Rationale: {THINK}"])
 
 
-def _rationale_block(example: Example, teacher_forcing: bool) -> str:
+def _authors_block(question: Question, kind: PromptKind) -> str:
+    """The template of the README of the authors' code, section 2.1; a context stands at the head of the question."""
+    text = f"{question.context}\n{question.question}" if question.context else question.question
+    lines = ["Question:", text, "Options:", *(f"{letter(i)} {choice}" for i, choice in enumerate(question.choices))]
+    if kind is PromptKind.forced:
+        lines += ["Answer:", letter(question.answer_index).strip("()")]
+    return "\n".join([*lines, "Rationale:", THINK])
+
+
+def _example_block(example: Example, kind: PromptKind, authors: bool) -> str:
+    """An example's question; where options are asked about, its right one is: the rationale is about that."""
+    return _question_block(example.question, kind, example.question.answer_index, authors)
+
+
+def _rationale_block(example: Example, kind: PromptKind) -> str:
     """What the teacher should have written about an example."""
-    if teacher_forcing:
+    if kind is not PromptKind.solve:
         return example.rationale
     question = example.question
     return f"{example.rationale} Therefore, the answer is {letter(question.answer_index)} {question.answer}."

@@ -17,6 +17,19 @@ class Split(StrEnum):
 SPLITS = tuple(Split)
 
 
+class PromptKind(StrEnum):
+    """How a teacher is asked about a question; one form of prompt that differs in one thing each."""
+
+    forced = "forced"
+    """The right answer is given: teacher forcing (paper, section 3.2)."""
+    unforced = "unforced"
+    """The same without the answer; no conclusion is asked for, and none is kept (paper, section 4.4)."""
+    solve = "solve"
+    """Nothing is given, and the text ends in the teacher's own answer (Hsieh et al. 2023)."""
+    per_option = "per_option"
+    """A text for each option that says why it might be right, whichever is (PINTO; Wang et al. 2022)."""
+
+
 class Finding(StrEnum):
     """A reason to distrust a text; `rationales.reject` names those that keep it out of training."""
 
@@ -93,6 +106,18 @@ class Rationale:
     """Completion tokens; 0 where unknown."""
     created: str
     """UTC, ISO 8601."""
+    option: int | None = None
+    """Position of the option that the text is about, where the teacher was asked about each (`per_option`)."""
+
+    @property
+    def key(self) -> str:
+        """What the text is about; see `text_key`."""
+        return text_key(self.question_id, self.option)
+
+
+def text_key(question_id: str, option: int | None = None) -> str:
+    """Names a question, or one option of it: what a teacher writes one text about."""
+    return question_id if option is None else f"{question_id} option {option}"
 
 
 @dataclass(frozen=True, slots=True)

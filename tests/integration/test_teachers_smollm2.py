@@ -26,7 +26,7 @@ from rich.console import Console
 from tinyllm.config import DataConfig, Engine, ExperimentConfig, PromptConfig, Source, TeacherConfig
 from tinyllm.errors import UserError
 from tinyllm.prompts import teacher_messages
-from tinyllm.records import Question, Split
+from tinyllm.records import PromptKind, Question, Split
 from tinyllm.teachers.asking.plan import Summary, plan_turns
 from tinyllm.teachers.asking.turns import take_turns
 from tinyllm.teachers.engines import open_engine, openai
@@ -117,7 +117,7 @@ def texts(saved: Path) -> dict[str, str]:
     found = {}
     for question in QUESTIONS:
         ids = tokenizer.apply_chat_template(
-            teacher_messages(question, [], teacher_forcing=True),
+            teacher_messages(question, [], kind=PromptKind.forced),
             add_generation_prompt=True,
             return_tensors="pt",
             return_dict=True,
@@ -129,7 +129,7 @@ def texts(saved: Path) -> dict[str, str]:
 
 def test_a_batch_from_the_package_says_what_each_question_alone_says(texts: dict[str, str]) -> None:
     engine = open_engine(SMOLLM2)
-    requests = [Request(q.id, teacher_messages(q, [], teacher_forcing=True)) for q in QUESTIONS]
+    requests = [Request(q.id, teacher_messages(q, [], kind=PromptKind.forced)) for q in QUESTIONS]
     done = {one.id: one for batch in engine.complete(requests) for one in batch}
     assert {i: one.text for i, one in done.items()} == texts
     assert all(0 < one.tokens <= TOKENS for one in done.values())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyllm.parsing import clean_rationale, match_choice, normalise, parse_answer, parse_example
+from tinyllm.data.release import load, load_rationales
+from tinyllm.parsing import clean_rationale, match_choice, normalise, parse_answer, parse_example, without_conclusion
 from tinyllm.prompts import Domain, Example, example_request, teacher_prompt
-from tinyllm.records import Question
+from tinyllm.records import PromptKind, Question, Split
 
 CHOICES = ("a rope", "thermometer", "hot water", "water")
 
@@ -120,7 +123,7 @@ def test_clean_rationale(raw: str, cleaned: str) -> None:
 def test_the_prompts_own_repeat_is_cleaned_away() -> None:
     """Whatever a teacher appends in the form of the prompt doesn't reach the student."""
     question = Question("q", "What melts?", ("ice", "stone"), "ice", context="It is warm.")
-    repeat = teacher_prompt(question, [], teacher_forcing=True).split("\n\n", 1)[1]
+    repeat = teacher_prompt(question, [], kind=PromptKind.forced).split("\n\n", 1)[1]
     assert clean_rationale(f"Ice melts.\n\n{repeat}") == "Ice melts."
 
 
@@ -173,3 +176,41 @@ def test_an_example_with_given_options_keeps_to_them() -> None:
     text = "Question: Is ice cold?\nAnswer Choices:\n(a) yes\n(b) no\nAnswer: yes\nRationale: It is frozen."
     assert parse_example(text, "x", 2, ("yes", "no")) is not None
     assert parse_example(text, "x", 2, ("no", "yes")) is None
+
+
+OPTIONS = ("sand", "a stopwatch", "salt water", "glass")
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("A stopwatch measures time. Therefore, the answer is (b) a stopwatch.", "A stopwatch measures time."),
+        ("Sand sinks, so the answer is (a) sand.", "Sand sinks."),
+        ("It takes time, so a stopwatch is the best choice.", "It takes time."),
+        ("Water boils. The best option is salt water.", "Water boils."),
+        ("Answer: (a)", ""),
+        ("(b) is correct.", ""),
+        ("The correct choice must be B.", ""),
+        ("It melts at last.\nglass", "It melts at last."),
+        # A text that only mentions options says no answer.
+        ("One needs to measure time. A stopwatch does that.", "One needs to measure time. A stopwatch does that."),
+        ("A stopwatch is best used for time.", "A stopwatch is best used for time."),
+        ("The answer is 42.", "The answer is 42."),
+        ("", ""),
+    ],
+)
+def test_a_text_loses_what_it_says_the_answer_is(text: str, kept: str) -> None:
+    assert without_conclusion(text, OPTIONS) == kept
+    assert parse_answer(without_conclusion(text, OPTIONS), OPTIONS) is None
+
+
+def test_no_published_text_says_the_answer_afterwards(shared: Path) -> None:
+    """Thousands of texts that models wrote in their own ways."""
+    root = shared / "data" / "release"
+    train = load(root, "obqa")[Split.train]
+    by_id = {question.id: question.choices for question in train}
+    for texts in load_rationales(root, "obqa", Split.train, train).values():
+        concluded = [i for i, text in texts.items() if parse_answer(clean_rationale(text), by_id[i]) is not None]
+        assert concluded, "otherwise nothing is tested"
+        left = [i for i, text in texts.items() if parse_answer(without_conclusion(text, by_id[i]), by_id[i])]
+        assert left == []

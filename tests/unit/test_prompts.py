@@ -21,7 +21,7 @@ from tinyllm.prompts import (
     teacher_messages,
     teacher_prompt,
 )
-from tinyllm.records import Question
+from tinyllm.records import PromptKind, Question
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 YES_NO = ("yes", "no")
@@ -58,17 +58,20 @@ EXAMPLES = [
     ),
     Example(Question("e2", "Is ice cold?", YES_NO, "yes"), "Ice is frozen water, and that is cold."),
 ]
+ASKED = [(kind, False) for kind in PromptKind] + [(PromptKind.forced, True), (PromptKind.unforced, True)]
 CASES = list(itertools.product(QUESTIONS, ("plain", "chat"), (0, 2)))
 
 
 def rendered(dataset: str, kind: str, n: int) -> str:
     parts = []
-    for forcing in (True, False):
-        parts.append(f"##### teacher_forcing={str(forcing).lower()}")
+    shown, question = EXAMPLES[:n], QUESTIONS[dataset]
+    for asked, authors in ASKED:
+        option = 1 if asked is PromptKind.per_option else None
+        parts.append(f"##### {asked}{' in the words of the authors' if authors else ''}")
         if kind == "plain":
-            parts.append(teacher_prompt(QUESTIONS[dataset], EXAMPLES[:n], teacher_forcing=forcing))
+            parts.append(teacher_prompt(question, shown, kind=asked, option=option, authors=authors))
         else:
-            for message in teacher_messages(QUESTIONS[dataset], EXAMPLES[:n], teacher_forcing=forcing):
+            for message in teacher_messages(question, shown, kind=asked, option=option, authors=authors):
                 parts.append(f"##### {message['role']}\n{message['content']}")
     return "\n".join(parts) + "\n"
 
@@ -79,9 +82,9 @@ def test_a_prompt_is_its_golden_file(dataset: str, kind: str, n: int) -> None:
 
 
 def test_a_teacher_forced_prompt_by_hand() -> None:
-    prompt = teacher_prompt(QUESTIONS["arc"], EXAMPLES[1:], teacher_forcing=True)
+    prompt = teacher_prompt(QUESTIONS["arc"], EXAMPLES[1:], kind=PromptKind.forced)
     assert prompt == (
-        "Explain step by step why the answer given to the question is right.\n\n"
+        "Explain step by step how to get to the answer to the question.\n\n"
         "Question: Is ice cold?\nAnswer Choices:\n(a) yes\n(b) no\nAnswer: (a) yes\n"
         "Rationale: Let's think step by step. Ice is frozen water, and that is cold.\n\n"
         "Question: Which tool shows how heavy a stone is?\n"
@@ -90,21 +93,50 @@ def test_a_teacher_forced_prompt_by_hand() -> None:
     )
 
 
+@pytest.mark.parametrize("dataset", QUESTIONS)
+def test_forced_and_unforced_prompts_differ_in_the_line_of_the_answer_alone(dataset: str) -> None:
+    """An ablation changes one thing."""
+    forced, unforced = (
+        teacher_prompt(QUESTIONS[dataset], EXAMPLES, kind=kind).splitlines()
+        for kind in (PromptKind.forced, PromptKind.unforced)
+    )
+    assert [line for line in forced if not line.startswith("Answer: ")] == unforced
+    assert len(forced) == len(unforced) + 3
+
+
+def test_the_words_of_the_authors_by_hand() -> None:
+    """The README of their code, section 2.1: each on a line of its own, and the letter as the answer."""
+    prompt = teacher_prompt(QUESTIONS["arc"], EXAMPLES[1:], kind=PromptKind.forced, authors=True)
+    assert prompt == (
+        "Question:\nIs ice cold?\nOptions:\n(a) yes\n(b) no\nAnswer:\na\n"
+        "Rationale:\nLet's think step by step. Ice is frozen water, and that is cold.\n\n"
+        "Question:\nWhich tool shows how heavy a stone is?\n"
+        "Options:\n(a) a scale\n(b) a ruler\n(c) a clock\n(d) a lens\nAnswer:\na\n"
+        "Rationale:\nLet's think step by step."
+    )
+
+
+def test_an_option_is_asked_about_by_its_letter_and_text() -> None:
+    prompt = teacher_prompt(QUESTIONS["arc"], [], kind=PromptKind.per_option, option=2)
+    assert prompt.splitlines()[-2] == "Why might (c) a clock be right?"
+
+
+@pytest.mark.parametrize("kind", [PromptKind.unforced, PromptKind.solve, PromptKind.per_option])
 @pytest.mark.parametrize("n", [0, 2])
 @pytest.mark.parametrize("dataset", QUESTIONS)
-def test_a_free_prompt_does_not_tell_the_answer(dataset: str, n: int) -> None:
+def test_only_a_forced_prompt_tells_the_answer(dataset: str, n: int, kind: PromptKind) -> None:
     """Whichever option is right, the prompt is the same."""
     question = QUESTIONS[dataset]
     prompts = set()
     for choice in question.choices:
         other = Question(question.id, question.question, question.choices, choice, question.context)
-        prompts.add(teacher_prompt(other, EXAMPLES[:n], teacher_forcing=False))
-        prompts.add(json.dumps(teacher_messages(other, EXAMPLES[:n], teacher_forcing=False)))
+        prompts.add(teacher_prompt(other, EXAMPLES[:n], kind=kind, option=0))
+        prompts.add(json.dumps(teacher_messages(other, EXAMPLES[:n], kind=kind, option=0)))
     assert len(prompts) == 2
 
 
 def test_turns_alternate_and_the_user_speaks_last() -> None:
-    messages = teacher_messages(QUESTIONS["riddle"], EXAMPLES, teacher_forcing=True)
+    messages = teacher_messages(QUESTIONS["riddle"], EXAMPLES, kind=PromptKind.forced)
     assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant", "user"]
     assert messages[-1]["content"].endswith("Let's think step by step.")
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from tinyllm.config import RationalesStageConfig, Target
 from tinyllm.data.questions import load_questions
 from tinyllm.errors import UserError
-from tinyllm.methods import single_teacher, teaches, uses_single_teacher
-from tinyllm.records import Split
+from tinyllm.methods import prompt_kinds, single_teacher, teaches, uses_single_teacher
+from tinyllm.records import PromptKind, Split
 from tinyllm.teachers.asking.plan import plan_turn, plan_turns
 from tinyllm.teachers.asking.scores import ask_for_scores
 from tinyllm.teachers.asking.turns import audit_turns, shard_of, take_turns
@@ -30,14 +30,19 @@ def main(config: RationalesStageConfig, _: Path) -> None:
     if config.method.teacher is not None and uses_single_teacher(config.method):
         name = single_teacher(config.method, config.teachers)
         config = replace(config, teachers={name: config.teachers[name]})
+    scored = teaches(config.method, Target.teacher_options)
+    if not prompt_kinds(config.method, config.prompt) and not scored:
+        raise UserError(f"method={config.method.name}: expected a method that learns from teachers, found one without")
     console = Console(width=None if sys.stdout.isatty() else 160)
     store = RationaleStore(Path(config.store).expanduser())
     turns = plan_turns(config, questions)
     summaries = []
     if not config.audit:
         summaries = take_turns(turns, store, questions, console, shard=config.shard)
-        if Split.train in config.rationales.splits and teaches(config.method, Target.teacher_options):
-            turn = plan_turn(config, config.teachers[single_teacher(config.method, config.teachers)], Split.train)
+        turns = plan_turns(config, questions)  # examples may have been invented just now
+        if Split.train in config.rationales.splits and scored:
+            teacher = config.teachers[single_teacher(config.method, config.teachers)]
+            turn = plan_turn(config, teacher, PromptKind.solve, Split.train)
             asked = shard_of(questions[Split.train], config.shard)
             summaries.append(ask_for_scores(turn, config.student, store, asked, console))
     audits = audit_turns(turns, store, questions)

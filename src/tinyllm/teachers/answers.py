@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from tinyllm.config import ExperimentConfig, TeacherConfig
 from tinyllm.errors import UserError
-from tinyllm.records import Prediction, Question, Split
+from tinyllm.records import Prediction, PromptKind, Question, Split
 from tinyllm.teachers.asking.plan import plan_turn
 from tinyllm.teachers.asking.turns import audit_turns, take_turns
 from tinyllm.teachers.audit import audit_table
@@ -27,7 +26,7 @@ def teacher_predictions(
     """Ask a teacher freely for the answers to a split that are missing from the store, and read all of them.
 
     Args:
-        config: data, prompt (teacher forcing is turned off whatever it says) and store are read.
+        config: data, prompt and store are read.
         teacher: whom to ask.
         questions: all splits: in-context examples come from train.
         split: the questions to be answered.
@@ -39,10 +38,9 @@ def teacher_predictions(
     Raises:
         UserError: the teacher can't be asked, or some questions have no answer yet.
     """
-    free = replace(config, prompt=replace(config.prompt, teacher_forcing=False))
-    turn = plan_turn(free, teacher, split)
     store = RationaleStore(Path(config.store).expanduser())
-    take_turns([turn], store, questions, console)
+    take_turns([plan_turn(config, teacher, PromptKind.solve, split)], store, questions, console)
+    turn = plan_turn(config, teacher, PromptKind.solve, split)  # its examples may have been invented just now
     console.print(audit_table(audit_turns([turn], store, questions)))
     found = store.read(*turn.part, teacher.sample)
     missing = sum(question.id not in found for question in questions[split])

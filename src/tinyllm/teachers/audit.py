@@ -6,13 +6,13 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.table import Table
 
-from tinyllm.parsing import clean_rationale, normalise, parse_answer
-from tinyllm.records import Finding, Question, Rationale
+from tinyllm.parsing import clean_rationale, normalise, parse_answer, without_conclusion
+from tinyllm.records import Finding, PromptKind, Question, Rationale
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)?")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -66,37 +66,48 @@ def findings(text: str, question: Question, finish_reason: str = "stop") -> set[
 def audit(
     rationales: Mapping[str, Rationale], questions: Iterable[Question], *, clean: bool = False
 ) -> dict[str, set[Finding]]:
-    """The findings of every text by question id, of the raw texts or of the cleaned ones.
+    """The findings of every text by its key, of the raw texts or of the cleaned ones.
 
-    Texts on other questions than `questions` are left out.
+    Texts on other questions than `questions` are left out. A text about an option is judged as if that were right.
     """
     by_id = {question.id: question for question in questions}
-    texts = {i: _text(rationale, clean) for i, rationale in rationales.items() if i in by_id}
-    found = {i: findings(text, by_id[i], rationales[i].finish_reason) for i, text in texts.items()}
+    about = {key: _about(by_id[one.question_id], one) for key, one in rationales.items() if one.question_id in by_id}
+    texts = {key: _text(rationales[key], clean) for key in about}
+    found = {key: findings(text, about[key], rationales[key].finish_reason) for key, text in texts.items()}
     same: defaultdict[str, list[str]] = defaultdict(list)
-    for i, text in texts.items():
-        same[normalise(text)].append(i)
-    for text, ids in same.items():
-        if text and len({by_id[i].question for i in ids}) > 1:
-            for i in ids:
-                found[i].add(Finding.duplicate)
+    for key, text in texts.items():
+        same[normalise(text)].append(key)
+    for text, keys in same.items():
+        if text and len({about[key].question for key in keys}) > 1:
+            for key in keys:
+                found[key].add(Finding.duplicate)
     return found
+
+
+def _about(question: Question, rationale: Rationale) -> Question:
+    return question if rationale.option is None else replace(question, answer=question.choices[rationale.option])
 
 
 def for_training(
     rationales: Mapping[str, Rationale],
     questions: Iterable[Question],
     *,
+    kind: PromptKind = PromptKind.forced,
     reject: Collection[Finding] = (Finding.empty,),
     clean: bool = True,
 ) -> dict[str, str]:
     """The texts that may be trained on, by question id: those without a finding in `reject`, and never an empty one.
 
-    The text is judged as it would be trained on, cleaned or raw.
+    The text is judged cleaned or raw, as it would be trained on. Where the teacher was not given the answer, what it
+    says the answer is goes after that: the labels are the dataset's (Hsieh et al. 2023, section 3.1).
     """
     rejected = {*reject, Finding.empty}
-    found = audit(rationales, questions, clean=clean)
-    return {i: _text(rationales[i], clean) for i, reasons in found.items() if not reasons & rejected}
+    by_id = {question.id: question for question in questions}
+    found = audit(rationales, by_id.values(), clean=clean)
+    texts = {i: _text(rationales[i], clean) for i, reasons in found.items() if not reasons & rejected}
+    if kind is not PromptKind.forced:
+        texts = {i: without_conclusion(text, by_id[i].choices) for i, text in texts.items()}
+    return {i: text for i, text in texts.items() if text}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +120,11 @@ class Audit:
     raw: dict[str, int]
     cleaned: dict[str, int]
     examples: dict[str, list[str]]
-    """Ids of at most `EXAMPLES` questions whose raw text has the finding."""
+    """Keys of at most `EXAMPLES` raw texts that have the finding."""
     unparsed: int | None
-    """Texts from which no answer of the teacher's own could be read; None where the answer was given."""
+    """Texts from which no answer of the teacher's own could be read; None where it was asked for none."""
     correct: int | None
-    """Texts whose own answer is right; None where the answer was given."""
+    """Texts whose own answer is right; None where it was asked for none."""
 
 
 EXAMPLES = 20
@@ -126,14 +137,15 @@ def audit_teacher(
     rationales: Mapping[str, Rationale],
     questions: Iterable[Question],
     *,
-    teacher_forcing: bool,
+    kind: PromptKind,
 ) -> Audit:
     """Audits what one teacher wrote about the questions of one split."""
     by_id = {question.id: question for question in questions}
     raw = audit(rationales, by_id.values())
     cleaned = audit(rationales, by_id.values(), clean=True)
-    answers = {i: rationales[i].answer for i in raw}
-    right = sum(answer is not None and normalise(answer) == normalise(by_id[i].answer) for i, answer in answers.items())
+    answers = [(rationales[i].answer, by_id[rationales[i].question_id].answer) for i in raw]
+    right = sum(own is not None and normalise(own) == normalise(answer) for own, answer in answers)
+    solved = kind is PromptKind.solve
     return Audit(
         teacher=teacher,
         split=split,
@@ -141,8 +153,8 @@ def audit_teacher(
         raw=_counts(raw.values()),
         cleaned=_counts(cleaned.values()),
         examples={str(f): [i for i, found in raw.items() if f in found][:EXAMPLES] for f in Finding},
-        unparsed=None if teacher_forcing else sum(answer is None for answer in answers.values()),
-        correct=None if teacher_forcing else right,
+        unparsed=sum(own is None for own, _ in answers) if solved else None,
+        correct=right if solved else None,
     )
 
 

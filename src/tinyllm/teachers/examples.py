@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import math
 import os
 import random
@@ -27,18 +28,22 @@ from tinyllm.prompts import (
     teacher_messages,
     teacher_prompt,
 )
-from tinyllm.records import Finding, Question
+from tinyllm.records import Finding, PromptKind, Question
 from tinyllm.teachers.audit import findings
 from tinyllm.teachers.engines.protocol import Engine, Request, seed_of
 
+log = logging.getLogger(__name__)
+
 POOL = 32
 """Training questions that random examples are drawn from: that many zero-shot rationales are made for them."""
+INVENTED = 16
+"""Examples that a teacher invents for a dataset: the pool that each question draws from."""
 SPARE = 2
-"""Examples invented, and neighbours looked up, beyond those shown: one may be a near-duplicate of the question."""
+"""Neighbours looked up beyond those shown: one may be a near-duplicate of the question."""
 ROUND = 16
 """Examples asked for at once when a teacher invents them."""
-ROUNDS = 3
-"""Rounds of asking step by step, after one round of asking for complete examples."""
+ROUNDS = (2, 4)
+"""Rounds of asking for complete examples, and then of asking step by step, at most."""
 INVENTION = (0.7, 0.9)
 """Temperature and top_p: greedy decoding would invent the same example each time."""
 LONGEST_OPTION = 12
@@ -144,33 +149,40 @@ def pick(order: Iterable[Question], rationales: Mapping[str, str], question: Que
 
 
 def pick_invented(examples: Sequence[Example], question: Question, n: int) -> list[Example]:
-    """The first `n` examples that aren't near-duplicates of the question."""
-    chosen = {kept.id for kept in _unlike_each_other((e.question for e in examples), n, [question])}
-    return [example for example in examples if example.question.id in chosen]
+    """`n` of the examples that aren't near-duplicates of the question, drawn by a hash of its id."""
+    by_id = {example.question.id: example for example in examples}
+    order = random_order([example.question for example in examples], question)
+    return [by_id[kept.id] for kept in _unlike_each_other(order, n, [question])]
 
 
 def invented_examples(
     file: Path, engine: Engine, domain: Domain, n: int, *, chat: bool, avoid: Sequence[Question], teacher: str
 ) -> list[Example]:
-    """The examples in `file`, which the teacher invents first where there are too few.
+    """The examples in `file`, which the teacher invents first where there is no such file.
 
-    One process invents while others wait for it; the set is made once for all of them and all later runs.
+    One process invents while others wait for it; the pool is made once for all of them and all later runs. It has
+    `INVENTED` examples, or as many as the teacher managed.
 
     Raises:
-        UserError: the teacher didn't manage `n` well-formed ones.
+        UserError: there are fewer than the `n` that a prompt shows.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        examples = _read_examples(file)
-        if len(examples) >= n:
-            return examples
-        examples = invent(engine, domain, n + SPARE, chat=chat, avoid=avoid)
+        existing = read_examples(file)
+        examples = existing or invent(engine, domain, INVENTED, chat=chat, avoid=avoid)
         if len(examples) < n:
             raise UserError(
                 f"teacher {teacher} invented {len(examples)} usable in-context examples of the {n} wanted: use "
                 f"prompt.example_source=random, or prompt.examples={len(examples)}"
             )
+        if existing:
+            return existing
+        if len(examples) < INVENTED:
+            log.warning(
+                "teacher %s invented %d usable in-context examples of the %d wanted: questions share them more often",
+                teacher, len(examples), INVENTED,
+            )  # fmt: skip
         rows = [
             {"question": e.question.question, "choices": e.question.choices, "answer": e.question.answer}
             | {"rationale": e.rationale}
@@ -191,7 +203,7 @@ def invent(engine: Engine, domain: Domain, n: int, *, chat: bool, avoid: Sequenc
     """
     forbidden = NearDuplicates(avoid)
     kept: list[Example] = []
-    for ask, rounds in ((_invent_at_once, 1), (_invent_in_steps, ROUNDS)):
+    for ask, rounds in zip((_invent_at_once, _invent_in_steps), ROUNDS, strict=True):
         for round_ in range(rounds):
             if len(kept) >= n:
                 break
@@ -243,9 +255,9 @@ def _invent_in_steps(engine: Engine, domain: Domain, round_: int, chat: bool) ->
             continue
         made.append(Question(f"steps-{round_}-{index}", question, tuple(options), answer))
     prompts = [
-        teacher_messages(question, [], teacher_forcing=True)[0]["content"]
+        teacher_messages(question, [], kind=PromptKind.forced)[0]["content"]
         if chat
-        else teacher_prompt(question, [], teacher_forcing=True)
+        else teacher_prompt(question, [], kind=PromptKind.forced)
         for question in made
     ]
     examples: list[Example] = []
@@ -304,7 +316,8 @@ def _first_line(text: str, label: str) -> str:
     return ""
 
 
-def _read_examples(file: Path) -> list[Example]:
+def read_examples(file: Path) -> list[Example]:
+    """The examples of a pool; none where there is no such file."""
     if not file.exists():
         return []
     rows = json.loads(file.read_text())["examples"]

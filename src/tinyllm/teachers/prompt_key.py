@@ -5,57 +5,80 @@ from __future__ import annotations
 import hashlib
 import json
 
-from tinyllm.config import ExampleSource, PromptConfig, TeacherConfig
+from tinyllm.config import PromptConfig, PromptTemplate, TeacherConfig
+from tinyllm.records import PromptKind
 from tinyllm.runs import pinned_topic
 
-TEMPLATE_VERSION = 1
+TEMPLATE_VERSION = 2
 """Raised whenever a prompt of `tinyllm.prompts`, or the choice of in-context examples, changes."""
+POOL_VERSION = 2
+"""Raised whenever a teacher is asked otherwise for the examples that it invents."""
 SCORES_VERSION = 1
 """Raised whenever what a teacher reads when it scores options changes."""
 SCRIPT_VERSION = 1
 """Raised whenever the texts of minilab's scripted teachers change."""
 
 
-def prompt_key(teacher: TeacherConfig, prompt: PromptConfig, dataset: str, topic: str, *, recorded: bool) -> str:
+def prompt_key(
+    teacher: TeacherConfig, prompt: PromptConfig, kind: PromptKind, dataset: str, *, pool: str | None, recorded: bool
+) -> str:
     """16 hex digits that name one way of asking: texts under the same key may be trained on together.
 
-    In it: the prompt's template, teacher forcing, in-context examples and their source, the decoding, the model with
-    its revision and file, chat or plain, the dataset, and the topic of generated examples where it isn't the one that
-    the dataset has always had (`runs.pinned_topic`). Not in it: what only says how, where and at what price the model
-    runs (engine, server, batch size, precision, prefix of the stream, sample). Options without effect don't count: the
-    seed of a greedy teacher, the source of no examples.
+    In it: the prompt's template and kind, the in-context examples with their source and pool, the decoding, the model
+    with its revision and file, chat or plain, and the dataset. Not in it: what only says how, where and at what price
+    the model runs (engine, server, batch size, precision, prefix of the stream, sample). Options without effect don't
+    count: the seed of a greedy teacher, the source of no examples.
 
     Args:
         teacher: model and decoding.
         prompt: what stands around the question.
+        kind: what the teacher is asked for.
         dataset: its name.
-        topic: `data.topic`.
+        pool: `pool.pool_name` of the in-context examples.
         recorded: the texts were published, whatever the prompt settings of this run say.
     """
-    shape: dict[str, object]
     if recorded:
-        shape = {"recorded": 1}
-    elif not teacher.reads_prompts:
-        shape = {"voice": teacher.model, "teacher_forcing": prompt.teacher_forcing, "version": SCRIPT_VERSION}
-    else:
-        sampled = teacher.temperature > 0
-        shape = {
-            "template": TEMPLATE_VERSION,
-            "dataset": dataset,
-            "teacher_forcing": prompt.teacher_forcing,
-            "examples": prompt.examples,
-            "example_source": str(prompt.example_source) if prompt.examples else None,
-            "model": teacher.model,
-            "revision": teacher.revision,
-            "gguf_file": teacher.gguf_file,
-            "chat": teacher.chat,
-            "max_new_tokens": teacher.max_new_tokens,
-            "sampling": [teacher.temperature, teacher.top_p, teacher.seed] if sampled else None,
-        }
-        invented = prompt.examples > 0 and prompt.example_source is ExampleSource.generated
-        if invented and topic != pinned_topic(dataset):
-            shape["topic"] = topic
-    return _digest(shape)
+        return _digest({"recorded": 1})
+    if not teacher.reads_prompts:
+        how = {"teacher_forcing": kind is PromptKind.forced} if kind in _OLDER_KINDS else {"kind": str(kind)}
+        return _digest({"voice": teacher.model, "version": SCRIPT_VERSION} | how)
+    shape: dict[str, object] = {
+        "template": TEMPLATE_VERSION,
+        "kind": str(kind),
+        "dataset": dataset,
+        "examples": prompt.examples,
+        "example_source": str(prompt.example_source) if prompt.examples else None,
+        "pool": pool if prompt.examples else None,
+        "max_new_tokens": teacher.max_new_tokens,
+        "sampling": [teacher.temperature, teacher.top_p, teacher.seed] if teacher.temperature > 0 else None,
+    }
+    if in_authors_words(prompt, kind):
+        shape["words"] = str(PromptTemplate.authors)
+    return _digest(shape | _model(teacher))
+
+
+_OLDER_KINDS = (PromptKind.forced, PromptKind.solve)
+"""Scripted texts of these have the keys of earlier versions, which knew no others."""
+
+
+def in_authors_words(prompt: PromptConfig, kind: PromptKind) -> bool:
+    """Whether a prompt is the authors' own; they have none for the other kinds."""
+    return prompt.template is PromptTemplate.authors and kind in (PromptKind.forced, PromptKind.unforced)
+
+
+def pool_key(teacher: TeacherConfig, dataset: str, topic: str) -> str:
+    """Names the pool of examples that a teacher invents for a dataset: by its model, and by what it is asked for.
+
+    The topic is left out where it is the one that the dataset has always had (`runs.pinned_topic`).
+    """
+    shape: dict[str, object] = {"pool": POOL_VERSION, "dataset": dataset, "max_new_tokens": teacher.max_new_tokens}
+    if topic != pinned_topic(dataset):
+        shape["topic"] = topic
+    return _digest(shape | _model(teacher))
+
+
+def _model(teacher: TeacherConfig) -> dict[str, object]:
+    return {name: getattr(teacher, name) for name in ("model", "revision", "gguf_file", "chat")}
 
 
 def scores_key(teacher: TeacherConfig, vocabulary: str) -> str:

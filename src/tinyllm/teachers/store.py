@@ -32,6 +32,8 @@ from tinyllm.records import Rationale, Split
 log = logging.getLogger(__name__)
 
 _FIELDS = frozenset(field.name for field in fields(Rationale))
+_LATER_FIELDS = frozenset({"option"})
+"""Fields that records of earlier versions lack; such a record has their defaults."""
 
 
 class RationaleStore:
@@ -57,20 +59,20 @@ class RationaleStore:
         lines: dict[Path, list[str]] = {}
         for record in records:
             part = self._part(record.dataset, record.split, record.teacher, record.prompt_key)
-            lines.setdefault(part, []).append(json.dumps(asdict(record), ensure_ascii=False))
+            lines.setdefault(part, []).append(json.dumps(_row(record), ensure_ascii=False))
         with self._thread_lock:
             for part, batch in lines.items():
                 _append_lines(part / f"{self._writer_name()}.jsonl", batch)
 
     def read(self, dataset: str, split: Split, teacher: str, prompt_key: str, sample: int = 0) -> dict[str, Rationale]:
-        """The records of one part of the store by question id; of two for the same question the first written wins."""
+        """The records of one part of the store by `Rationale.key`; of two with the same the first written wins."""
         found: dict[str, Rationale] = {}
         for record in self._records(self._part(dataset, split, teacher, prompt_key)):
             if record.sample != sample:
                 continue
-            kept = found.get(record.question_id)
+            kept = found.get(record.key)
             if kept is None or record.created < kept.created:
-                found[record.question_id] = record
+                found[record.key] = record
         return found
 
     def missing(
@@ -79,13 +81,13 @@ class RationaleStore:
         split: Split,
         teacher: str,
         prompt_key: str,
-        question_ids: Iterable[str],
+        keys: Iterable[str],
         sample: int = 0,
     ) -> list[str]:
-        """Those of `question_ids`, in their order, that have no record."""
+        """Those of `keys` (`records.text_key`), in their order, that have no record."""
         part = self._part(dataset, split, teacher, prompt_key)
-        existing = {record.question_id for record in self._records(part) if record.sample == sample}
-        return [question_id for question_id in question_ids if question_id not in existing]
+        existing = {record.key for record in self._records(part) if record.sample == sample}
+        return [key for key in keys if key not in existing]
 
     def prompt_keys(self, dataset: str, split: Split, teacher: str) -> list[str]:
         """The prompt keys under which this teacher has texts, sorted: says what a run could have meant."""
@@ -148,12 +150,12 @@ class Claims:
             self._file = self._own.open("x", encoding="utf-8")
             _lock(self._file.fileno())
 
-    def take(self, question_ids: Sequence[str]) -> list[str]:
-        """Claim those of `question_ids` that nobody has answered or claimed; the rest need not be asked."""
+    def take(self, keys: Sequence[str]) -> list[str]:
+        """Claim those of `keys` that nobody has answered or claimed; the rest need not be asked."""
         with self._alone():
             self._refresh()
             others = self._others()
-            taken = [i for i in question_ids if i not in self._answered and i not in others]
+            taken = [i for i in keys if i not in self._answered and i not in others]
             self._open.update(dict.fromkeys(taken))
             self._lines += len(taken)
             new: Iterable[str] = taken
@@ -162,7 +164,7 @@ class Claims:
                 self._file.seek(0)
                 self._file.truncate()
                 self._lines, new = len(self._open), self._open
-            self._file.writelines(json.dumps([self._sample, question_id]) + "\n" for question_id in new)
+            self._file.writelines(json.dumps([self._sample, key]) + "\n" for key in new)
             self._file.flush()
         return taken
 
@@ -192,8 +194,8 @@ class Claims:
             for line in whole.splitlines():
                 record = _parse(line, file, None)
                 if record is not None and record.sample == self._sample:
-                    self._answered.add(record.question_id)
-                    self._open.pop(record.question_id, None)
+                    self._answered.add(record.key)
+                    self._open.pop(record.key, None)
 
     def _others(self) -> set[str]:
         claimed: set[str] = set()
@@ -206,7 +208,7 @@ class Claims:
                         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     except BlockingIOError:
                         rows = [json.loads(line) for line in stream if line.endswith("\n")]
-                        claimed.update(question_id for sample, question_id in rows if sample == self._sample)
+                        claimed.update(key for sample, key in rows if sample == self._sample)
                     except OSError:
                         continue
                     else:
@@ -222,6 +224,13 @@ def _file_name(name: str) -> str:
         raise ValueError("expected a non-empty name for a part of the store")
     encoded = quote(name, safe="")
     return encoded.replace(".", "%2E") if set(encoded) == {"."} else encoded
+
+
+def _row(record: Rationale) -> dict[str, object]:
+    row = asdict(record)
+    if record.option is None:
+        del row["option"]
+    return row
 
 
 def _lock(descriptor: int) -> None:
@@ -308,9 +317,9 @@ def _parse(line: bytes, file: Path, number: int | None) -> Rationale | None:
     """The record of one line; None, with a warning that names file and line, where it is broken."""
     try:
         row = json.loads(line)
-        if not isinstance(row, dict) or not row.keys() >= _FIELDS:
+        if not isinstance(row, dict) or not row.keys() >= _FIELDS - _LATER_FIELDS:
             raise ValueError("not a rationale record")
-        return Rationale(**{name: row[name] for name in _FIELDS})
+        return Rationale(**{name: row[name] for name in _FIELDS & row.keys()})
     except ValueError as error:
         if number is not None:
             log.warning("%s, line %d is broken and ignored (%s): its question counts as missing", file, number, error)

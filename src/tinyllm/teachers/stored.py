@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,13 +17,15 @@ from tinyllm.methods import (
     Stream,
     build_streams,
     chosen_teachers,
+    rationale_kind,
     single_teacher,
     teaches,
     two_samples_of,
 )
-from tinyllm.parsing import clean_rationale, normalise
-from tinyllm.records import Question, Rationale, Split
+from tinyllm.parsing import clean_rationale, normalise, without_conclusion
+from tinyllm.records import PromptKind, Question, Rationale, Split, text_key
 from tinyllm.teachers.audit import for_training
+from tinyllm.teachers.pool import pool_name
 from tinyllm.teachers.prompt_key import prompt_key, scores_key
 from tinyllm.teachers.store import RationaleStore
 from tinyllm.teachers.vocabulary import check_scorer, student_vocabulary
@@ -40,10 +41,12 @@ def training_texts(config: ExperimentConfig, questions: Sequence[Question]) -> d
         UserError: when records are missing from the store, with the command that asks for them.
     """
     texts: dict[str, dict[str, str]] = {}
+    kind = rationale_kind(config.method, config.prompt)
     for name in chosen_teachers(config.method, config.teachers, config.alpha, config.ablation.drop):
         usable = for_training(
-            _stored(config, name, questions, Split.train),
+            _stored(config, name, kind, questions, Split.train),
             questions,
+            kind=kind,
             reject=config.rationales.reject,
             clean=config.rationales.clean,
         )
@@ -74,12 +77,12 @@ def teacher_answers(config: ExperimentConfig, questions: Sequence[Question]) -> 
     Empty where no stream teaches it.
 
     Raises:
-        UserError: when the teacher is given the right answer, is dropped by the ablation, or has not been asked.
+        UserError: when the teacher is dropped by the ablation, or has not been asked.
     """
     if not teaches(config.method, Target.teacher_answer):
         return {}
-    name = _unforced_teacher(config, "the teacher's own answers")
-    found = _stored(config, name, questions, Split.train)
+    name = _undropped_single_teacher(config)
+    found = _stored(config, name, PromptKind.solve, questions, Split.train)
     return {i: record.answer for i, record in found.items() if record.answer is not None}
 
 
@@ -109,27 +112,35 @@ def option_scores(config: ExperimentConfig, questions: Sequence[Question]) -> di
     return {question.id: tuple(json.loads(found[question.id].text)) for question in questions}
 
 
-def source_rationales(config: ExperimentConfig, questions: Sequence[Question], split: Split) -> dict[str, str]:
-    """Question id -> text of the single teacher that stands in the source (PINTO); empty for other methods.
+def source_rationales(
+    config: ExperimentConfig, questions: Sequence[Question], split: Split
+) -> dict[str, tuple[str, ...]]:
+    """Question id -> for each option the single teacher's case for it, which stands in that option's source (PINTO).
 
-    The text is cleaned as training texts are, but none is rejected: some findings look at the right answer, which
-    nobody knows at test. A question whose text is empty has no rationale in its source.
+    Empty for other methods. The texts are cleaned as training texts are, and lose what they say the answer is; none is
+    rejected, for some findings look at the right answer, which nobody knows at test. An option whose text is empty has
+    no rationale in its source.
 
     Raises:
-        UserError: when the teacher is given the right answer, is dropped by the ablation, or has not been asked.
+        UserError: when the teacher is dropped by the ablation, or has not been asked.
     """
     if not config.method.source_rationale:
         return {}
-    name = _unforced_teacher(config, "rationales that are read at test")
-    found = _stored(config, name, questions, split)
+    name = _undropped_single_teacher(config)
+    found = _stored(config, name, PromptKind.per_option, questions, split)
     clean = clean_rationale if config.rationales.clean else str.strip
-    texts = {i: text for i, record in found.items() if (text := clean(record.text))}
-    if len(texts) < len(questions):
+
+    def case_for(question: Question, option: int) -> str:
+        return without_conclusion(clean(found[text_key(question.id, option)].text), question.choices)
+
+    texts = {q.id: tuple(case_for(q, option) for option in range(len(q.choices))) for q in questions}
+    empty = sum(not text for by_option in texts.values() for text in by_option)
+    if empty:
         log.warning(
-            "%d of %d %s questions have an empty rationale of %s: their sources stand without one",
-            len(questions) - len(texts), len(questions), split, name,
+            "%d options of %d %s questions have an empty rationale of %s: their sources stand without one",
+            empty, len(questions), split, name,
         )  # fmt: skip
-    return shuffle_rationales(texts, config.seed) if config.rationales.shuffle else texts
+    return shuffle_by_options(texts, config.seed) if config.rationales.shuffle else texts
 
 
 def _undropped_single_teacher(config: ExperimentConfig) -> str:
@@ -142,48 +153,48 @@ def _undropped_single_teacher(config: ExperimentConfig) -> str:
     return name
 
 
-def _unforced_teacher(config: ExperimentConfig, what: str) -> str:
-    """The single teacher, of a run whose teachers are not given the right answer."""
-    name = _undropped_single_teacher(config)
-    if config.prompt.teacher_forcing:
-        raise UserError(
-            f"method={config.method.name}: expected {what} to be made without the right answer, found "
-            "prompt.teacher_forcing=true (as the published texts are): set prompt.teacher_forcing=false and run "
-            "'tinyllm rationales' with it"
-        )
-    return name
-
-
-def _stored(config: ExperimentConfig, name: str, questions: Sequence[Question], split: Split) -> dict[str, Rationale]:
-    """The teacher's record of every question."""
-    found = stored(config, config.teachers[name], split)
-    missing = sum(question.id not in found for question in questions)
+def _stored(
+    config: ExperimentConfig, name: str, kind: PromptKind, questions: Sequence[Question], split: Split
+) -> dict[str, Rationale]:
+    """The teacher's record of every question, or of every option, by its key."""
+    found = stored(config, config.teachers[name], kind, split)
+    if kind is PromptKind.per_option:
+        keys = {text_key(q.id, option): q.id for q in questions for option in range(len(q.choices))}
+    else:
+        keys = {question.id: question.id for question in questions}
+    missing = {question_id for key, question_id in keys.items() if key not in found}
     if missing:
         option = "" if split is Split.train else f"rationales.splits=[{split}] and "
         raise UserError(
-            f"{missing} of {len(questions)} {config.data.name}/{split} questions lack a rationale of teacher {name} in "
-            f"{config.store}, written as this run needs it: run 'tinyllm rationales' with {option}the same data, "
-            "teachers, method, ablation and prompt options"
+            f"{len(missing)} of {len(questions)} {config.data.name}/{split} questions lack a rationale of teacher "
+            f"{name} in {config.store}, asked for as this run needs it ({kind}): run 'tinyllm rationales' with {option}"
+            "the same data, teachers, method, ablation and prompt options"
         )
-    return {question.id: found[question.id] for question in questions}
+    return {key: found[key] for key in keys}
 
 
-def stored(config: ExperimentConfig, teacher: TeacherConfig, split: Split) -> dict[str, Rationale]:
-    """What the store holds of this teacher under this run's prompt, by question id."""
-    recorded = is_recorded(config, teacher)
-    key = prompt_key(teacher, config.prompt, config.data.name, config.data.topic, recorded=recorded)
+def stored(config: ExperimentConfig, teacher: TeacherConfig, kind: PromptKind, split: Split) -> dict[str, Rationale]:
+    """What the store holds of this teacher under this run's prompt, by `Rationale.key`."""
     store = RationaleStore(Path(config.store).expanduser())
+    key = prompt_key(
+        teacher,
+        config.prompt,
+        kind,
+        config.data.name,
+        pool=pool_name(store, teacher, config.prompt, config.data),
+        recorded=is_recorded(config, teacher, kind),
+    )
     return store.read(config.data.name, split, teacher.stored_name, key, teacher.sample)
 
 
-def is_recorded(config: ExperimentConfig, teacher: TeacherConfig) -> bool:
+def is_recorded(config: ExperimentConfig, teacher: TeacherConfig, kind: PromptKind) -> bool:
     """Whether this teacher's texts are the published ones: the first sample of the paper's two, on the release.
 
-    They were made with the answer and in-context examples given: without either, the teacher has to be asked.
+    They were made with the answer and in-context examples given: for any other prompt the teacher has to be asked.
     """
     return (
-        config.rationales.recorded
-        and config.prompt.teacher_forcing
+        kind is PromptKind.forced
+        and config.rationales.recorded
         and config.prompt.examples > 0
         and config.data.source is Source.release
         and teacher.sample == 0
@@ -217,10 +228,9 @@ def best_on_validation(config: ExperimentConfig, valid: Sequence[Question]) -> s
     Raises:
         UserError: when answers are missing from the store, with the command that asks for them.
     """
-    free = replace(config, prompt=replace(config.prompt, teacher_forcing=False))
     right: dict[str, int] = {}
     for name, teacher in config.teachers.items():
-        answers = stored(free, teacher, Split.valid)
+        answers = stored(config, teacher, PromptKind.solve, Split.valid)
         missing = sum(question.id not in answers for question in valid)
         if missing:
             raise UserError(
@@ -240,5 +250,18 @@ def shuffle_rationales(texts: Mapping[str, str], seed: int) -> dict[str, str]:
 
     The order of a hash, then a shift by one: no text stays with its question (for two questions or more).
     """
-    order = sorted(texts, key=lambda i: hashlib.sha256(f"{seed}/{i}".encode()).digest())
-    return {order[i]: texts[order[i - 1]] for i in range(len(order))}
+    return {question_id: texts[donor] for question_id, donor in _donors(texts, seed).items()}
+
+
+def shuffle_by_options(texts: Mapping[str, tuple[str, ...]], seed: int) -> dict[str, tuple[str, ...]]:
+    """The same for texts by option: a question gets those of another one that has as many options."""
+    by_count: dict[int, list[str]] = {}
+    for question_id, by_option in texts.items():
+        by_count.setdefault(len(by_option), []).append(question_id)
+    donors = [donor for ids in by_count.values() for donor in _donors(ids, seed).items()]
+    return {question_id: texts[donor] for question_id, donor in donors}
+
+
+def _donors(ids: Iterable[str], seed: int) -> dict[str, str]:
+    order = sorted(ids, key=lambda i: hashlib.sha256(f"{seed}/{i}".encode()).digest())
+    return {order[i]: order[i - 1] for i in range(len(order))}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tinyllm.records import Question, Rationale
+from tinyllm.records import PromptKind, Question, Rationale
 from tinyllm.teachers.audit import Finding, audit, audit_table, audit_teacher, findings, for_training, write_audit
 
 Q = Question("q1", "What tells how warm soup is?", ("thermometer", "rope", "water", "hot water bottle"), "thermometer")
@@ -106,8 +106,8 @@ def test_what_may_be_trained_on_is_never_empty() -> None:
 
 def test_table_and_file(tmp_path: Path) -> None:
     texts = {"q1": rationale("q1", GOOD, answer="rope")}
-    forced = audit_teacher("t", "train", texts, [Q], teacher_forcing=True)
-    free = audit_teacher("u", "test", texts, [Q], teacher_forcing=False)
+    forced = audit_teacher("t", "train", texts, [Q], kind=PromptKind.forced)
+    free = audit_teacher("u", "test", texts, [Q], kind=PromptKind.solve)
     assert (forced.unparsed, forced.correct) == (None, None)
     assert (free.unparsed, free.correct) == (0, 0)
     console = Console(width=200, record=True, quiet=False, file=(tmp_path / "out").open("w"))

@@ -103,7 +103,8 @@ def test_no_example_is_the_question_or_nearly(n: int) -> None:
     assert [example.question.id for example in chosen] == ["o1", "o2"][:n][::-1]
     assert [example.rationale for example in chosen] == [f"Because o{i}." for i in (1, 2)][:n][::-1]
     invented = [Example(q, "Because.") for q in [nearly, *others]]
-    assert [e.question.id for e in pick_invented(invented, asked, n)] == ["o0", "o1"][:n]
+    drawn = [e.question.id for e in pick_invented(invented, asked, n)]
+    assert drawn == [q.id for q in random_order(others, asked)][:n], "by a hash, and never the near-duplicate"
 
 
 def test_the_nearest_are_nearest_and_not_the_same() -> None:
@@ -186,7 +187,7 @@ def test_the_set_is_made_once(tmp_path: Path) -> None:
     asked = len(engine.requests)
     assert invented_examples(file, engine, Domain("things", 3), 2, chat=False, avoid=[], teacher="t") == made
     assert len(engine.requests) == asked
-    assert len(json.loads(file.read_text())["examples"]) == 4
+    assert len(json.loads(file.read_text())["examples"]) == len(made) <= 16
 
 
 def test_too_few_usable_ones_end_the_run_with_a_remedy(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ from dataclasses import fields, replace
 
 import pytest
 
-from tinyllm.config import DataConfig, Engine, ExampleSource, PromptConfig, TeacherConfig
+from tinyllm.config import DataConfig, Engine, ExampleSource, PromptConfig, PromptTemplate, TeacherConfig
+from tinyllm.records import PromptKind
 from tinyllm.runs import pinned_topic
-from tinyllm.teachers.prompt_key import prompt_key
+from tinyllm.teachers.prompt_key import pool_key, prompt_key
 
 TEACHER = TeacherConfig(name="t", model="org/model", prefix="t: ", temperature=0.7)
 PROMPT = PromptConfig()
@@ -43,9 +44,13 @@ SHAPES_NOT = {
 
 
 def key(
-    teacher: TeacherConfig = TEACHER, prompt: PromptConfig = PROMPT, dataset: str = "obqa", topic: str | None = None
+    teacher: TeacherConfig = TEACHER,
+    prompt: PromptConfig = PROMPT,
+    kind: PromptKind = PromptKind.forced,
+    dataset: str = "obqa",
+    pool: str | None = "a pool",
 ) -> str:
-    return prompt_key(teacher, prompt, dataset, topic or pinned_topic(dataset), recorded=False)
+    return prompt_key(teacher, prompt, kind, dataset, pool=pool, recorded=False)
 
 
 def test_every_field_of_a_teacher_is_decided_about() -> None:
@@ -66,25 +71,25 @@ def test_the_prompt_and_the_dataset_change_the_key() -> None:
     keys = {
         key(),
         key(dataset="arc"),
-        key(prompt=PromptConfig(teacher_forcing=False)),
+        key(pool="another"),
+        *(key(kind=kind) for kind in PromptKind),
+        key(prompt=PromptConfig(template=PromptTemplate.authors)),
         key(prompt=PromptConfig(examples=1)),
         key(prompt=PromptConfig(examples=0)),
         key(prompt=PromptConfig(example_source=ExampleSource.nearest)),
     }
-    assert len(keys) == 6
+    assert len(keys) == 10
 
 
-def test_another_topic_of_a_dataset_is_another_key() -> None:
-    """Teachers invent other examples on it; the topic that a dataset always had keeps the key of earlier texts."""
-    assert len({key(), key(topic="law"), key(topic="history"), key(topic=DataConfig().topic)}) == 4
-    assert key(dataset="mine") == key(dataset="mine", topic=DataConfig().topic) != key(dataset="mine", topic="law")
+def test_another_topic_or_model_of_a_dataset_has_another_pool() -> None:
+    """Teachers invent other examples on it; a rate of sampling or a server makes no other pool."""
 
+    def pool(teacher: TeacherConfig = TEACHER, dataset: str = "obqa", topic: str | None = None) -> str:
+        return pool_key(teacher, dataset, topic or pinned_topic(dataset))
 
-@pytest.mark.parametrize(
-    "prompt", [PromptConfig(examples=0), PromptConfig(example_source=ExampleSource.random)], ids=["none", "random"]
-)
-def test_a_topic_that_no_prompt_holds_does_not_count(prompt: PromptConfig) -> None:
-    assert key(prompt=prompt, topic="law") == key(prompt=prompt)
+    assert len({pool(), pool(topic="law"), pool(dataset="arc"), pool(replace(TEACHER, model="org/other"))}) == 4
+    assert pool(replace(TEACHER, temperature=0.1, base_url="http://localhost:1/v1")) == pool()
+    assert pool(dataset="mine") == pool(dataset="mine", topic=DataConfig().topic) != pool(dataset="mine", topic="law")
 
 
 def test_options_without_effect_do_not_count() -> None:
@@ -94,20 +99,28 @@ def test_options_without_effect_do_not_count() -> None:
     assert key(prompt=replace(none, example_source=ExampleSource.random)) == key(prompt=none)
 
 
+def test_the_authors_have_no_words_for_other_kinds() -> None:
+    authors = PromptConfig(template=PromptTemplate.authors)
+    same = [kind for kind in PromptKind if key(prompt=authors, kind=kind) == key(kind=kind)]
+    assert same == [PromptKind.solve, PromptKind.per_option]
+
+
 def test_recorded_texts_have_one_key_whatever_the_prompt() -> None:
-    other = PromptConfig(teacher_forcing=False, examples=0)
-    recorded = prompt_key(TEACHER, PROMPT, "obqa", "science", recorded=True)
-    assert recorded == prompt_key(TEACHER, other, "obqa", "law", recorded=True)
-    assert recorded != key()
+    other = PromptConfig(examples=0)
+    recorded = prompt_key(TEACHER, PROMPT, PromptKind.forced, "obqa", pool="a pool", recorded=True)
+    assert recorded == prompt_key(TEACHER, other, PromptKind.forced, "obqa", pool=None, recorded=True)
+    assert recorded == "d2d462a9c829ef0a" != key()
 
 
-def test_a_scripted_teacher_depends_on_voice_and_forcing_only() -> None:
+def test_a_scripted_teacher_depends_on_voice_and_kind_only() -> None:
+    """Its forced and free texts are those of earlier versions, under their keys."""
     scripted = TeacherConfig(name="terse", engine=Engine.scripted, model="terse", prefix="terse: ")
     assert key(scripted) == key(replace(scripted, max_new_tokens=9), PromptConfig(examples=0))
     assert key(scripted) != key(replace(scripted, model="wordy"))
-    assert key(scripted) != key(scripted, PromptConfig(teacher_forcing=False))
+    assert len({key(scripted, kind=kind) for kind in PromptKind}) == 4
+    assert (key(scripted), key(scripted, kind=PromptKind.solve)) == ("79d91b199f613257", "c46937aaa9c1dba0")
 
 
 def test_the_key_is_stable_over_versions() -> None:
     """A store outlives the code: a changed key throws every paid text away, so it has to be a decision."""
-    assert key() == "fa57db8a17f9b56e"
+    assert key() == "28b0458d785168ed"

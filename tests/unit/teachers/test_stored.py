@@ -23,12 +23,16 @@ from tinyllm.config import (
     TeacherConfig,
     WhichTeachers,
 )
+from tinyllm.data.minilab import VOICES, argue, generate
 from tinyllm.errors import UserError
-from tinyllm.records import Question, Rationale, Split
+from tinyllm.parsing import parse_answer, without_conclusion
+from tinyllm.prompts import student_source
+from tinyllm.records import PromptKind, Question, Rationale, Split
 from tinyllm.teachers.prompt_key import prompt_key
 from tinyllm.teachers.store import RationaleStore
 from tinyllm.teachers.stored import is_recorded, source_rationales, teacher_answers
 
+FORCED = PromptKind.forced
 QUESTIONS = [Question(f"q{i}", f"What is {i}?", ("a cup", "a cap"), "a cup") for i in range(4)]
 PINTO = MethodConfig(name="pinto", source_rationale=True, streams={"answer": StreamConfig()})
 KD = MethodConfig(name="standard_kd", streams={
@@ -40,18 +44,24 @@ def config(tmp_path: Path, method: MethodConfig) -> ExperimentConfig:
     teachers = {name: TeacherConfig(name=name, model=name, prefix=f"{name}: ") for name in ("owl", "fox")}
     return ExperimentConfig(
         store=str(tmp_path / "store"), data=DataConfig(name="minilab", source=Source.builtin), method=method,
-        teachers=teachers, prompt=PromptConfig(teacher_forcing=False),
+        teachers=teachers, prompt=PromptConfig(examples=0),
     )  # fmt: skip
 
 
 def keep(here: ExperimentConfig, split: Split, texts: dict[str, tuple[str, str | None]], teacher: str = "owl") -> None:
-    key = prompt_key(here.teachers[teacher], here.prompt, "minilab", here.data.topic, recorded=False)
-    RationaleStore(Path(here.store)).append(
-        [
-            Rationale("minilab", split, i, teacher, 0, key, text, own, "stop", 5, "2024")
-            for i, (text, own) in texts.items()
-        ]
-    )
+    """Each text is a solution; of PINTO the case for the second option, beside one for the first."""
+    kind = PromptKind.per_option if here.method.source_rationale else PromptKind.solve
+    key = prompt_key(here.teachers[teacher], here.prompt, kind, "minilab", pool=None, recorded=False)
+
+    def record(question_id: str, text: str, own: str | None, option: int | None) -> Rationale:
+        return Rationale("minilab", split, question_id, teacher, 0, key, text, own, "stop", 5, "2024", option)
+
+    store = RationaleStore(Path(here.store))
+    for i, (text, own) in texts.items():
+        if here.method.source_rationale:
+            store.append([record(i, "Cups are for tea.", None, 0), record(i, text, None, 1)])
+        else:
+            store.append([record(i, text, own, None)])
 
 
 TEXTS: dict[str, tuple[str, str | None]] = {
@@ -62,31 +72,55 @@ TEXTS: dict[str, tuple[str, str | None]] = {
 }
 
 
-def test_source_rationales_are_the_free_texts_whatever_they_conclude(
+def test_source_rationales_are_the_cases_by_option_without_a_verdict(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """To reject a text that concludes wrongly would tell the right answer at test."""
+    """Nor is any rejected: to reject a text that concludes wrongly would tell the right answer at test."""
     here = config(tmp_path, PINTO)
     here.rationales = RationalesConfig(reject=["empty", "other_answer", "wrong_options"])
     keep(here, "test", TEXTS)
     with caplog.at_level(logging.WARNING):
         found = source_rationales(here, QUESTIONS, "test")
-    assert found == {
-        "q0": "Cups hold tea. The answer is (a).", "q1": "So the answer is (b) a cap.", "q3": "Who knows?",
-    }  # fmt: skip
-    assert "1 of 4 test questions have an empty rationale of owl" in caplog.text
+    first = "Cups are for tea."
+    assert found == {"q0": (first, "Cups hold tea."), "q1": (first, ""), "q2": (first, ""), "q3": (first, "Who knows?")}
+    assert "2 options of 4 test questions have an empty rationale of owl" in caplog.text
     here.rationales.clean = False
-    assert source_rationales(here, QUESTIONS, "test")["q0"].startswith("Let's think")
+    assert source_rationales(here, QUESTIONS, "test")["q0"][1].startswith("Let's think")
     here.rationales.shuffle = True
     mixed = source_rationales(here, QUESTIONS, "test")
-    assert sorted(mixed) == ["q0", "q1", "q3"] and mixed["q3"] != "Who knows?" and "Who knows?" in mixed.values()
+    assert sorted(mixed) == ["q0", "q1", "q2", "q3"] and mixed["q3"][1] != "Who knows?"
+    assert (first, "Who knows?") in mixed.values()
+
+
+@pytest.mark.parametrize("verdict", ["The answer is (b) a cap.", "Hence, a cap is the right answer.", "(b) a cap"])
+def test_no_source_at_test_names_an_answer(tmp_path: Path, verdict: str) -> None:
+    """A student that reads the teacher's answer copies it; whatever it said, its case for an option is all there is."""
+    here = config(tmp_path, PINTO)
+    keep(here, "test", dict.fromkeys(TEXTS, (f"A cap is worn on the head.\n{verdict}", None)))
+    sources = [
+        student_source(question, "predict: ", case)
+        for question in QUESTIONS
+        for case in source_rationales(here, QUESTIONS, "test")[question.id]
+    ]
+    rationales = {rationale for *_, rationale in sources}
+    assert rationales == {"\nRationale: Cups are for tea.", "\nRationale: A cap is worn on the head."}
+
+
+@pytest.mark.parametrize("voice", VOICES)
+def test_scripted_cases_name_no_answer_and_do_not_tell_which_is_right(voice: str) -> None:
+    for question in generate(0)[Split.test]:
+        cases = [argue(question, option, voice) for option in range(len(question.choices))]
+        assert all(parse_answer(case, question.choices) is None for case in cases)
+        assert all(without_conclusion(case, question.choices) == case for case in cases)
+        other = next(choice for choice in question.choices if choice != question.answer)
+        assert cases == [argue(replace(question, answer=other), i, voice) for i in range(len(question.choices))]
 
 
 def test_another_text_in_the_store_is_another_source(tmp_path: Path) -> None:
     here = config(tmp_path, replace(PINTO, teacher="fox"))
     keep(here, "test", TEXTS)
     keep(here, "test", dict.fromkeys(TEXTS, ("Foxes say.", "a cup")), "fox")
-    assert set(source_rationales(here, QUESTIONS, "test").values()) == {"Foxes say."}
+    assert {texts[1] for texts in source_rationales(here, QUESTIONS, "test").values()} == {"Foxes say."}
     assert source_rationales(replace(here, method=KD), QUESTIONS, "test") == {}
 
 
@@ -108,14 +142,6 @@ def test_answers_of_the_teacher_itself_are_those_that_could_be_parsed(tmp_path: 
     assert teacher_answers(replace(here, method=PINTO), QUESTIONS) == {}
 
 
-@pytest.mark.parametrize(("method", "what"), [(PINTO, "rationales that are read at test"), (KD, "own answers")])
-def test_texts_made_with_the_answer_are_refused(tmp_path: Path, method: MethodConfig, what: str) -> None:
-    here = replace(config(tmp_path, method), prompt=PromptConfig(teacher_forcing=True))
-    keep(here, "train", TEXTS)
-    with pytest.raises(UserError, match=f"method={method.name}: expected .*{what} .*set prompt.teacher_forcing=false"):
-        source_rationales(here, QUESTIONS, "train") or teacher_answers(here, QUESTIONS)
-
-
 @pytest.mark.parametrize("method", [PINTO, KD], ids=lambda method: method.name)
 def test_a_teacher_that_the_ablation_drops_can_not_be_read(tmp_path: Path, method: MethodConfig) -> None:
     here = replace(config(tmp_path, method), ablation=AblationConfig(name="no_owl", drop=["owl"]))
@@ -126,13 +152,13 @@ def test_a_teacher_that_the_ablation_drops_can_not_be_read(tmp_path: Path, metho
 def test_recorded_texts_are_those_of_the_papers_two_on_the_release() -> None:
     release = ExperimentConfig(data=DataConfig(name="obqa", source=Source.release))
     flan = TeacherConfig(name="flan_t5_xl", model="google/flan-t5-xl", prefix="explain: ")
-    assert is_recorded(release, flan)
-    assert not is_recorded(release, replace(flan, name="smollm2"))
-    assert not is_recorded(release, replace(flan, name="again", stored_as="flan_t5_xl", sample=1))
-    assert not is_recorded(replace(release, data=DataConfig(name="obqa", source=Source.hub)), flan)
-    assert not is_recorded(replace(release, prompt=PromptConfig(examples=0)), flan)
-    assert not is_recorded(replace(release, prompt=PromptConfig(teacher_forcing=False)), flan)
-    assert not is_recorded(replace(release, rationales=RationalesConfig(recorded=False)), flan)
+    assert is_recorded(release, flan, FORCED)
+    assert not is_recorded(release, replace(flan, name="smollm2"), FORCED)
+    assert not is_recorded(release, replace(flan, name="again", stored_as="flan_t5_xl", sample=1), FORCED)
+    assert not is_recorded(replace(release, data=DataConfig(name="obqa", source=Source.hub)), flan, FORCED)
+    assert not is_recorded(replace(release, prompt=PromptConfig(examples=0)), flan, FORCED)
+    assert not any(is_recorded(release, flan, kind) for kind in PromptKind if kind is not FORCED)
+    assert not is_recorded(replace(release, rationales=RationalesConfig(recorded=False)), flan, FORCED)
 
 
 def test_reading_loads_no_model_library_no_engine_and_nothing_that_asks() -> None:

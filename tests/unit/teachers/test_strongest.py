@@ -8,14 +8,30 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tinyllm.config import AblationConfig, DataConfig, Engine, ExperimentConfig, PromptConfig, Source, TeacherConfig
+from tinyllm.config import (
+    AblationConfig,
+    DataConfig,
+    Engine,
+    ExperimentConfig,
+    MethodConfig,
+    PromptConfig,
+    Source,
+    StreamConfig,
+    Target,
+    TeacherConfig,
+    WhichTeachers,
+)
 from tinyllm.data.minilab import explain, generate
 from tinyllm.errors import UserError
 from tinyllm.methods import two_samples_of
+from tinyllm.records import PromptKind
 from tinyllm.teachers.asking.plan import plan_turns
 from tinyllm.teachers.asking.turns import take_turns
 from tinyllm.teachers.store import RationaleStore
 from tinyllm.teachers.stored import resolve_strongest_teacher, stored
+
+TINYLLM = MethodConfig(name="tinyllm", streams={"rationale": StreamConfig(Target.rationale, WhichTeachers.all)})
+KD = MethodConfig(name="kd", streams={"teacher_answer": StreamConfig(Target.teacher_answer, WhichTeachers.one)})
 
 
 @pytest.fixture
@@ -30,6 +46,7 @@ def config(tmp_path: Path) -> ExperimentConfig:
         },
         alpha={"wordy": 1.0, "terse": 0.5},
         ablation=AblationConfig(name="no_diverse_teachers", strongest="valid"),
+        method=TINYLLM,
     )
 
 
@@ -39,7 +56,7 @@ def run(config: ExperimentConfig) -> None:
 
 
 def answer_freely(config: ExperimentConfig) -> None:
-    asked = replace(config, prompt=PromptConfig(teacher_forcing=False), ablation=AblationConfig())
+    asked = replace(config, method=KD, ablation=AblationConfig())
     asked.rationales.splits = ["valid"]
     run(asked)
 
@@ -60,7 +77,7 @@ def test_its_second_texts_are_others(config: ExperimentConfig) -> None:
     questions = generate(0)
     changed = two_samples_of(config, "terse")
     run(changed)
-    second = stored(changed, changed.teachers["terse_2"], "train")
+    second = stored(changed, changed.teachers["terse_2"], PromptKind.forced, "train")
     assert all(second[q.id].text == explain(q, "terse", 1) for q in questions["train"])
     differ = sum(second[q.id].text != explain(q, "terse", 0) for q in questions["train"])
     assert differ > 0.9 * len(questions["train"])
@@ -79,11 +96,14 @@ def test_a_name_needs_no_answers_and_must_be_in_the_set(config: ExperimentConfig
         resolve_strongest_teacher(wrong, [])
 
 
-def test_a_greedy_model_is_sampled(config: ExperimentConfig) -> None:
-    """The second greedy text would be the first one again."""
+def test_both_samples_are_decoded_as_the_whole_method_is(config: ExperimentConfig) -> None:
+    """A sampled pair against a greedy one would measure the sampling; a greedy pair is refused when it is asked."""
     model = TeacherConfig(name="m", engine=Engine.transformers, model="m", prefix="m: ", temperature=0.0)
-    first, second = two_samples_of(replace(config, teachers={"m": model}), "m").teachers.values()
-    assert first.temperature == second.temperature > 0
+    greedy = two_samples_of(replace(config, teachers={"m": model}), "m")
+    assert [teacher.temperature for teacher in greedy.teachers.values()] == [0.0, 0.0]
+    second = replace(greedy, teachers={"m_2": greedy.teachers["m_2"]}, prompt=PromptConfig(examples=0))
+    with pytest.raises(UserError, match=r"teacher m_2: sample 1 .* teachers\.m_2\.temperature"):
+        run(second)
 
 
 def test_other_ablations_change_nothing(config: ExperimentConfig) -> None:

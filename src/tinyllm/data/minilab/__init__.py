@@ -22,8 +22,10 @@ from tinyllm.data.minilab.scripted import (
     FREE_ERROR_SHARES,
     VOICES,
     answer_freely,
+    argue,
     explain,
     is_wrong,
+    reason,
 )
 
 NAME = "minilab"
@@ -40,8 +42,10 @@ __all__ = [
     "Kind",
     "Property",
     "answer_freely",
+    "argue",
     "explain",
     "facts_of",
     "generate",
     "is_wrong",
+    "reason",
 ]

@@ -70,6 +70,18 @@ _ENDS_SETTING = (
 )
 
 
+_OPEN_ENDS_OBJECT = (
+    "Note that {choice} {has}.",
+    "Keep in mind that {choice} {has}.",
+    "As everybody knows, {choice} {has}.",
+)
+_OPEN_ENDS_SETTING = (
+    "The words suggest that {settled}.",
+    "Picture the scene, and you will see that {settled}.",
+    "All in all {settled}.",
+)
+
+
 def explain(question: Question, voice: str, sample: int = 0) -> str:
     """The rationale of a teacher that was given the answer.
 
@@ -96,6 +108,35 @@ def answer_freely(question: Question, voice: str, sample: int = 0) -> tuple[str,
     return _write(facts, option, question.id, voice, sample), facts.option_text(option)
 
 
+def reason(question: Question, voice: str, sample: int = 0) -> str:
+    """The rationale of a teacher that was not given the answer and is asked for none: it ends without a conclusion.
+
+    It has the property in mind that `answer_freely` has, with the same mistakes.
+
+    Raises:
+        UserError: for an unknown voice, or a question that is none of minilab's.
+    """
+    facts = facts_of(question)
+    option = _conclude(question, facts, voice, sample, free=True)
+    return _write(facts, option, question.id, voice, sample, concludes=False)
+
+
+def argue(question: Question, option: int, voice: str, sample: int = 0) -> str:
+    """What speaks for one option, whether it is right or not: a teacher that is asked for reasons finds some.
+
+    Args:
+        question: a question of minilab; only its id and texts are read.
+        option: position of the option.
+        voice: `terse` or `wordy`.
+        sample: 0 for the first text, 1 for a second one in other words, ...
+
+    Raises:
+        UserError: for an unknown voice, or a question that is none of minilab's.
+    """
+    facts = facts_of(question)
+    return _write(facts, facts.options[option], f"{question.id} {option}", _known(voice), sample, concludes=False)
+
+
 def is_wrong(question: Question, voice: str, sample: int = 0, *, free: bool = False) -> bool:
     """Whether that rationale names a wrong property and a wrong option; `free` for `answer_freely`."""
     facts = facts_of(question)
@@ -104,18 +145,23 @@ def is_wrong(question: Question, voice: str, sample: int = 0, *, free: bool = Fa
 
 def _conclude(question: Question, facts: Facts, voice: str, sample: int, *, free: bool) -> str:
     """Code of the option that the teacher concludes on."""
-    if voice not in VOICES:
-        raise UserError(f"scripted teacher: expected a voice of {', '.join(VOICES)}, found {voice!r}")
     rng = random.Random(f"error {question.id} {voice} {sample}")
-    share = (FREE_ERROR_SHARES if free else ERROR_SHARES)[voice]
+    share = (FREE_ERROR_SHARES if free else ERROR_SHARES)[_known(voice)]
     if rng.random() >= share:
         return facts.answer_option
     return rng.choice([option for option in facts.options if option != facts.answer_option])
 
 
-def _write(facts: Facts, option: str, question_id: str, voice: str, sample: int) -> str:
-    """The rationale that concludes on `option`."""
-    phrases = _Phrases(f"{question_id} {voice}", sample)
+def _known(voice: str) -> Voice:
+    for known in VOICES:
+        if voice == known:
+            return known
+    raise UserError(f"scripted teacher: expected a voice of {', '.join(VOICES)}, found {voice!r}")
+
+
+def _write(facts: Facts, option: str, key: str, voice: str, sample: int, *, concludes: bool = True) -> str:
+    """The rationale that speaks for `option`, and says that it is the answer where it `concludes`."""
+    phrases = _Phrases(f"{key} {voice}", sample)
     family, named = facts.family, facts.needed
     other = phrases.pick([code for code in facts.options if code != option])
     if facts.kind == "object":
@@ -131,6 +177,9 @@ def _write(facts: Facts, option: str, question_id: str, voice: str, sample: int)
         settled = phrases.pick(family.settled).format(setting=choice)
 
     is_object = facts.kind == "object"
+    ends = {True: _ENDS_OBJECT, False: _ENDS_SETTING}
+    if not concludes:
+        ends = {True: _OPEN_ENDS_OBJECT, False: _OPEN_ENDS_SETTING}
     if voice == "terse":
         sentences = [phrases.pick(_TERSE_OBJECT if is_object else _TERSE_SETTING)]
     else:
@@ -138,7 +187,7 @@ def _write(facts: Facts, option: str, question_id: str, voice: str, sample: int)
             phrases.pick(_OPENERS),
             phrases.pick(_REASONS),
             phrases.pick(_CONTRASTS_OBJECT if is_object else _CONTRASTS_SETTING),
-            phrases.pick(_ENDS_OBJECT if is_object else _ENDS_SETTING),
+            phrases.pick(ends[is_object]),
         ]
     return " ".join(sentences).format(
         situation=facts.situation,

@@ -9,18 +9,19 @@ from rich.console import Console
 
 from tinyllm.parsing import parse_answer
 from tinyllm.prompts import Example, teacher_messages, teacher_prompt
-from tinyllm.records import Question, Rationale
-from tinyllm.teachers.asking.plan import Summary, Turn
+from tinyllm.records import PromptKind, Question, Rationale
+from tinyllm.teachers.asking.plan import Item, Summary, Turn
 from tinyllm.teachers.asking.printing import Bar, progress
 from tinyllm.teachers.engines.protocol import Completion, Engine, Request, seed_of
 from tinyllm.teachers.ledger import Ledger
+from tinyllm.teachers.prompt_key import in_authors_words
 from tinyllm.teachers.store import RationaleStore
 
 CLAIM = 16
-"""Questions that a process claims at a time."""
+"""Items that a process claims at a time."""
 
-Ask = Callable[[Iterable[Question]], Iterator[list[Completion]]]
-"""Answers questions, a batch at a time; a completion's id is its question's."""
+Ask = Callable[[Iterable[Item]], Iterator[list[Completion]]]
+"""Writes about items, a batch at a time; a completion's id is its item's key."""
 Choose = Callable[[Question], Sequence[Example]]
 """The in-context examples above a question."""
 
@@ -30,52 +31,54 @@ def no_examples(question: Question) -> Sequence[Example]:
     return ()
 
 
-def requests(turn: Turn, questions: Iterable[Question], choose: Choose) -> Iterator[Request]:
-    """What a turn asks its teacher's engine, question by question."""
-    teacher, forcing = turn.teacher, turn.prompt.teacher_forcing
+def requests(turn: Turn, items: Iterable[Item], choose: Choose) -> Iterator[Request]:
+    """What a turn asks its teacher's engine, item by item."""
+    teacher, kind = turn.teacher, turn.kind
     render = teacher_messages if teacher.chat else teacher_prompt
-    for question in questions:
+    authors = in_authors_words(turn.prompt, kind)
+    for item in items:
+        question = item.question
         yield Request(
-            question.id,
-            render(question, choose(question), teacher_forcing=forcing),
-            seed_of(teacher.seed, teacher.sample, question.id),
+            item.key,
+            render(question, choose(question), kind=kind, option=item.option, authors=authors),
+            seed_of(teacher.seed, teacher.sample, item.key),
             question=question,
             split=turn.split,
-            teacher_forcing=forcing,
+            kind=kind,
+            option=item.option,
         )
 
 
 def ask_engine(engine: Engine, turn: Turn, choose: Choose = no_examples) -> Ask:
-    """How a turn's questions are asked."""
-    return lambda questions: engine.complete(requests(turn, questions, choose))
+    """How a turn's items are asked about."""
+    return lambda items: engine.complete(requests(turn, items, choose))
 
 
 def generate(
     store: RationaleStore,
     ask: Ask,
-    questions: Sequence[Question],
+    items: Sequence[Item],
     turn: Turn,
     *,
-    parse_answers: bool,
     costs: bool,
     console: Console | None = None,
 ) -> Summary:
-    """Ask about those of `questions` that have no record, and append what comes, batch by batch.
+    """Ask about those of `items` that have no record, and append what comes, batch by batch.
 
-    A killed run loses the batches in flight. Questions that another process has claimed are left to it.
+    A killed run loses the batches in flight. Items that another process has claimed are left to it.
 
     Args:
         store: where the texts go, into the turn's part.
-        ask: called once, with the questions in the order given.
-        questions: of the turn's split.
-        turn: whose texts they are.
-        parse_answers: read the teacher's own answer from each text (it was not given); None where there is none.
+        ask: called once, with the items in the order given.
+        items: of the turn's split.
+        turn: whose texts they are; where it asks for the teacher's own answer, that is read from each text.
         costs: keep the ledger.
         console: shows a progress bar; None shows nothing.
     """
     teacher = turn.teacher
-    by_id = {question.id: question for question in questions}
-    missing = store.missing(*turn.part, by_id, sample=teacher.sample)
+    by_key = {item.key: item for item in items}
+    solves = turn.kind is PromptKind.solve
+    missing = store.missing(*turn.part, by_key, sample=teacher.sample)
     failed: dict[str, str] = {}
     written = unparsed = claimed = 0
     ledger = Ledger(
@@ -90,22 +93,22 @@ def generate(
     with store.claims(*turn.part, sample=teacher.sample) as claims, progress(console) as shown:
         bar = Bar(shown, teacher.stored_name, len(missing))
 
-        def claim() -> Iterator[Question]:
+        def claim() -> Iterator[Item]:
             nonlocal claimed
             for start in range(0, len(missing), CLAIM):
                 block = missing[start : start + CLAIM]
                 own = claims.take(block)
                 claimed += len(own)
                 bar.update(len(block) - len(own), 0)
-                yield from (by_id[question_id] for question_id in own)
+                yield from (by_key[key] for key in own)
 
         try:
             for batch in ask(claim()) if missing else ():
                 good = [done for done in batch if done.error is None]
-                records = [_record(turn, done, by_id[done.id], parse_answers) for done in good]
+                records = [_record(turn, done, by_key[done.id]) for done in good]
                 store.append(records)
                 written += len(records)
-                unparsed += sum(record.answer is None for record in records) if parse_answers else 0
+                unparsed += sum(record.answer is None for record in records) if solves else 0
                 failed.update({done.id: done.error for done in batch if done.error is not None})
                 tokens = sum(done.tokens for done in batch)
                 ledger.add(
@@ -123,7 +126,7 @@ def generate(
         teacher=teacher.stored_name,
         prompt_key=turn.prompt_key,
         sample=teacher.sample,
-        existing=len(by_id) - len(missing),
+        existing=len(by_key) - len(missing),
         written=written,
         failed=failed,
         claimed_elsewhere=len(missing) - claimed,
@@ -135,14 +138,14 @@ def generate(
     )
 
 
-def _record(turn: Turn, done: Completion, question: Question, parse: bool) -> Rationale:
+def _record(turn: Turn, done: Completion, item: Item) -> Rationale:
     answer = done.answer
-    if parse and answer is None:
-        answer = parse_answer(done.text, question.choices)
+    if turn.kind is PromptKind.solve and answer is None:
+        answer = parse_answer(done.text, item.question.choices)
     return Rationale(
         dataset=turn.dataset,
         split=turn.split,
-        question_id=done.id,
+        question_id=item.question.id,
         teacher=turn.teacher.stored_name,
         sample=turn.teacher.sample,
         prompt_key=turn.prompt_key,
@@ -151,4 +154,5 @@ def _record(turn: Turn, done: Completion, question: Question, parse: bool) -> Ra
         finish_reason=done.finish_reason,
         tokens=done.tokens,
         created=datetime.now(UTC).isoformat(timespec="microseconds"),
+        option=item.option,
     )

@@ -8,18 +8,59 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from tinyllm.config import ExampleSource, PromptConfig
+from tinyllm.config import ExampleSource
 from tinyllm.errors import UserError
-from tinyllm.records import Finding, Question, Split
+from tinyllm.records import Finding, PromptKind, Question, Split
 from tinyllm.teachers import examples
 from tinyllm.teachers.asking.ask import Choose, ask_engine, generate, no_examples
-from tinyllm.teachers.asking.plan import Turn, with_prompt
+from tinyllm.teachers.asking.plan import Turn, items_of
 from tinyllm.teachers.audit import for_training
 from tinyllm.teachers.engines.protocol import Engine
+from tinyllm.teachers.pool import digest_of, invented_file
 from tinyllm.teachers.store import RationaleStore
 
 WAIT = 1.0
 """Seconds between two looks at the questions that another process is asking."""
+
+
+def with_pool(
+    turn: Turn,
+    engine: Engine,
+    store: RationaleStore,
+    asked: Sequence[Question],
+    questions: Mapping[Split, Sequence[Question]],
+) -> Turn:
+    """The turn with the pool of examples that its teacher invents, which is invented now where there is none.
+
+    The pool is made once for a teacher and a dataset; its content is part of the prompt key.
+
+    Raises:
+        UserError: the teacher has too few usable ones for a prompt.
+    """
+    n = turn.prompt.examples
+    if not _shows_invented(turn) or not asked:
+        return turn
+    file = invented_file(store, turn.teacher, turn.dataset, turn.topic)
+    training = list(questions.get(Split.train, ()))
+    examples.invented_examples(
+        file,
+        engine,
+        examples.domain_of(turn.topic, training or asked),
+        n,
+        chat=turn.teacher.chat,
+        avoid=_held_out(questions),
+        teacher=turn.teacher.name,
+    )
+    return replace(turn, pool=digest_of(file))
+
+
+def _shows_invented(turn: Turn) -> bool:
+    generated = turn.prompt.example_source is ExampleSource.generated
+    return turn.reads_prompts and turn.prompt.examples > 0 and generated
+
+
+def _held_out(questions: Mapping[Split, Sequence[Question]]) -> list[Question]:
+    return [*questions.get(Split.valid, ()), *questions.get(Split.test, ())]
 
 
 def examples_for(
@@ -33,8 +74,8 @@ def examples_for(
     """How the examples of a question are found; what that takes is made here, once.
 
     Args:
-        turn: its prompt says how many examples there are, and of which source.
-        engine: the teacher's, which invents examples or explains those of training.
+        turn: of `with_pool`; its prompt says how many examples there are, and of which source.
+        engine: the teacher's, which explains examples of training.
         store: keeps what it says.
         missing: the questions that will be asked.
         questions: all splits: examples come from train, and none may be like a validation or test question.
@@ -46,20 +87,10 @@ def examples_for(
     n, source = turn.prompt.examples, turn.prompt.example_source
     if n == 0 or not missing:
         return no_examples
-    training = list(questions.get(Split.train, ()))
-    held_out = [*questions.get(Split.valid, ()), *questions.get(Split.test, ())]
     if source is ExampleSource.generated:
-        forced = with_prompt(turn, PromptConfig(examples=n, example_source=source))
-        invented = examples.invented_examples(
-            store.examples_file(turn.dataset, turn.teacher.stored_name, forced.prompt_key),
-            engine,
-            examples.domain_of(turn.topic, training or missing),
-            n,
-            chat=turn.teacher.chat,
-            avoid=held_out,
-            teacher=turn.teacher.name,
-        )
+        invented = examples.read_examples(invented_file(store, turn.teacher, turn.dataset, turn.topic))
         return lambda question: examples.pick_invented(invented, question, n)
+    training, held_out = list(questions.get(Split.train, ())), _held_out(questions)
     allowed = examples.allowed_for_training_examples(training, held_out)
     orders: dict[str, list[Question]]
     if source is ExampleSource.random:
@@ -82,9 +113,10 @@ def _zero_shot_rationales(
 ) -> dict[str, str]:
     """The teacher's own rationales for training questions, made with the answer given and no example shown."""
     first = replace(turn, teacher=replace(turn.teacher, sample=0), split=Split.train)
-    zero_shot = with_prompt(first, PromptConfig(teacher_forcing=True, examples=0))
-    ask = ask_engine(engine, zero_shot)
-    while generate(store, ask, pool, zero_shot, parse_answers=False, costs=True, console=console).claimed_elsewhere:
+    prompt = replace(turn.prompt, examples=0)
+    zero_shot = replace(first, prompt=prompt, kind=PromptKind.forced, pool=None)
+    ask, items = ask_engine(engine, zero_shot), items_of(zero_shot, pool)
+    while generate(store, ask, items, zero_shot, costs=True, console=console).claimed_elsewhere:
         time.sleep(WAIT)  # another job of the same run is at them; should it die, its claims fall to this one
     found = store.read(*zero_shot.part)
     return for_training(found, pool, reject=(Finding.empty, Finding.cut, Finding.other_answer, Finding.debris))

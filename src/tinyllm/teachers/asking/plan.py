@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from tinyllm.config import ExperimentConfig, PromptConfig, TeacherConfig
+from tinyllm.config import ExampleSource, ExperimentConfig, PromptConfig, PromptTemplate, TeacherConfig
 from tinyllm.errors import UserError
-from tinyllm.records import Question, Rationale, Split
+from tinyllm.methods import prompt_kinds
+from tinyllm.records import PromptKind, Question, Rationale, Split, text_key
 from tinyllm.teachers.engines.protocol import Published
+from tinyllm.teachers.pool import pool_name
 from tinyllm.teachers.prompt_key import prompt_key
+from tinyllm.teachers.store import RationaleStore
 from tinyllm.teachers.stored import is_recorded
 
 
@@ -20,13 +23,25 @@ class Turn:
 
     teacher: TeacherConfig
     prompt: PromptConfig
+    kind: PromptKind
     dataset: str
     topic: str
     """Of the dataset, in words."""
     split: Split
-    prompt_key: str
+    pool: str | None = None
+    """Of in-context examples, as `pool.pool_name`; None where there are none, or none have been invented yet."""
     published: Published | None = None
     """Where its texts are taken from; None where the teacher is asked."""
+    key: str | None = None
+    """In place of the key that follows from the others."""
+
+    @property
+    def prompt_key(self) -> str:
+        """Names its way of asking in the store."""
+        recorded = self.published is not None
+        return self.key or prompt_key(
+            self.teacher, self.prompt, self.kind, self.dataset, pool=self.pool, recorded=recorded
+        )
 
     @property
     def part(self) -> tuple[str, Split, str, str]:
@@ -40,6 +55,26 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Item:
+    """What one text is about: a question, or one of its options."""
+
+    question: Question
+    option: int | None = None
+
+    @property
+    def key(self) -> str:
+        """As `Rationale.key`."""
+        return text_key(self.question.id, self.option)
+
+
+def items_of(turn: Turn, questions: Iterable[Question]) -> list[Item]:
+    """What the turn has to ask about these questions."""
+    if turn.kind is PromptKind.per_option:
+        return [Item(question, option) for question in questions for option in range(len(question.choices))]
+    return [Item(question) for question in questions]
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """What a turn came to."""
 
@@ -50,14 +85,14 @@ class Summary:
     prompt_key: str
     sample: int
     existing: int
-    """Questions that had a record before."""
+    """Questions, or options, that had a record before."""
     written: int
     failed: dict[str, str] = field(default_factory=dict)
-    """Question id -> why it has no record."""
+    """Key of a question or option -> why it has no record."""
     claimed_elsewhere: int = 0
-    """Questions left out because another process is asking them."""
+    """Those left out because another process is asking them."""
     unparsed: int = 0
-    """Of the written texts, those whose own answer can't be parsed; 0 with teacher forcing."""
+    """Of the written texts, those whose own answer can't be parsed; 0 where no answer was asked for."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
@@ -78,40 +113,52 @@ class Estimate:
 
 
 def plan_turns(config: ExperimentConfig, questions: Mapping[Split, Sequence[Question]]) -> list[Turn]:
-    """The turns of every teacher of the set on `config.rationales.splits`, teacher by teacher.
+    """The turns of every teacher of the set on `config.rationales.splits`, for every kind of text the method needs.
 
     Raises:
-        UserError: a split without questions.
+        UserError: a split without questions, or a prompt that can't be.
     """
     for split in config.rationales.splits:
         if not questions.get(split):
             raise UserError(f"rationales.splits: expected questions in the split {split}, found none: see data.*")
     return [
-        plan_turn(config, teacher, split) for teacher in config.teachers.values() for split in config.rationales.splits
+        plan_turn(config, teacher, kind, split)
+        for teacher in config.teachers.values()
+        for kind in prompt_kinds(config.method, config.prompt)
+        for split in config.rationales.splits
     ]
 
 
-def plan_turn(config: ExperimentConfig, teacher: TeacherConfig, split: Split) -> Turn:
+def plan_turn(config: ExperimentConfig, teacher: TeacherConfig, kind: PromptKind, split: Split) -> Turn:
     """One turn, under the run's prompt and data.
 
     Raises:
-        UserError: published texts are to be taken, and no folder is named.
+        UserError: published texts are to be taken, and no folder is named; or a prompt that can't be.
     """
     data, published = config.data, None
-    if is_recorded(config, teacher):
+    check_prompt(config.prompt)
+    if is_recorded(config, teacher, kind):
         if data.root is None:
             raise UserError(
                 "data.source=release: expected data.root to be the folder of the published data, found null"
             )
         published = Published(Path(data.root).expanduser(), data.name)
-    key = prompt_key(teacher, config.prompt, data.name, data.topic, recorded=published is not None)
-    return Turn(teacher, config.prompt, data.name, data.topic, split, key, published)
+    pool = pool_name(RationaleStore(Path(config.store).expanduser()), teacher, config.prompt, data)
+    return Turn(teacher, config.prompt, kind, data.name, data.topic, split, pool, published)
 
 
-def with_prompt(turn: Turn, prompt: PromptConfig) -> Turn:
-    """The turn of the same teacher under another prompt."""
-    key = prompt_key(turn.teacher, prompt, turn.dataset, turn.topic, recorded=turn.published is not None)
-    return replace(turn, prompt=prompt, prompt_key=key)
+def check_prompt(prompt: PromptConfig) -> None:
+    """Refuse settings that contradict each other.
+
+    Raises:
+        UserError: for another source of examples than the authors' with their template.
+    """
+    random = prompt.example_source is ExampleSource.random or prompt.examples == 0
+    if prompt.template is PromptTemplate.authors and not random:
+        raise UserError(
+            "prompt.template=authors: expected prompt.example_source=random (the authors show two random training "
+            f"questions), found {prompt.example_source}"
+        )
 
 
 def estimate(

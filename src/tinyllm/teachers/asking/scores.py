@@ -12,7 +12,7 @@ from tinyllm.errors import UserError
 from tinyllm.prompts import student_source
 from tinyllm.records import Question
 from tinyllm.teachers.asking.ask import Ask, generate
-from tinyllm.teachers.asking.plan import Summary, Turn
+from tinyllm.teachers.asking.plan import Item, Summary, Turn, items_of
 from tinyllm.teachers.asking.printing import print_existing
 from tinyllm.teachers.engines import open_transformers
 from tinyllm.teachers.engines.protocol import Completion, Scorer, ScoreRequest
@@ -39,13 +39,13 @@ def ask_for_scores(
     check_scorer(turn.teacher)
     vocabulary = student_vocabulary(student)
     scoring = replace(
-        turn, teacher=replace(turn.teacher, sample=0), prompt_key=scores_key(turn.teacher, vocabulary), published=None
+        turn, teacher=replace(turn.teacher, sample=0), key=scores_key(turn.teacher, vocabulary), published=None
     )
     missing = store.missing(*scoring.part, (question.id for question in asked))
     print_existing(scoring, "option scores", len(asked), len(missing), console)
     by_length = sorted(asked, key=lambda question: -len(question.context + question.question))
     ask = score_options(turn.teacher.name, open_transformers(turn.teacher), vocabulary)
-    return generate(store, ask, by_length, scoring, parse_answers=False, costs=False, console=console)
+    return generate(store, ask, items_of(scoring, by_length), scoring, costs=False, console=console)
 
 
 def score_options(teacher: str, scorer: Scorer, vocabulary: str) -> Ask:
@@ -60,9 +60,10 @@ def score_options(teacher: str, scorer: Scorer, vocabulary: str) -> Ask:
         vocabulary: `vocabulary_hash` of the student's tokenizer.
     """
 
-    def ask(questions: Iterable[Question]) -> Iterator[list[Completion]]:
+    def ask(items: Iterable[Item]) -> Iterator[list[Completion]]:
         if vocabulary_hash(scorer.tokenizer()) != vocabulary:
             raise UserError(f"teacher {teacher}: expected the student's vocabulary, found another one: {REMEDY}")
-        yield from scorer.score(ScoreRequest(q.id, "".join(student_source(q, "")), q.choices) for q in questions)
+        asked = (item.question for item in items)
+        yield from scorer.score(ScoreRequest(q.id, "".join(student_source(q, "")), q.choices) for q in asked)
 
     return ask

@@ -12,8 +12,8 @@ from tinyllm.config import ShardConfig
 from tinyllm.errors import UserError
 from tinyllm.records import Question, Split
 from tinyllm.teachers.asking.ask import Choose, ask_engine, generate, no_examples, requests
-from tinyllm.teachers.asking.in_context import examples_for
-from tinyllm.teachers.asking.plan import Summary, Turn, estimate
+from tinyllm.teachers.asking.in_context import examples_for, with_pool
+from tinyllm.teachers.asking.plan import Summary, Turn, estimate, items_of
 from tinyllm.teachers.asking.printing import print_estimate, print_existing, print_summary
 from tinyllm.teachers.audit import Audit, audit_teacher
 from tinyllm.teachers.engines import open_engine
@@ -81,7 +81,7 @@ def audit_turns(
             turn.split,
             store.read(*turn.part, turn.teacher.sample),
             questions[turn.split],
-            teacher_forcing=turn.prompt.teacher_forcing,
+            kind=turn.kind,
         )
         for turn in turns
     ]
@@ -99,17 +99,21 @@ def _take_turn(
     if teacher.sample > 0 and teacher.repeats_itself:
         raise UserError(
             f"teacher {teacher.name}: sample {teacher.sample} of greedy decoding is the first text again; set "
-            f"teachers.{teacher.name}.temperature above 0, for all samples of this teacher"
+            f"teachers.{teacher.name}.temperature above 0, for all samples of this teacher and for whatever is "
+            "compared with them"
         )
+    items = items_of(turn, asked)
+    turn = with_pool(turn, engine, store, asked, questions)
     existing = store.read(*turn.part, teacher.sample)
-    missing = [question for question in asked if question.id not in existing]
-    print_existing(turn, "rationales", len(asked), len(missing), console)
+    missing = [item for item in items if item.key not in existing]
+    print_existing(turn, "rationales", len(items), len(missing), console)
     choose: Choose = no_examples
     if turn.reads_prompts and missing:
-        choose = examples_for(turn, engine, store, missing, questions, console)
+        about = list({item.question.id: item.question for item in missing}.values())
+        choose = examples_for(turn, engine, store, about, questions, console)
         lengths = {request.id: request.length for request in requests(turn, missing, choose)}
         # Longest first: a prompt too long for the memory shows at once, and batches hold like lengths.
-        missing = sorted(missing, key=lambda question: -lengths[question.id])
+        missing = sorted(missing, key=lambda item: -lengths[item.key])
         speed = known_speed(store.folder, teacher.stored_name)
         print_estimate(turn, estimate(teacher, lengths.values(), existing.values(), speed), console)
     summary = generate(
@@ -117,10 +121,9 @@ def _take_turn(
         ask_engine(engine, turn, choose),
         missing,
         turn,
-        parse_answers=not turn.prompt.teacher_forcing,
         costs=turn.reads_prompts,
         console=console,
     )
-    summary = replace(summary, existing=len(asked) - len(missing))
+    summary = replace(summary, existing=len(items) - len(missing))
     print_summary(turn, summary, console)
     return summary

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from tinyllm.prompts import Message
-from tinyllm.records import Question, Split
+from tinyllm.records import PromptKind, Question, Split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,8 +37,10 @@ class Request:
     """What the prompt asks; None where a model is to invent something."""
     split: Split | None = None
     """Of the question."""
-    teacher_forcing: bool = True
-    """Whether the prompt gives the right answer."""
+    kind: PromptKind = PromptKind.forced
+    """What the teacher is asked for."""
+    option: int | None = None
+    """Position of the option that is asked about (`per_option`)."""
 
     @property
     def length(self) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from tinyllm.data.minilab import answer_freely, explain
+from tinyllm.data.minilab import answer_freely, argue, explain, reason
 from tinyllm.errors import UserError
+from tinyllm.records import PromptKind
 from tinyllm.teachers.engines.protocol import FREE_BATCH, Completion, Request, in_batches
 
 
@@ -22,7 +23,7 @@ class ScriptedEngine:
         self.sample = sample
 
     def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
-        """Completions in the order of `requests`; where the answer is not given, with the choice that was made.
+        """Completions in the order of `requests`; where the teacher is to solve the question, with its choice.
 
         Raises:
             UserError: an unknown voice, or a question that is none of minilab's.
@@ -31,9 +32,15 @@ class ScriptedEngine:
             yield [self._answer(request) for request in batch]
 
     def _answer(self, request: Request) -> Completion:
-        if request.question is None:
+        question, kind = request.question, request.kind
+        if question is None:
             raise UserError(f"scripted teacher {self.voice}: expected a question of minilab, found a prompt alone")
-        if request.teacher_forcing:
-            return Completion(request.id, explain(request.question, self.voice, self.sample), "stop")
-        text, choice = answer_freely(request.question, self.voice, self.sample)
-        return Completion(request.id, text, "stop", answer=choice)
+        if kind is PromptKind.solve:
+            text, choice = answer_freely(question, self.voice, self.sample)
+            return Completion(request.id, text, "stop", answer=choice)
+        if kind is PromptKind.per_option:
+            if request.option is None:
+                raise ValueError("expected the option that is asked about, found none")
+            return Completion(request.id, argue(question, request.option, self.voice, self.sample), "stop")
+        write = explain if kind is PromptKind.forced else reason
+        return Completion(request.id, write(question, self.voice, self.sample), "stop")

@@ -28,7 +28,7 @@ from tinyllm.config import (
 from tinyllm.data import minilab
 from tinyllm.errors import UserError
 from tinyllm.prompts import student_source
-from tinyllm.records import Split
+from tinyllm.records import PromptKind, Split
 from tinyllm.student import models
 from tinyllm.student.student import Student
 from tinyllm.student.tokenizer import train_tokenizer
@@ -69,7 +69,7 @@ def config(folder: Path, store: Path) -> ExperimentConfig:
 
 def ask(config: ExperimentConfig) -> None:
     """What the rationales stage does after the texts."""
-    turn = plan_turn(config, config.teachers["big"], Split.train)
+    turn = plan_turn(config, config.teachers["big"], PromptKind.solve, Split.train)
     ask_for_scores(turn, config.student, RationaleStore(Path(config.store)), QUESTIONS, Console(quiet=True))
 
 

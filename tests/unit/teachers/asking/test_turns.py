@@ -23,18 +23,23 @@ from tinyllm.config import (
     Engine,
     ExampleSource,
     ExperimentConfig,
+    MethodConfig,
     PromptConfig,
+    PromptTemplate,
     RationalesConfig,
     RationalesStageConfig,
     ShardConfig,
     Source,
+    StreamConfig,
+    Target,
     TeacherConfig,
+    WhichTeachers,
 )
 from tinyllm.errors import UserError
-from tinyllm.records import Question, Split
+from tinyllm.records import PromptKind, Question, Split
 from tinyllm.teachers.asking import turns as module
 from tinyllm.teachers.asking.ask import ask_engine, generate
-from tinyllm.teachers.asking.plan import Summary, Turn, plan_turns
+from tinyllm.teachers.asking.plan import Summary, Turn, items_of, plan_turns
 from tinyllm.teachers.asking.turns import take_turns
 from tinyllm.teachers.engines.protocol import Completion, Request
 from tinyllm.teachers.store import RationaleStore
@@ -73,6 +78,15 @@ class Fake:
                 yield [Completion(request.id, self.text, "stop", prompt_tokens=10, tokens=5)]
 
 
+TINYLLM = MethodConfig(name="tinyllm", streams={
+    "answer": StreamConfig(), "rationale": StreamConfig(Target.rationale, WhichTeachers.all),
+})  # fmt: skip
+KD = MethodConfig(name="standard_kd", streams={
+    "teacher_answer": StreamConfig(Target.teacher_answer, WhichTeachers.one),
+})  # fmt: skip
+PINTO = MethodConfig(name="pinto", source_rationale=True, streams={"answer": StreamConfig()})
+
+
 def config(tmp_path: Path, **changes: object) -> ExperimentConfig:
     teacher = TeacherConfig(name="fake", engine=Engine.openai, model="m", prefix="fake: ")
     made = ExperimentConfig(
@@ -80,6 +94,7 @@ def config(tmp_path: Path, **changes: object) -> ExperimentConfig:
         data=DataConfig(name="mine", source=Source.jsonl),
         teachers={"fake": teacher},
         prompt=PromptConfig(examples=0),
+        method=TINYLLM,
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 
@@ -125,7 +140,7 @@ def test_only_what_is_missing_is_asked(tmp_path: Path, fake: Fake) -> None:
     assert (third.existing, third.written) == (5, 0)
     assert Counter(request.id for request in fake.asked) == Counter({f"t{i}": 1 for i in range(5)})
     assert set(records(tmp_path).values()) == {1}
-    kept = stored(config(tmp_path), config(tmp_path).teachers["fake"], "train")
+    kept = stored(config(tmp_path), config(tmp_path).teachers["fake"], PromptKind.forced, "train")
     assert {r.answer for r in kept.values()} == {None}, "with teacher forcing the answer isn't the teacher's"
 
 
@@ -141,12 +156,12 @@ def test_failures_are_reported_and_asked_again(tmp_path: Path, fake: Fake) -> No
 
 
 def test_free_answers_are_parsed_and_the_unparsed_counted(tmp_path: Path, fake: Fake) -> None:
-    free = config(tmp_path, prompt=PromptConfig(teacher_forcing=False, examples=0))
+    free = config(tmp_path, method=KD)
     run(free, {"train": questions("t", 2)}, quiet())
     fake.text = "I can't tell."
     (summary,) = run(free, {"train": questions("t", 3)}, quiet())
     assert summary.unparsed == 1
-    kept = stored(free, free.teachers["fake"], "train")
+    kept = stored(free, free.teachers["fake"], PromptKind.solve, "train")
     assert [kept[f"t{i}"].answer for i in range(3)] == ["it shrinks", "it shrinks", None]
     assert all("\nAnswer:" not in str(request.prompt) for request in fake.asked)
 
@@ -222,6 +237,97 @@ def test_a_teacher_that_invents_examples_is_asked_for_the_topic(tmp_path: Path, 
     assert all("Question: Whyt" not in str(request.prompt) for request in fake.asked), "no question is shown"
 
 
+def test_a_case_is_asked_for_each_option_and_kept_with_it(tmp_path: Path, fake: Fake) -> None:
+    asked: dict[Split, list[Question]] = {"train": questions("t", 2)}
+    pinto = config(tmp_path, method=PINTO)
+    (summary,) = run(pinto, asked, quiet())
+    assert (summary.existing, summary.written) == (0, 6)
+    lines = [str(request.prompt).splitlines()[-2] for request in fake.asked if request.question == asked["train"][0]]
+    assert sorted(lines) == [
+        f"Why might ({x}) {text} be right?" for x, text in zip("abc", asked["train"][0].choices, strict=True)
+    ]
+    kept = stored(pinto, pinto.teachers["fake"], PromptKind.per_option, "train")
+    assert {(r.question_id, r.option) for r in kept.values()} == {(f"t{i}", k) for i in range(2) for k in range(3)}
+    assert {r.answer for r in kept.values()} == {None}
+    (again,) = run(pinto, asked, quiet())
+    assert (again.existing, again.written) == (6, 0)
+
+
+def test_every_kind_that_the_method_reads_is_asked_and_none_stands_for_another(tmp_path: Path, fake: Fake) -> None:
+    streams = {**TINYLLM.streams, **KD.streams}
+    several = config(tmp_path, method=MethodConfig(name="several", source_rationale=True, streams=streams))
+    asked: dict[Split, list[Question]] = {"train": questions("t", 1)}
+    assert [summary.written for summary in run(several, asked, quiet())] == [1, 1, 3]
+    unforced = replace(several, method=TINYLLM, prompt=PromptConfig(teacher_forcing=False, examples=0))
+    assert [summary.written for summary in run(unforced, asked, quiet())] == [1]
+    assert len({(split, key) for split, _, key, _ in records(tmp_path)}) == 4
+
+
+class Inventor(Fake):
+    """Invents well-formed examples, each time another one, and explains whatever else it is asked."""
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
+        for request in requests:
+            self.asked.append(request)
+            text = "Warmth makes the things of this world do so."
+            if str(request.prompt).startswith("Write one new"):
+                n = request.seed
+                text = (
+                    f"Question: Which{n} of{n} these{n} is{n} warm?\nAnswer Choices:\n(a) it grows\n(b) it shrinks\n"
+                    f"(c) it stays\nAnswer: (a)\nRationale: Fire {n} burns wood, which gives off much heat."
+                )
+            yield [Completion(request.id, text, "stop", prompt_tokens=1, tokens=1)]
+
+
+def test_questions_draw_two_of_a_pool_whose_content_is_in_the_prompt_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Inventor()
+    monkeypatch.setattr(module, "open_engine", lambda teacher, published=None: engine)
+    two = config(tmp_path, prompt=PromptConfig())
+    asked: dict[Split, list[Question]] = {"train": questions("t", 30)}
+    run(two, asked, quiet())
+    (file,) = (tmp_path / "store").rglob("examples/**/*.json")
+    pool = json.loads(file.read_text())["examples"]
+    assert len(pool) == 16
+    shown = [
+        tuple(example["question"] for example in pool if example["question"] in str(request.prompt))
+        for request in engine.asked
+        if request.question is not None
+    ]
+    assert {len(pair) for pair in shown} == {2}
+    assert len(set(shown)) > 20, "nearly every question has a pair of its own"
+    assert {text for pair in shown for text in pair} == {example["question"] for example in pool}
+    assert len(stored(two, two.teachers["fake"], PromptKind.forced, "train")) == 30
+    # Another pool is another prompt: its texts are asked for, and never those of the first taken.
+    pool[0]["rationale"] = "Another reason."
+    file.write_text(json.dumps({"about": "things", "examples": pool}))
+    assert stored(two, two.teachers["fake"], PromptKind.forced, "train") == {}
+    (summary,) = run(two, asked, quiet())
+    assert (summary.existing, summary.written) == (0, 30)
+
+
+def test_examples_of_another_training_subset_make_another_prompt(tmp_path: Path, fake: Fake) -> None:
+    random = config(tmp_path, prompt=PromptConfig(examples=1, example_source=ExampleSource.random))
+    fake.text = "Warmth makes the things of this world do so."
+    asked: dict[Split, list[Question]] = {"train": questions("t", 12)}
+    run(random, asked, quiet())
+    kept = stored(random, random.teachers["fake"], PromptKind.forced, "train")
+    assert len(kept) == 12
+    for change in ({"train_fraction": 0.5}, {"limit_train": 6}):
+        smaller = replace(random, data=replace(random.data, **change))  # type: ignore[arg-type]
+        assert stored(smaller, random.teachers["fake"], PromptKind.forced, "train") == {}
+
+
+def test_the_authors_template_takes_their_examples(tmp_path: Path, fake: Fake) -> None:
+    authors = PromptConfig(template=PromptTemplate.authors)
+    with pytest.raises(UserError, match=r"prompt\.template=authors: .* prompt\.example_source=random .* generated"):
+        plan_turns(config(tmp_path, prompt=authors), {"train": questions("t", 1)})
+    bare = config(tmp_path, prompt=replace(authors, examples=0))
+    run(bare, {"train": questions("t", 1)}, quiet())
+    assert str(fake.asked[0].prompt).startswith("Question:\nWhyt0")
+
+
 def test_the_ledger_keeps_tokens_and_money(tmp_path: Path, fake: Fake) -> None:
     priced = TeacherConfig(
         name="fake", engine=Engine.openai, model="m", prefix="f: ", price_prompt=1e6, price_completion=2e6
@@ -289,24 +395,26 @@ SLOW_WRITER = """
 import sys, time
 from pathlib import Path
 from tinyllm.config import PromptConfig, TeacherConfig
-from tinyllm.records import Question, Split
+from tinyllm.records import PromptKind, Question, Split
 from tinyllm.teachers.asking.ask import generate
-from tinyllm.teachers.asking.plan import Turn
+from tinyllm.teachers.asking.plan import Turn, items_of
 from tinyllm.teachers.engines.protocol import Completion
 from tinyllm.teachers.store import RationaleStore
-def ask(questions):
-    for question in questions:
-        print(question.id, flush=True)
+def ask(items):
+    for item in items:
+        print(item.key.replace(" ", "_"), flush=True)
         time.sleep(0.01)
-        yield [Completion(question.id, "why " * 500, "stop")]
-questions = [Question(f"q{i}", "Why?", ("a", "b"), "a") for i in range(60)]
-turn = Turn(TeacherConfig(name="t", model="m", prefix="t: "), PromptConfig(), "d", "things", Split.train, "k")
-generate(RationaleStore(Path(sys.argv[1])), ask, questions, turn, parse_answers=False, costs=True)
+        yield [Completion(item.key, "why " * 500, "stop")]
+kind = PromptKind(sys.argv[2])
+questions = [Question(f"q{i}", "Why?", ("a", "b"), "a") for i in range(30 if kind is PromptKind.per_option else 60)]
+teacher = TeacherConfig(name="t", model="m", prefix="t: ")
+turn = Turn(teacher, PromptConfig(), kind, "d", "things", Split.train, key="k")
+generate(RationaleStore(Path(sys.argv[1])), ask, items_of(turn, questions), turn, costs=True)
 """
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", SLOW_WRITER, str(folder)], stdout=subprocess.PIPE, text=True)
+def start(folder: Path, kind: PromptKind = PromptKind.forced) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", SLOW_WRITER, str(folder), kind], stdout=subprocess.PIPE, text=True)
 
 
 def test_two_processes_at_once_ask_each_question_once(tmp_path: Path) -> None:
@@ -317,11 +425,12 @@ def test_two_processes_at_once_ask_each_question_once(tmp_path: Path) -> None:
     assert len(RationaleStore(tmp_path).read("d", "train", "t", "k")) == 60
 
 
-def test_a_run_killed_again_and_again_ends_with_one_record_a_question(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [PromptKind.forced, PromptKind.per_option])
+def test_a_run_killed_again_and_again_ends_with_one_record_a_text(tmp_path: Path, kind: PromptKind) -> None:
     asked: Counter[str] = Counter()
     kills = 0
     for _ in range(12):
-        process = start(tmp_path)
+        process = start(tmp_path, kind)
         assert process.stdout is not None
         first = process.stdout.readline().split()
         time.sleep(0.15)
@@ -332,16 +441,14 @@ def test_a_run_killed_again_and_again_ends_with_one_record_a_question(tmp_path: 
         if process.wait() == 0:
             break
     assert kills > 2
-    turn = Turn(TeacherConfig(name="t", model="m", prefix="t: "), PromptConfig(), "d", "things", Split.train, "k")
-    generate(
-        RationaleStore(tmp_path),
-        ask_engine(Fake(), turn),
-        [Question(f"q{i}", "Why?", ("a", "b"), "a") for i in range(60)],
-        turn,
-        parse_answers=False,
-        costs=True,
-    )
-    lines = [line for file in tmp_path.rglob("*.jsonl") for line in file.read_text().splitlines()]
-    assert Counter(json.loads(line)["question_id"] for line in lines) == Counter({f"q{i}": 1 for i in range(60)})
+    teacher = TeacherConfig(name="t", model="m", prefix="t: ")
+    turn = Turn(teacher, PromptConfig(), kind, "d", "things", Split.train, key="k")
+    count = 30 if kind is PromptKind.per_option else 60
+    about = [Question(f"q{i}", "Why?", ("a", "b"), "a") for i in range(count)]
+    generate(RationaleStore(tmp_path), ask_engine(Fake(), turn), items_of(turn, about), turn, costs=True)
+    rows = [json.loads(line) for file in tmp_path.rglob("*.jsonl") for line in file.read_text().splitlines()]
+    options = [0, 1] if kind is PromptKind.per_option else [None]
+    wanted = Counter((q.id, option) for q in about for option in options)
+    assert Counter((row["question_id"], row.get("option")) for row in rows) == wanted
     # Paid twice is what was in flight at a kill, one question each.
     assert sum(asked.values()) - len(asked) <= kills
