@@ -116,6 +116,7 @@ class Audit:
 
     teacher: str
     split: str
+    kind: PromptKind
     texts: int
     raw: dict[str, int]
     cleaned: dict[str, int]
@@ -149,6 +150,7 @@ def audit_teacher(
     return Audit(
         teacher=teacher,
         split=split,
+        kind=kind,
         texts=len(raw),
         raw=_counts(raw.values()),
         cleaned=_counts(cleaned.values()),
@@ -160,10 +162,10 @@ def audit_teacher(
 
 def audit_table(audits: Iterable[Audit]) -> Table:
     """Findings by teacher: the raw texts, in brackets what cleaning leaves of them."""
-    table = Table("teacher", "split", "texts", *Finding, title="Audit of the rationales: raw (after cleaning)")
+    table = Table("teacher", "split", "asked", "texts", *Finding, title="Audit of the rationales: raw (after cleaning)")
     for one in audits:
         counts = [f"{one.raw[f]} ({one.cleaned[f]})" for f in Finding]
-        table.add_row(one.teacher, one.split, str(one.texts), *counts)
+        table.add_row(one.teacher, one.split, one.kind, str(one.texts), *counts)
     return table
 
 

@@ -44,7 +44,7 @@ def progress(console: Console | None) -> Progress:
 
 
 def print_existing(turn: Turn, what: str, asked: int, missing: int, console: Console) -> None:
-    """How many of the `asked` questions have `what` already."""
+    """How many of the `asked` texts there are already."""
     line = f"{turn.teacher.name}: {turn.dataset}/{turn.split} has {asked - missing} of {asked} {what}"
     console.print(f"{line}, {missing} to ask" if missing else line, soft_wrap=True)
 
@@ -66,7 +66,7 @@ def print_estimate(turn: Turn, estimate: Estimate, console: Console) -> None:
 def print_summary(turn: Turn, summary: Summary, console: Console) -> None:
     """What came of a turn: texts, tokens, costs and failures."""
     total = summary.existing + summary.written
-    line = f"{turn.teacher.name}: {turn.dataset}/{turn.split} now has {total} rationales, {summary.written} of them new"
+    line = f"{turn.teacher.name}: {turn.dataset}/{turn.split} now has {total} rationales ({turn.kind}), {summary.written} of them new"
     if summary.completion_tokens:
         line += (
             f"; {summary.prompt_tokens:,} prompt and {summary.completion_tokens:,} completion tokens in "

@@ -106,7 +106,7 @@ def _take_turn(
     turn = with_pool(turn, engine, store, asked, questions)
     existing = store.read(*turn.part, teacher.sample)
     missing = [item for item in items if item.key not in existing]
-    print_existing(turn, "rationales", len(items), len(missing), console)
+    print_existing(turn, f"rationales ({turn.kind})", len(items), len(missing), console)
     choose: Choose = no_examples
     if turn.reads_prompts and missing:
         about = list({item.question.id: item.question for item in missing}.values())

@@ -363,9 +363,9 @@ def test_the_plan_is_printed_before_and_the_audit_after(
     places = [
         text.index(part)
         for part in (
-            "fake: mine/train has 0 of 3 rationales, 3 to ask",
+            "fake: mine/train has 0 of 3 rationales (forced), 3 to ask",
             "prompt tokens and at most 768 completion tokens to come",
-            "now has 3 rationales, 3 of them new",
+            "now has 3 rationales (forced), 3 of them new",
             "Audit of the rationales",
         )
     ]
