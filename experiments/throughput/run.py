@@ -210,11 +210,12 @@ def measure_evaluation(case: Case, way: str, precision: str) -> dict[str, Any]:
     started = time.perf_counter()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"), torch.no_grad():
         for batch in batches:
+            sources = [source for (source,) in batch.sources]
             if way == "rank":
-                rank(case.model, batch.sources, batch.options)
+                rank(case.model, sources, batch.options)
             else:
                 longest = max(len(ids) for options in batch.options for ids in options)
-                made = generate(case.model, batch.sources, max_new_tokens=longest + 8)
+                made = generate(case.model, sources, max_new_tokens=longest + 8)
                 tokens += sum(map(len, made))
     return {"seconds": [time.perf_counter() - started], "tokens": tokens}
 

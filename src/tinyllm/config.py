@@ -97,7 +97,16 @@ class Target(StrEnum):
     teacher_options = "teacher_options"
     """Every option, weighted by the teacher's probability of it (standard KD with logits)."""
     every_option = "every_option"
-    """Every option, all alike: the flat answer of PINTO's counterfactual term."""
+    """Every option, all alike: a flat answer."""
+
+
+class StreamLoss(StrEnum):
+    """What a stream's loss is of its target texts."""
+
+    tokens = "tokens"
+    """Token cross-entropies, averaged as `loss.reduction` says."""
+    listwise = "listwise"
+    """Cross-entropy over the options of a question: softmax of their mean token log-likelihoods."""
 
 
 class WhichTeachers(StrEnum):
@@ -352,8 +361,14 @@ class StreamConfig:
     """Factor in the summed loss; a rationale stream multiplies it by its teacher's α."""
     temperature: float = 1.0
     """`teacher_options`: the teacher's option scores are divided by it before the softmax; above 1 is flatter."""
+    loss: StreamLoss = StreamLoss.tokens
+    """What the stream's loss is of its target texts."""
+    smoothing: float = 0.0
+    """`listwise`: part of the target, 0 to 1, that is spread evenly over all options (label smoothing)."""
     mask: float = 0.0
     """Share of the tokens of the source's rationale that are masked, drawn anew every epoch (0 to 1)."""
+    replace: float = 0.0
+    """The same with random tokens in their place; of both, a question and epoch gets one, with equal chance."""
 
 
 @dataclass
@@ -381,7 +396,7 @@ class MethodConfig:
     teacher: str | None = None
     """Name of the teacher of single-teacher methods; null is the set's first."""
     source_rationale: bool = False
-    """Put the free rationale of `teacher` into every source, at training and at test (PINTO)."""
+    """The student reads each option with the rationale of `teacher` for it, at training and at test (PINTO)."""
     lora: LoraConfig | None = None
     """Train adapters in place of the weights; null trains all weights."""
     streams: dict[str, StreamConfig] = field(default_factory=dict)
@@ -568,8 +583,8 @@ class PredictConfig:
     """The options, as `[first, second, ...]`."""
     context: str = ""
     """Text that the question is about, if any."""
-    rationale: str = ""
-    """A teacher's rationale, for a student whose source holds one (method pinto)."""
+    rationales: list[str] = field(default_factory=list)
+    """A teacher's rationale for each option, for a student that reads them (method pinto): `[first, second, ...]`."""
     max_rationale_tokens: int = 128
     """Maximum tokens of the student's rationale."""
 

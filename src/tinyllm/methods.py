@@ -13,11 +13,13 @@ from tinyllm.config import (
     MethodConfig,
     PromptConfig,
     StreamConfig,
+    StreamLoss,
     Target,
     TeacherConfig,
     WhichTeachers,
 )
 from tinyllm.errors import UserError
+from tinyllm.parsing import is_right
 from tinyllm.records import PromptKind, Question
 
 log = logging.getLogger(__name__)
@@ -41,16 +43,28 @@ class Stream:
     weight: float
     """Factor in the summed loss; of a rationale stream, times α."""
     targets: dict[str, Texts]
-    """Question id -> texts; a question without one is left out of the stream. The loss of several texts is the sum of
-    their cross-entropies, each times its share."""
+    """Question id -> texts; a question without one is left out of the stream.
+
+    Where the loss is listwise, or the student reads each option with a rationale of its own, the texts are all options
+    in the order of the question's choices, some with a share of 0.
+    """
+    loss: StreamLoss = StreamLoss.tokens
+    """`tokens`: sum of the texts' cross-entropies, each times its share. `listwise`: cross-entropy of the shares with
+    the softmax over the texts' mean token log-likelihoods."""
     mask: float = 0.0
     """Share of the tokens of the source's rationale that are masked."""
+    replace: float = 0.0
+    """Share of them that are replaced with random tokens; of both, a question and epoch gets one, by a fair coin."""
 
     def __str__(self) -> str:
-        masked = f", {self.mask:.0%} of the rationale in the source masked" if self.mask else ""
-        return (
-            f"stream {self.name}: weight {self.weight:g}, prefix {self.prefix!r}, {len(self.targets)} targets{masked}"
-        )
+        parts = [f"weight {self.weight:g}", f"prefix {self.prefix!r}", f"{len(self.targets)} targets"]
+        if self.loss is not StreamLoss.tokens:
+            parts.append(f"{self.loss} loss")
+        ways = [(self.mask, "masked"), (self.replace, "replaced")]
+        perturbed = " or ".join(f"{share:.0%} {way}" for share, way in ways if share)
+        if perturbed:
+            parts.append(f"tokens of the source's rationale: {perturbed}")
+        return f"stream {self.name}: {', '.join(parts)}"
 
 
 def single_target(texts: Mapping[str, str]) -> dict[str, Texts]:
@@ -201,8 +215,12 @@ def build_streams(
         _check_stream(method, name, spec)
         if spec.target is not Target.rationale:
             targets = _option_targets(name, spec, questions, answers or {}, scores or {})
+            if spec.loss is StreamLoss.listwise or method.source_rationale:
+                targets = {
+                    q.id: _listed(q.choices, targets[q.id], spec.smoothing) for q in questions if q.id in targets
+                }
             if targets:
-                streams.append(Stream(name, spec.prefix, spec.weight, targets, spec.mask))
+                streams.append(Stream(name, spec.prefix, spec.weight, targets, spec.loss, spec.mask, spec.replace))
             continue
         for teacher in active:
             texts = rationales.get(teacher, {})
@@ -216,7 +234,7 @@ def build_streams(
                     teacher, len(questions) - len(targets), len(questions),
                 )  # fmt: skip
             weight = spec.weight * alpha_of(alpha, teacher)
-            streams.append(Stream(teacher, teachers[teacher].prefix, weight, targets, spec.mask))
+            streams.append(Stream(teacher, teachers[teacher].prefix, weight, targets))
     names = [stream.name for stream in streams]
     if len(set(names)) < len(names):
         raise UserError(f"expected a name of its own for every stream, found {names}: rename a teacher or a stream")
@@ -227,16 +245,23 @@ def build_streams(
     return streams
 
 
-def _check_stream(method: MethodConfig, name: str, spec: StreamConfig) -> None:
+def _check_stream(method: MethodConfig, stream: str, spec: StreamConfig) -> None:
     """Refuse settings of a stream that can't work or would be without effect."""
-    key = f"method.streams.{name}"
+    key = f"method.streams.{stream}"
     kinds = (Target.teacher_answer, Target.teacher_options)
     if spec.target in kinds and spec.teachers is not WhichTeachers.one:
         raise UserError(f"{key}.teachers: expected one for target {spec.target}, found {spec.teachers}")
-    if not 0 <= spec.mask <= 1:
-        raise UserError(f"{key}.mask: expected a share of 0 to 1, found {spec.mask}")
-    if spec.mask > 0 and not method.source_rationale:
-        raise UserError(f"{key}.mask={spec.mask}: no source holds a rationale: set method.source_rationale=true")
+    if spec.target is Target.rationale and (method.source_rationale or spec.loss is StreamLoss.listwise):
+        found = f"{key}.loss=listwise" if spec.loss is StreamLoss.listwise else "method.source_rationale=true"
+        raise UserError(f"{key}.target=rationale: expected a target that is one of the options with {found}")
+    for name, share in (("smoothing", spec.smoothing), ("mask", spec.mask), ("replace", spec.replace)):
+        if not 0 <= share <= 1:
+            raise UserError(f"{key}.{name}: expected a share of 0 to 1, found {share}")
+    if spec.smoothing > 0 and spec.loss is not StreamLoss.listwise:
+        raise UserError(f"{key}.smoothing={spec.smoothing}: expected {key}.loss=listwise, found loss={spec.loss}")
+    if (spec.mask > 0 or spec.replace > 0) and not method.source_rationale:
+        name, share = ("mask", spec.mask) if spec.mask > 0 else ("replace", spec.replace)
+        raise UserError(f"{key}.{name}={share}: no source holds a rationale: set method.source_rationale=true")
     if spec.temperature <= 0:
         raise UserError(f"{key}.temperature: expected a number above 0, found {spec.temperature}")
 
@@ -262,6 +287,17 @@ def _option_targets(
             name, len(questions) - len(targets), len(questions),
         )  # fmt: skip
     return targets
+
+
+def _listed(choices: Sequence[str], texts: Texts, smoothing: float) -> Texts:
+    """All options with their shares, smoothed; options that say the same are right alike and divide a share evenly."""
+    shares = [0.0] * len(choices)
+    for text, share in texts:
+        same = [i for i, choice in enumerate(choices) if is_right(choice, text)]
+        for i in same:
+            shares[i] += share / len(same)
+    even = smoothing / len(choices)
+    return tuple((choice, (1 - smoothing) * share + even) for choice, share in zip(choices, shares, strict=True))
 
 
 def _softened(choices: Sequence[str], scores: Sequence[float], temperature: float) -> Texts:

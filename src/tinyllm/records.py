@@ -129,9 +129,10 @@ class Prediction:
     choices: tuple[str, ...]
     answer: str
     generated: str
-    """Greedy generation, as it came."""
+    """Greedy generation, as it came; the text of the ranked option, where each option has a source of its own (PINTO)
+    and there is none to generate from."""
     predicted: str | None
-    """Option that `generated` names; None where it names none."""
+    """Option that `generated` names; None where it names none. Equal to `ranked` where nothing was generated."""
     ranked: str | None
     """Option with the highest mean token log-likelihood; None for a teacher, whose likelihoods are not asked."""
     scores: tuple[float, ...]

@@ -13,19 +13,21 @@ from tinyllm.student.student import Student
 
 
 def main(config: PredictConfig, _: Path) -> None:
-    """Print the generated answer, the ranked options with their scores, and a rationale per voice."""
+    """Print the answer, the ranked options with their scores, and a rationale per voice."""
     if len(config.choices) < 2 or not config.question.strip():
         raise UserError("predict: expected question='...' and choices=[first, second, ...] with two options or more")
     folder = Path(config.run).expanduser()
     method = runs.read_config(folder).method
-    if method.source_rationale != bool(config.rationale.strip()):
-        expected = "a teacher's text, which this student reads" if method.source_rationale else "no text"
-        found = "none: give rationale='...'" if method.source_rationale else "one: leave it out"
-        raise UserError(f"predict: rationale='...': expected {expected} (method={method.name}), found {found}")
+    expected = len(config.choices) if method.source_rationale else 0
+    if len(config.rationales) != expected:
+        what = f"{expected} texts, one for each option" if expected else "none"
+        raise UserError(
+            f"predict: rationales=[...]: expected {what} (method={method.name}), found {len(config.rationales)}"
+        )
     student = Student.load(folder).to(Accelerator.cpu)
     # The answer is unknown; a question record wants one of the options, and nothing below reads it.
     question = Question("asked", config.question, tuple(config.choices), config.choices[0], config.context)
-    sources = student.sources([question], {question.id: config.rationale} if method.source_rationale else None)
+    sources = student.sources([question], {question.id: config.rationales} if method.source_rationale else None)
     ((prediction,),) = student.predict(
         [question], sources, batch_size=1, max_rationale_tokens=config.max_rationale_tokens
     )

@@ -45,11 +45,11 @@ class QuestionDataModule(LightningDataModule):
         accumulate_grad_batches: forward passes an optimizer step.
         shuffle: order of training questions.
         group_by_length: see `StepSampler`.
-        seed: of the order and of the masks.
+        seed: of the order and of the perturbed rationales.
         answer_prefix: source prefix of validation questions.
         evaluation_batch_size: validation questions a forward pass.
         cache: folder of tokenized texts.
-        rationales: by split, question id -> text that stands in the question's source (PINTO).
+        rationales: by split, question id -> one text for each option, which stands in that option's source (PINTO).
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class QuestionDataModule(LightningDataModule):
         answer_prefix: str,
         evaluation_batch_size: int,
         cache: Path,
-        rationales: Mapping[Split, Mapping[str, str]] | None = None,
+        rationales: Mapping[Split, Mapping[str, Sequence[str]]] | None = None,
     ) -> None:
         super().__init__()
         train = questions[Split.train]

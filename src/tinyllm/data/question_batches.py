@@ -18,14 +18,20 @@ class QuestionBatch:
     """Questions to be answered, in tokens."""
 
     questions: tuple[Question, ...]
-    sources: tuple[tuple[int, ...], ...]
+    sources: tuple[tuple[tuple[int, ...], ...], ...]
+    """Of every question its source, or one source for each option (PINTO)."""
     options: tuple[tuple[tuple[int, ...], ...], ...]
     """Token ids of every option, with the end token."""
+
+    @property
+    def by_option(self) -> bool:
+        """Whether each option has a source of its own."""
+        return any(len(sources) > 1 for sources in self.sources)
 
     def singles(self) -> list[QuestionBatch]:
         """The same questions, one a batch."""
         rows = zip(self.questions, self.sources, self.options, strict=True)
-        return [QuestionBatch((question,), (source,), (options,)) for question, source, options in rows]
+        return [QuestionBatch((question,), (own,), (options,)) for question, own, options in rows]
 
     def to(self, device: Any, non_blocking: bool = False) -> QuestionBatch:
         """Lists move to the device when they become tensors."""
@@ -46,11 +52,11 @@ def question_batches(
     ids = iter(tokenize(texts, tokenizer, cache))
     end = tokenizer.eos_token_id
     options = {question.id: tuple((*next(ids), end) for _ in question.choices) for question in questions}
-    order = sorted(questions, key=lambda q: (-len(sources.source(q.id, prefix)), q.id))
+    order = sorted(questions, key=lambda q: (-max(map(len, sources.sources(q.id, prefix))), q.id))
     return [
         QuestionBatch(
             tuple(part),
-            tuple(sources.source(question.id, prefix) for question in part),
+            tuple(sources.sources(question.id, prefix) for question in part),
             tuple(options[question.id] for question in part),
         )
         for part in (order[i : i + batch_size] for i in range(0, len(order), batch_size))

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch.utils.data import Dataset, Sampler
 
-from tinyllm.config import Reduction
-from tinyllm.data.tokens import SourceTokens
+from tinyllm.config import Reduction, StreamLoss
+from tinyllm.data.tokens import Perturbation, SourceTokens
 from tinyllm.methods import Stream
 
 
@@ -23,14 +23,16 @@ class TargetText:
     stream: int = 0
     """Index of its stream; for ranking, of its option."""
     normaliser: float = 0.0
-    """Factor of each of its tokens in its stream's loss (equations 3 and 4)."""
+    """Factor of each of its tokens in its stream's loss (equations 3 and 4); in a list, factor of the list's loss."""
     share: float = 1.0
-    """Part that it has in its question's target; the texts of one pair add up to 1."""
+    """Part that it has in its question's target; the texts of one question and stream add up to 1."""
+    list_number: int = -1
+    """Number, within the batch, of the list whose texts compete with each other (a listwise loss); -1 for none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One source and the targets that are decoded from it (one or some options in training, all in ranking)."""
+    """One source and the targets that are decoded from it: one text, or some or all of a question's options."""
 
     source: tuple[int, ...]
     targets: tuple[TargetText, ...]
@@ -147,9 +149,11 @@ class StreamDataset(Dataset[Any]):
         targets: for each stream, question id -> texts as token ids with the end token, and their shares.
         reduction: how a token's loss is normalised within its stream. `example`: share / (tokens of its text *
             questions of the step); a question without a target in a stream counts as a loss of 0 there (equation 4
-            divides by N). `token`: share / (target tokens of the stream in the step, each times its share).
+            divides by N). `token`: share / (target tokens of the stream in the step, each times its share). The loss
+            of a list counts 1 / (questions of the step) with `example`. It has no tokens to count: with `token` it is
+            1 / (questions of the step that have a target in the stream).
         lay_out: makes the student's batch of pairs.
-        seed: of the masks, which are drawn anew every epoch.
+        seed: of the perturbed rationales, which are drawn anew every epoch.
     """
 
     def __init__(
@@ -175,9 +179,10 @@ class StreamDataset(Dataset[Any]):
         """Target and source tokens of each question, over all streams."""
         return [
             sum(
-                len(self.sources.source(i, stream.prefix)) + sum(len(ids) for ids, _ in targets[i])
-                for stream, targets in zip(self.streams, self.targets, strict=True)
+                len(source) + sum(len(ids) for ids, _ in texts)
+                for number, targets in enumerate(self.targets)
                 if i in targets
+                for source, texts in self._texts(number, i).items()
             )
             for i in self.question_ids
         ]
@@ -188,28 +193,46 @@ class StreamDataset(Dataset[Any]):
     def __getitem__(self, micro: MicroBatch) -> Any:
         everyone = (*micro.step_examples, *range(len(self.question_ids)))
         taught = [i for i in micro.examples if self._is_taught(i)]
-        empty = not taught
         pairs: list[Pair] = []
+        lists = 0
         for number, (stream, targets) in enumerate(zip(self.streams, self.targets, strict=True)):
-            step_ids = [self.question_ids[i] for i in micro.step_examples]
-            step_tokens = sum(share * len(ids) for i in step_ids if i in targets for ids, share in targets[i])
+            listwise = stream.loss is StreamLoss.listwise
+            perturbation = None
+            if stream.mask or stream.replace:
+                perturbation = Perturbation(stream.mask, stream.replace, f"{self.seed}/{micro.epoch}")
+            divisor = self._divisor(number, micro) if taught else 0
+            factor = micro.parts / divisor if divisor else 0.0
             for index in taught or [next(i for i in everyone if self._is_taught(i))]:
                 question_id = self.question_ids[index]
                 if question_id not in targets:
                     continue
-                texts: list[TargetText] = []
-                for ids, share in targets[question_id]:
-                    if empty:
-                        normaliser = 0.0
-                    elif self.reduction is Reduction.example:
-                        normaliser = share * micro.parts / (len(ids) * len(step_ids))
-                    else:
-                        normaliser = share * micro.parts / step_tokens
-                    texts.append(TargetText(tuple(ids), number, normaliser, share))
-                pairs.append(Pair(self._source(question_id, stream, micro.epoch), tuple(texts)))
+                for source, texts in self._texts(number, question_id, perturbation).items():
+                    made: list[TargetText] = []
+                    for ids, share in texts:
+                        part = 1.0 if listwise else share / (1 if self.reduction is Reduction.token else len(ids))
+                        made.append(TargetText(tuple(ids), number, factor * part, share, lists if listwise else -1))
+                    pairs.append(Pair(source, tuple(made)))
+                lists += listwise
         return self.lay_out(pairs)
 
-    def _source(self, question_id: str, stream: Stream, epoch: int) -> tuple[int, ...]:
-        if stream.mask:
-            return self.sources.masked(question_id, stream.prefix, stream.mask, f"{self.seed}/{epoch}")
-        return self.sources.source(question_id, stream.prefix)
+    def _divisor(self, number: int, micro: MicroBatch) -> float:
+        """What the sum of a stream's losses over the whole step is divided by."""
+        targets = self.targets[number]
+        if self.reduction is Reduction.example:
+            return len(micro.step_examples)
+        texts = [targets[i] for i in map(self.question_ids.__getitem__, micro.step_examples) if i in targets]
+        if self.streams[number].loss is StreamLoss.listwise:
+            return len(texts)
+        return sum(share * len(ids) for own in texts for ids, share in own)
+
+    def _texts(
+        self, number: int, question_id: str, perturbation: Perturbation | None = None
+    ) -> dict[tuple[int, ...], list[tuple[Sequence[int], float]]]:
+        """Source tokens -> the question's texts in a stream that are decoded from them; none that count for nothing."""
+        stream = self.streams[number]
+        found: dict[tuple[int, ...], list[tuple[Sequence[int], float]]] = {}
+        for option, (ids, share) in enumerate(self.targets[number][question_id]):
+            if share > 0 or stream.loss is StreamLoss.listwise:
+                source = self.sources.source(question_id, stream.prefix, option, perturbation)
+                found.setdefault(source, []).append((ids, share))
+        return found

@@ -10,6 +10,8 @@ import random
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import datasets
@@ -65,6 +67,24 @@ def mask_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return masked
 
 
+def word_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of the vocabulary without special tokens, in order."""
+    special = {*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)}
+    return sorted(set(tokenizer.get_vocab().values()) - special)
+
+
+@dataclass(frozen=True, slots=True)
+class Perturbation:
+    """How the rationales of some sources are spoilt, so that nothing can be learnt from them (PINTO)."""
+
+    mask: float
+    """Share of a rationale's tokens that are masked."""
+    replace: float
+    """Share that random tokens of the vocabulary stand in for, no special ones; of both, one by a fair coin."""
+    draw: str
+    """Names the draw: what is spoilt, and how, follows from it, the question and the option alone."""
+
+
 class SourceTokens:
     """Token ids of the sources of a list of questions, cut to a length.
 
@@ -76,7 +96,12 @@ class SourceTokens:
         max_length: tokens of a source at most, the end token included. Question and options are never cut, so a source
             may still be longer.
         cache: folder of `tokenize`.
-        rationales: question id -> text that stands in the source; a question without one has none.
+        rationales: question id -> one text for each option, in the order of the choices. Each option then has a source
+            of its own, with its text; an empty text, and a question that is not there, leave it without. None or empty:
+            a question has one source, for all its options.
+
+    Raises:
+        ValueError: for a question with another number of texts than it has options.
     """
 
     def __init__(
@@ -85,20 +110,24 @@ class SourceTokens:
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
         cache: Path,
-        rationales: Mapping[str, str] | None = None,
+        rationales: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         parts = [student_source(question, "") for question in questions]
         self._index = {question.id: i for i, question in enumerate(questions)}
         self._contexts = tokenize([context for _, context, _, _ in parts], tokenizer, cache)
         self._rests = tokenize([rest for _, _, rest, _ in parts], tokenizer, cache)
         self._label: list[int] = []
-        self._rationales: list[list[int]] = [[] for _ in questions]
+        self._rationales: list[list[list[int]]] = [[[]] for _ in questions]
+        """Of every question, that of each option; without `rationales`, an empty one for all."""
+        self.by_option = bool(rationales)
+        """Whether each option has a source of its own."""
         if rationales:
             self._label = tokenizer(RATIONALE_LABEL, add_special_tokens=False)["input_ids"]
-            self._rationales = tokenize([rationales.get(q.id, "").strip() for q in questions], tokenizer, cache)
+            texts = [_by_option(question, rationales) for question in questions]
+            ids = iter(tokenize([text for own in texts for text in own], tokenizer, cache))
+            self._rationales = [[next(ids) for _ in own] for own in texts]
         self._tokenizer = tokenizer
         self._max_length = max_length
-        self._mask_id = mask_id(tokenizer) if rationales else -1
         self._prefixes: dict[str, list[int]] = {}
 
     def _prefix(self, prefix: str) -> list[int]:
@@ -106,40 +135,74 @@ class SourceTokens:
             self._prefixes[prefix] = self._tokenizer(prefix, add_special_tokens=False)["input_ids"]
         return self._prefixes[prefix]
 
-    def _parts(self, index: int, prefix: str) -> tuple[list[int], list[int]]:
+    def _parts(self, index: int, prefix: str, option: int) -> tuple[list[int], list[int]]:
         """Context and rationale, cut."""
         room = max(0, self._max_length - len(self._prefix(prefix)) - len(self._rests[index]) - 1)
-        rationale = self._rationales[index][: max(0, room - len(self._label))]
+        rationale = self._rationales[index][option][: max(0, room - len(self._label))]
         taken = len(self._label) + len(rationale) if rationale else 0
         return self._contexts[index][: room - taken], rationale
 
-    def _join(self, index: int, prefix: str, context: Sequence[int], rationale: Sequence[int]) -> tuple[int, ...]:
-        label = self._label if rationale else ()
-        end = self._tokenizer.eos_token_id
-        return (*self._prefix(prefix), *context, *self._rests[index], *label, *rationale, end)
-
-    def source(self, question_id: str, prefix: str) -> tuple[int, ...]:
-        """Prefix, context, question with options, rationale, end token."""
-        index = self._index[question_id]
-        return self._join(index, prefix, *self._parts(index, prefix))
-
-    def masked(self, question_id: str, prefix: str, share: float, draw: str) -> tuple[int, ...]:
-        """The same source with tokens of its rationale masked.
+    def source(
+        self, question_id: str, prefix: str, option: int = 0, perturbation: Perturbation | None = None
+    ) -> tuple[int, ...]:
+        """Prefix, context, question with options, rationale, end token.
 
         Args:
             question_id: the question.
             prefix: of the stream.
-            share: of the rationale's tokens, 0 to 1, rounded to a whole number of them.
-            draw: names the draw; which tokens are masked follows from it and the question alone.
+            option: position in the question's choices; of no effect where a question has one source.
+            perturbation: spoils the rationale.
         """
         index = self._index[question_id]
-        context, rationale = self._parts(index, prefix)
-        count = round(share * len(rationale))
-        hidden = set(random.Random(f"{draw}/{question_id}").sample(range(len(rationale)), count))
-        shown = [self._mask_id if i in hidden else token for i, token in enumerate(rationale)]
-        return self._join(index, prefix, context, shown)
+        context, rationale = self._parts(index, prefix, option if self.by_option else 0)
+        if perturbation is not None:
+            rationale = self._perturbed(rationale, perturbation, question_id, option)
+        label = self._label if rationale else ()
+        end = self._tokenizer.eos_token_id
+        return (*self._prefix(prefix), *context, *self._rests[index], *label, *rationale, end)
+
+    def sources(self, question_id: str, prefix: str) -> tuple[tuple[int, ...], ...]:
+        """The question's source, or one for each of its options in the order of the choices."""
+        return tuple(
+            self.source(question_id, prefix, i) for i in range(len(self._rationales[self._index[question_id]]))
+        )
+
+    def _perturbed(self, rationale: list[int], how: Perturbation, question_id: str, option: int) -> list[int]:
+        masking = how.mask > 0
+        if how.mask > 0 and how.replace > 0:
+            masking = random.Random(f"{how.draw}/{question_id}").random() < 0.5
+        rng = random.Random(f"{how.draw}/{question_id}/{option}")
+        count = round((how.mask if masking else how.replace) * len(rationale))
+        spoilt = list(rationale)
+        for i in rng.sample(range(len(rationale)), count):
+            spoilt[i] = self._mask_id if masking else rng.choice(self._words)
+        return spoilt
+
+    @cached_property
+    def _mask_id(self) -> int:
+        return mask_id(self._tokenizer)
+
+    @cached_property
+    def _words(self) -> list[int]:
+        return word_ids(self._tokenizer)
 
     def truncated(self, prefix: str) -> list[str]:
-        """Ids of the questions that lose context or rationale under this prefix."""
-        uncut = {i: (self._contexts[n], self._rationales[n]) for i, n in self._index.items()}
-        return [i for i, n in self._index.items() if self._parts(n, prefix) != uncut[i]]
+        """Ids of the questions that lose context or rationale under this prefix, in one of their sources or more."""
+        return [
+            question_id
+            for question_id, n in self._index.items()
+            if any(
+                self._parts(n, prefix, option) != (self._contexts[n], rationale)
+                for option, rationale in enumerate(self._rationales[n])
+            )
+        ]
+
+
+def _by_option(question: Question, rationales: Mapping[str, Sequence[str]]) -> list[str]:
+    texts = rationales.get(question.id, [""] * len(question.choices))
+    if len(texts) != len(question.choices):
+        raise ValueError(
+            f"question {question.id}: expected a rationale for each of {len(question.choices)} options, "
+            f"found {len(texts)}"
+        )
+    return [text.strip() for text in texts]

@@ -37,15 +37,15 @@ def evaluate(
     student: Student,
     questions: Sequence[Question],
     settings: EvaluationConfig,
-    rationales: Mapping[str, str] | None = None,
+    rationales: Mapping[str, Sequence[str]] | None = None,
 ) -> Evaluation:
-    """Ask the student every question, by generation and by ranking.
+    """Ask the student every question, by generation and by ranking; with rationales in its sources, by ranking alone.
 
     Args:
         student: on the device where it shall run.
         questions: of one split.
         settings: the batch size, and whether the student's own rationales are wanted too.
-        rationales: question id -> rationale that is part of the source (PINTO).
+        rationales: question id -> one rationale for each option, part of that option's source (PINTO).
     """
     started = time.perf_counter()
     sources = student.sources(questions, rationales)

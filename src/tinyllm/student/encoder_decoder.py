@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, T5ForConditionalGeneration
 from tinyllm.config import Accelerator
 from tinyllm.data.steps import Pair, TargetText
 from tinyllm.student.cpu_speed import accelerate, dropout
-from tinyllm.student.losses import linear_cross_entropy, mean_by_text
+from tinyllm.student.losses import batch_loss, is_plain_linear, mean_by_text
 
 ALIKE = 2.0
 """Lengths of one attention group differ by this factor at most, where the group has `FEW` rows already."""
@@ -56,15 +56,19 @@ class FlatBatch:
     text_M: Tensor
     """Target text of every token, counted over the batch in the order of the pairs."""
     normaliser_M: Tensor
-    """Factor of every token's loss within its stream's loss, fp32."""
+    """Factor of every token's loss within its stream's loss, fp32; in a list, factor of the list's loss."""
     share_M: Tensor
     """Part that its text has in its question's target, fp32."""
+    list_M: Tensor
+    """List whose texts compete with its text, from 0; -1 for none."""
     source_groups: list[Group]
     target_groups: list[Group]
     cross_groups: list[Group]
     """For each target group, its targets' sources (repeated where a source has several targets)."""
     cross_n: Tensor
     """The flat source tokens of all cross groups, one after the other."""
+    lists: int
+    """Number of lists."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> FlatBatch:
         return FlatBatch(*(_to(getattr(self, field.name), device, non_blocking) for field in fields(self)))
@@ -162,10 +166,12 @@ def lay_out(pairs: Sequence[Pair], config: PreTrainedConfig) -> FlatBatch:
         torch.tensor(by_target).repeat_interleave(size_t),
         torch.tensor([target.normaliser for target in ordered], dtype=torch.float32).repeat_interleave(size_t),
         torch.tensor([target.share for target in ordered], dtype=torch.float32).repeat_interleave(size_t),
+        torch.tensor([target.list_number for target in ordered]).repeat_interleave(size_t),
         source_groups,
         target_groups,
         cross_groups,
         torch.cat(cross_source),
+        1 + max(target.list_number for target in ordered),
     )
 
 
@@ -248,19 +254,10 @@ class _Attention:
         return layer.o(torch.cat(results))  # type: ignore[no-any-return]
 
 
-def _plain_linear(layer: nn.Module) -> bool:
-    """False for a layer that must be called: wrapped (LoRA), or with its weight in shards (ZeRO-3, FSDP)."""
-    return (
-        type(layer) is nn.Linear
-        and layer.bias is None
-        and layer.weight.numel() == layer.in_features * layer.out_features
-    )
-
-
 def _memories(decoder: Any, encoded_ND: Tensor, token_n: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of every decoder layer's cross-attention: one product for all, then one gather."""
     layers = [getattr(block.layer[1].EncDecAttention, name) for block in decoder.block for name in ("k", "v")]
-    if all(_plain_linear(layer) for layer in layers):
+    if all(is_plain_linear(layer) for layer in layers):
         everything = nn.functional.linear(encoded_ND, torch.cat([layer.weight for layer in layers]))
     else:
         everything = torch.cat([layer(encoded_ND) for layer in layers], dim=1)
@@ -339,23 +336,10 @@ def prepare(model: T5ForConditionalGeneration, accelerator: Accelerator) -> None
 
 
 def token_losses(
-    model: T5ForConditionalGeneration, batch: FlatBatch, weight_M: Tensor | None = None
+    model: T5ForConditionalGeneration, batch: FlatBatch, factor_M: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Weighted sum of the cross-entropies of all target tokens (a scalar), and each of them [M] in nats, detached.
-
-    Args:
-        model: the student.
-        batch: on its device.
-        weight_M: factor of each token, fp32; None for the batch's normalisers, which is the sum of the streams' losses.
-    """
-    weight_M = batch.normaliser_M if weight_M is None else weight_M
-    states_MD = target_states(model, batch)
-    head = model.lm_head
-    if _plain_linear(head):
-        return linear_cross_entropy(states_MD, head.weight, batch.label_M, weight_M)
-    # A head that is wrapped (LoRA) or whose weight lies in shards (ZeRO-3, FSDP) must be called, not read.
-    losses_M = nn.functional.cross_entropy(head(states_MD).float(), batch.label_M, reduction="none")
-    return (losses_M * weight_M).sum(), losses_M.detach()
+    """The batch's loss, a scalar, and each target token's cross-entropy [M] in nats, detached; see `batch_loss`."""
+    return batch_loss(model.lm_head, target_states(model, batch), batch, factor_M)
 
 
 @torch.no_grad()

@@ -13,19 +13,6 @@ from tinyllm.data.steps import Pair
 from tinyllm.student import encoder_decoder
 
 
-class Batch(Protocol):
-    """Sources and targets laid out for one forward pass; M target tokens, in an order of the family's own."""
-
-    stream_M: Tensor
-    """Stream (or option) of every target token."""
-    text_M: Tensor
-    """Target text of every token, counted over the batch in the order of the pairs."""
-    normaliser_M: Tensor
-    """Factor of every token's loss within its stream's loss, fp32."""
-    share_M: Tensor
-    """Part that its text has in its question's target, fp32."""
-
-
 class Family(Protocol):
     """The functions that train and query a student, whatever its architecture."""
 
@@ -34,11 +21,11 @@ class Family(Protocol):
         ...
 
     def lay_out(self, pairs: Sequence[Pair], config: PreTrainedConfig) -> Any:
-        """Pairs of source and targets as a `Batch`, on the CPU."""
+        """Pairs of source and targets as a `losses.Batch`, on the CPU."""
         ...
 
-    def token_losses(self, model: Any, batch: Any, weight_M: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Sum of the target tokens' cross-entropies, each times its weight, and each of them [M] in nats, detached."""
+    def token_losses(self, model: Any, batch: Any, factor_M: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`losses.batch_loss` of a batch: the loss, a scalar, and each token's cross-entropy [M] in nats, detached."""
         ...
 
     def rank(

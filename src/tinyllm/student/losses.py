@@ -1,11 +1,14 @@
-"""Losses of the student's streams (paper, equations 2 to 4)."""
+"""Losses of the student's streams (paper, equations 2 to 4), for every family of students.
+
+Shape suffixes: M target tokens of a batch, T target texts, L lists of texts that compete, D width of the model.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 CHUNK = 256
@@ -98,3 +101,112 @@ def mean_by_text(losses_M: Tensor, text_M: Tensor) -> Tensor:
     count = int(text_M.max()) + 1
     total = torch.zeros(count, dtype=losses_M.dtype, device=losses_M.device).index_add_(0, text_M, losses_M)
     return total / torch.bincount(text_M, minlength=count)
+
+
+class Batch(Protocol):
+    """Sources and targets laid out for one forward pass; M target tokens, in an order of the family's own."""
+
+    label_M: Tensor
+    """Id of every target token."""
+    stream_M: Tensor
+    """Stream (or option) of every target token."""
+    text_M: Tensor
+    """Target text of every token, counted over the batch in the order of the pairs."""
+    normaliser_M: Tensor
+    """Factor of every token's loss within its stream's loss, fp32; in a list, factor of the list's loss."""
+    share_M: Tensor
+    """Part that its text has in its question's target, fp32."""
+    list_M: Tensor
+    """List whose texts compete with its text, from 0; -1 for none."""
+    lists: int
+    """Number of lists."""
+
+
+def is_plain_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
+    """False for a layer that must be called: wrapped (LoRA), or with its weight in shards (ZeRO-3, FSDP)."""
+    return (
+        type(layer) is nn.Linear
+        and layer.bias is None
+        and layer.weight.numel() == layer.in_features * layer.out_features
+    )
+
+
+def batch_loss(
+    head: nn.Module, states_MD: Tensor, batch: Batch, factor_M: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """A batch's loss, a scalar, and each target token's cross-entropy [M] in nats, detached.
+
+    The loss is the sum of factor * cross-entropy over the tokens that are in no list, and over the lists of factor *
+    cross-entropy of the shares with softmax(s), s being the mean token log-likelihoods of a list's texts.
+
+    Args:
+        head: the output layer, a linear one or a wrapped one.
+        states_MD: what it reads at target positions.
+        batch: on the same device.
+        factor_M: factor of each token, fp32, the same all over a list; None for the batch's normalisers, which is the
+            sum of the streams' losses.
+    """
+    factor_M = batch.normaliser_M if factor_M is None else factor_M
+    if not is_plain_linear(head):
+        losses_M = nn.functional.cross_entropy(head(states_MD).float(), batch.label_M, reduction="none")
+        loss = (losses_M * _token_weights(losses_M.detach(), batch, factor_M)).sum()
+        losses_M = losses_M.detach()
+    elif batch.lists:
+        # The fused product needs its weights beforehand: the lists' tokens pass the head once more.
+        listed_m = (batch.list_M >= 0).nonzero()[:, 0]
+        known_M = torch.zeros_like(factor_M)
+        with torch.no_grad():
+            labels_m, weights_m = batch.label_M[listed_m], factor_M[listed_m]
+            known_M[listed_m] = linear_cross_entropy(states_MD[listed_m], head.weight, labels_m, weights_m)[1]
+        weight_M = _token_weights(known_M, batch, factor_M)
+        loss, losses_M = linear_cross_entropy(states_MD, head.weight, batch.label_M, weight_M)
+    else:
+        return linear_cross_entropy(states_MD, head.weight, batch.label_M, factor_M)
+    if batch.lists:  # so far it has the gradient of the lists' losses, not their value
+        loss = loss + (_terms_M(losses_M, batch, factor_M).sum() - loss).detach()
+    return loss, losses_M
+
+
+def stream_losses(losses_M: Tensor, batch: Batch, count: int) -> Tensor:
+    """The loss of every stream within a batch, [count]: what `batch_loss` sums, before the streams' weights.
+
+    Args:
+        losses_M: each token's cross-entropy.
+        batch: that they are of.
+        count: number of streams.
+    """
+    terms_M = _terms_M(losses_M, batch, batch.normaliser_M)
+    return torch.zeros(count, device=terms_M.device).index_add_(0, batch.stream_M, terms_M)
+
+
+def _terms_M(losses_M: Tensor, batch: Batch, factor_M: Tensor) -> Tensor:
+    """What each token adds to the loss; a list's, -sum(share * log p), is spread evenly over the tokens of a text."""
+    if not batch.lists:
+        return losses_M * factor_M
+    log_p_T, length_T = _lists(losses_M, batch)
+    listed_M = -batch.share_M * (log_p_T / length_T)[batch.text_M]
+    return torch.where(batch.list_M >= 0, listed_M, losses_M) * factor_M
+
+
+def _token_weights(losses_M: Tensor, batch: Batch, factor_M: Tensor) -> Tensor:
+    """Weights with which the sum of the tokens' cross-entropies has the gradient of the batch's loss.
+
+    A list's loss -sum(share * log p), with p = softmax(-mean cross-entropy), has the derivative (share - p) / length by
+    the cross-entropy of a token.
+    """
+    if not batch.lists:
+        return factor_M
+    log_p_T, length_T = _lists(losses_M, batch)
+    listed_M = (batch.share_M - log_p_T.exp()[batch.text_M]) / length_T[batch.text_M]
+    return torch.where(batch.list_M >= 0, listed_M * factor_M, factor_M)
+
+
+def _lists(losses_M: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Log-probability within its list, and tokens, of every text: [T] each; of texts in no list the former is idle."""
+    score_T = -mean_by_text(losses_M, batch.text_M)
+    length_T = torch.bincount(batch.text_M, minlength=score_T.numel())
+    list_T = torch.zeros_like(length_T).scatter_(0, batch.text_M, batch.list_M % (batch.lists + 1))  # -1 is the last
+    top_L = score_T.new_full((batch.lists + 1,), -torch.inf).scatter_reduce_(0, list_T, score_T, "amax")
+    score_T = score_T - top_L[list_T]
+    total_L = torch.zeros_like(top_L).index_add_(0, list_T, score_T.exp())
+    return score_T - total_L.log()[list_T], length_T

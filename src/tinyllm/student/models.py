@@ -107,18 +107,19 @@ def from_scratch(
 
 
 def tokenizer_texts(
-    questions: Sequence[Question], streams: Sequence[Stream], rationales: Mapping[str, str] | None = None
+    questions: Sequence[Question], streams: Sequence[Stream], rationales: Mapping[str, Sequence[str]] | None = None
 ) -> Iterator[str]:
     """What a student will read and write: the texts that a tokenizer of its own is made from.
 
     Args:
         questions: training questions.
         streams: what the student will be taught.
-        rationales: question id -> rationale that is part of the source (PINTO).
+        rationales: question id -> one rationale for each option, part of that option's source (PINTO).
     """
-    source_rationales = rationales or {}
+    own = rationales or {}
     for question in questions:
-        yield "".join(student_source(question, "", source_rationales.get(question.id, "")))
+        yield "".join(student_source(question, ""))
+        yield from (student_source(question, "", text)[3] for text in own.get(question.id, ()))
     for stream in streams:
         yield stream.prefix
         yield from (text for target in stream.targets.values() for text, _ in target)

@@ -22,8 +22,7 @@ from transformers import (
 from tinyllm.config import Schedule
 from tinyllm.data.question_batches import QuestionBatch
 from tinyllm.parsing import is_right
-from tinyllm.student.family import Batch
-from tinyllm.student.losses import mean_by_text
+from tinyllm.student.losses import Batch, mean_by_text, stream_losses
 from tinyllm.student.student import Student
 
 
@@ -64,31 +63,36 @@ class StudentModule(LightningModule):
         self.seed = seed
         self.valid_accuracy = MeanMetric()
         self.valid_ranked = MeanMetric()
-        self._mark = self._seconds = 0.0
-        self._examples = 0
+        self._mark = self._seconds = self._examples = 0.0
+        self._terms: list[Tensor] = []
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Weighted sum of the streams' losses (equation 2), a scalar, and each token's loss [M] in nats, detached."""
+        """Weighted sum of the streams' losses (equation 2), and each token's cross-entropy [M] in nats, detached."""
         weights = torch.tensor(list(self.weights.values()), device=batch.stream_M.device)
         return self.student.losses(batch, weights[batch.stream_M] * batch.normaliser_M)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Sum of weighted token losses of one micro-batch, a scalar; logs the mean loss of every stream in nats."""
+        """The loss of one micro-batch, a scalar; logs it and every stream's term, each over the whole step, in nats.
+
+        So `train/loss` is the sum of the streams' weights times `train/loss/<stream>`.
+        """
         moment = f"{self.seed}/{self.trainer.current_epoch}/{batch_idx}/{self.global_rank}"
         torch.manual_seed(int.from_bytes(hashlib.sha256(moment.encode()).digest()[:7], "big"))
         loss, losses_M = self.losses(batch)
-        by_text = mean_by_text(losses_M, batch.text_M)
-        stream_by_text = torch.zeros_like(by_text, dtype=torch.long).scatter_(0, batch.text_M, batch.stream_M)
-        share_by_text = torch.zeros_like(by_text).scatter_(0, batch.text_M, batch.share_M)
-        used_by_text = torch.zeros_like(by_text).scatter_(0, batch.text_M, batch.normaliser_M) > 0
-        for number, name in enumerate(self.weights):
-            chosen = (stream_by_text == number) & used_by_text
-            if bool(chosen.any()):
-                share = share_by_text[chosen]
-                mean = (by_text[chosen] * share).sum() / share.sum()
-                self.log(f"train/loss/{name}", mean, batch_size=int(chosen.sum()))
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        terms = stream_losses(losses_M, batch, len(self.weights))
+        self._terms.append(torch.cat([loss.detach()[None], terms]))
+        if self._steps_after(batch_idx):
+            # Normalisers hold the number of parts, so that Lightning's mean over them is the step's sum.
+            mean = self.trainer.strategy.reduce(torch.stack(self._terms).mean(dim=0), reduce_op="mean")
+            self._terms = []
+            for name, term in zip(self.weights, mean[1:], strict=True):
+                self.log(f"train/loss/{name}", term)
+            self.log("train/loss", mean[0], prog_bar=True)
         return loss
+
+    def _steps_after(self, batch_idx: int) -> bool:
+        """Whether the optimizer steps after this micro-batch."""
+        return (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
 
     def on_train_start(self) -> None:
         self._mark = time.perf_counter()
@@ -100,14 +104,13 @@ class StudentModule(LightningModule):
         """Speed over the last logged steps: questions per second, collation included, over all processes."""
         now = time.perf_counter()
         self._seconds, self._mark = self._seconds + now - self._mark, now
-        answered = batch.text_M[(batch.stream_M == 0) & (batch.normaliser_M > 0)]
-        self._examples += int(answered.unique().numel())
+        answered_M = batch.share_M * ((batch.stream_M == 0) & (batch.normaliser_M > 0))
+        self._examples += float(mean_by_text(answered_M, batch.text_M).sum())  # a question's shares add up to 1
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
-        if stepped and self.trainer.global_step % every == 0:
+        if self._steps_after(batch_idx) and self.trainer.global_step % every == 0:
             rate = self._examples / self._seconds * self.trainer.world_size
             self.log("train/examples_per_second", rate, prog_bar=True)
-            self._seconds, self._examples = 0.0, 0
+            self._seconds = self._examples = 0.0
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def validation_step(self, batch: QuestionBatch, batch_idx: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -49,7 +50,7 @@ class Student:
         config: ExperimentConfig,
         questions: Sequence[Question],
         streams: Sequence[Stream],
-        rationales: Mapping[str, str] | None = None,
+        rationales: Mapping[str, Sequence[str]] | None = None,
         *,
         precision: str = "32-true",
     ) -> Self:
@@ -61,7 +62,7 @@ class Student:
             config: `student`, `method`, `teachers` and `cache` are read.
             questions: training questions.
             streams: what the student will be taught.
-            rationales: question id -> rationale that is part of the source (PINTO).
+            rationales: question id -> one rationale for each option, part of that option's source (PINTO).
             precision: of asking.
 
         Raises:
@@ -122,43 +123,65 @@ class Student:
         """Pairs of source and targets as one batch; see `Family`."""
         return self.family.lay_out(pairs, self.model.config)
 
-    def losses(self, batch: Any, weight_M: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Weighted sum of the target tokens' cross-entropies (a scalar), and each of them [M] in nats, detached.
+    def losses(self, batch: Any, factor_M: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The batch's loss, a scalar, and each target token's cross-entropy [M] in nats, detached.
 
         Args:
             batch: of `lay_out`, on the model's device.
-            weight_M: factor of each token; None for the batch's own normalisers.
+            factor_M: factor of each token, the same all over a list; None for the batch's own normalisers.
         """
-        return self.family.token_losses(self.model, batch, weight_M)
+        return self.family.token_losses(self.model, batch, factor_M)
 
-    def sources(self, questions: Sequence[Question], rationales: Mapping[str, str] | None = None) -> SourceTokens:
+    def sources(
+        self, questions: Sequence[Question], rationales: Mapping[str, Sequence[str]] | None = None
+    ) -> SourceTokens:
         """The questions as this student reads them, for any prefix.
 
         Args:
             questions: of one split.
-            rationales: question id -> rationale that is part of the source (PINTO).
+            rationales: question id -> one rationale for each option, part of that option's source (PINTO).
         """
         return SourceTokens(questions, self.tokenizer, self.max_source_length, self.cache, rationales)
 
     def answer(self, batch: QuestionBatch) -> list[Prediction]:
-        """Both answers to every question of a batch; generation has room for the longest option."""
-        longest = max(len(ids) for options in batch.options for ids in options)
-        texts = self._generate(batch.sources, longest + _SPARE_TOKENS)
-        scores = self.family.rank(self.model, batch.sources, batch.options)
+        """Both answers to every question of a batch; generation has room for the longest option.
+
+        Where each option has a source of its own, there is none to generate from: the ranked option is both answers.
+        """
+        scores = self._rank(batch)
+        ranked = [
+            q.choices[max(range(len(own)), key=own.__getitem__)] for q, own in zip(batch.questions, scores, strict=True)
+        ]
+        texts = ranked
+        predicted: Sequence[str | None] = ranked
+        if not batch.by_option:
+            longest = max(len(ids) for options in batch.options for ids in options)
+            texts = self._generate([source for (source,) in batch.sources], longest + _SPARE_TOKENS)
+            predicted = [match_choice(text, q.choices) for text, q in zip(texts, batch.questions, strict=True)]
         return [
             Prediction(
                 id=question.id,
                 question=question.question,
                 choices=question.choices,
                 answer=question.answer,
-                generated=text,
-                predicted=match_choice(text, question.choices),
-                ranked=question.choices[max(range(len(values)), key=values.__getitem__)],
-                scores=tuple(values),
+                generated=texts[i],
+                predicted=predicted[i],
+                ranked=ranked[i],
+                scores=tuple(scores[i]),
                 subset=question.subset,
             )
-            for question, text, values in zip(batch.questions, texts, scores, strict=True)
+            for i, question in enumerate(batch.questions)
         ]
+
+    def _rank(self, batch: QuestionBatch) -> list[list[float]]:
+        """Scores of the options of every question, from its source or from each option's own."""
+        sources: list[tuple[int, ...]] = []
+        options: list[Sequence[tuple[int, ...]]] = []
+        for own, texts in zip(batch.sources, batch.options, strict=True):
+            sources.extend(own)
+            options.extend([texts] if len(own) == 1 else [[ids] for ids in texts])
+        scores = chain.from_iterable(self.family.rank(self.model, sources, options))
+        return [list(islice(scores, len(texts))) for texts in batch.options]
 
     def predict(
         self,

@@ -37,7 +37,7 @@ class Fit:
     steps: int
     """Optimizer steps, those before an interruption included."""
     train_loss: dict[str, float]
-    """Last loss of each stream, in nats."""
+    """Last logged loss of each stream, in nats: its term in the loss of an optimizer step, before its weight."""
     seconds: float
     """Of training and validation, those before an interruption included."""
     tokens: int
@@ -56,7 +56,7 @@ def train(
     folder: Path,
     questions: Mapping[Split, Sequence[Question]],
     streams: Sequence[Stream],
-    rationales: Mapping[Split, Mapping[str, str]],
+    rationales: Mapping[Split, Mapping[str, Sequence[str]]],
     loggers: Sequence[Logger],
 ) -> Fit:
     """Train a student, or its adapters, and leave it with its best weights; adapters are merged into them.
@@ -67,7 +67,7 @@ def train(
         folder: the run's; training goes on from its last checkpoint.
         questions: training and validation questions.
         streams: of the training questions.
-        rationales: by split, question id -> rationale that is part of the source (PINTO).
+        rationales: by split, question id -> one rationale for each option, part of that option's source (PINTO).
         loggers: in addition to `metrics.csv`.
 
     Raises:
@@ -169,7 +169,7 @@ def _log_plan(streams: Sequence[Stream], method: MethodConfig, teachers: Mapping
     for stream in streams:
         log.info("%s", stream)
     if method.source_rationale:
-        log.info("every source holds the rationale of %s", single_teacher(method, teachers))
+        log.info("each option is read with the rationale for it of %s", single_teacher(method, teachers))
     if method.lora is not None:
         modules = ", ".join(method.lora.target_modules)
         log.info("adapters of rank %d on %s are trained in place of the weights", method.lora.r, modules)
