@@ -106,7 +106,7 @@ class StreamLoss(StrEnum):
     tokens = "tokens"
     """Token cross-entropies, averaged as `loss.reduction` says."""
     listwise = "listwise"
-    """Cross-entropy over the options of a question: softmax of their mean token log-likelihoods."""
+    """Cross-entropy over a question's options: softmax of their mean token log-likelihoods; mean over questions."""
 
 
 class WhichTeachers(StrEnum):

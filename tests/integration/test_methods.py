@@ -80,7 +80,7 @@ def test_adapters_go_with_any_streams(stage: Stage, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "steps"), [("lora", 12), ("pinto", 28)])
 def test_a_killed_run_continues_to_the_same_weights(tmp_path: Path, method: str, steps: int) -> None:
-    """Dropout of adapters is drawn as before; so are the masks of rationales, in the second epoch."""
+    """Dropout of adapters is drawn as before; so are the perturbed rationales, in the second epoch."""
     long = [*SMALL, f"method={method}", "data.limit_train=160", "trainer.valid_every=0.25"]
     if method == "lora":
         long.append("method.lora.dropout=0.3")
@@ -123,7 +123,8 @@ def test_a_rationale_in_every_source_from_training_to_export(stage: Stage, tmp_p
     run = tmp_path / "run"
     assert {"train/loss/answer", "train/loss/counterfactual"} <= columns(run)
     assert result(run)["teachers"] == ["terse"]
-    assert "every source holds the rationale of terse" in err and "50% of the rationale" in err
+    assert "each option is read with what terse wrote for it" in err and "100% masked or 30% replaced" in err
+    assert all(row["generated"] == row["predicted"] == row["ranked"] for row in predictions(run))
     code, _, err = stage("evaluate", "run=run", "trainer.precision=32-true", "output=again")
     assert code == 0, err
     assert predictions(tmp_path / "again") == predictions(run)
@@ -144,10 +145,13 @@ def test_a_rationale_in_every_source_from_training_to_export(stage: Stage, tmp_p
     assert code == 2 and all(part in err for part in ("24 of 24", "minilab/test", "terse", "nowhere"))
     ask = ["predict", "run=run", "question='What cuts wood?'", "choices=[saw,spoon]"]
     code, _, err = stage(*ask)
-    assert code == 2 and "rationale=" in err
-    code, first, err = stage(*ask, "rationale='A saw has teeth.'")
+    assert code == 2 and "rationales=[...]" in err and "2 texts" in err
+    code, first, err = stage(*ask, "rationales=[A saw has teeth.,'']")
     assert code == 0, err
-    assert stage(*ask, "rationale='Spoons, spoons and spoons.'")[1] != first
+    assert first.splitlines()[0].removeprefix("answer: ") in ("saw", "spoon")
+    code, second, err = stage(*ask, "rationales=[A saw has teeth.,'Spoons, spoons and spoons.']")
+    scores = [[line.split("(")[-1] for line in out.splitlines()[1:3]] for out in (first, second)]
+    assert scores[0][0] == scores[1][0] and scores[0][1] != scores[1][1], "of the option whose rationale is another"
     code, _, err = stage("export", "run=run", "output=exported")
     assert code == 0, err
     assert "a line `Rationale: {rationale}`: what terse writes" in (tmp_path / "exported" / "README.md").read_text()

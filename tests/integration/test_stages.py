@@ -150,6 +150,15 @@ def test_one_device_accumulation_and_two_processes_give_the_same_update(tmp_path
     assert [result["steps"] for result in results] == [10, 10, 10]
     assert len({result["valid_accuracy"] for result in results}) == 1 and results[0]["valid_accuracy"] is not None
     assert set(results[2]["train_loss"]) == {"answer", "terse", "wordy"}
+    columns = ("train/loss", "train/loss/answer", "train/loss/terse", "train/loss/wordy")
+    logged = [
+        [[float(row[name]) for name in columns] for row in read_metrics(tmp_path / name) if row["train/loss"]]
+        for name in ("one", "accumulated", "two")
+    ]
+    for number, rows in enumerate(zip(*logged, strict=True)):
+        for row in rows:  # of the same weights at the first step, of nearly the same later
+            assert row == pytest.approx(rows[0], rel=1e-3 if number else 1e-5)
+            assert row[0] == pytest.approx(sum(row[1:]), rel=1e-6), "each stream weighs 1"
     assert not (tmp_path / "runs").exists() and not (tmp_path / "outputs").exists(), "one folder a run"
 
 

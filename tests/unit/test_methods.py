@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from tinyllm.config import MethodConfig, StreamConfig, Target, TeacherConfig, WhichTeachers
+from tinyllm.config import MethodConfig, StreamConfig, StreamLoss, Target, TeacherConfig, WhichTeachers
 from tinyllm.data.steps import Pair, TargetText
 from tinyllm.errors import UserError
 from tinyllm.methods import (
@@ -214,11 +214,48 @@ def test_the_flat_answer_is_every_option_alike() -> None:
     assert own.mask == 0.4
 
 
+FOUR = Question("q5", "Which?", ("an owl", "a fox", "An owl.", "a hen"), "an owl")
+
+
+@pytest.mark.parametrize(
+    ("target", "smoothing", "shares"),
+    [
+        (Target.answer, 0.0, (0.5, 0.0, 0.5, 0.0)),  # equal options are equally right
+        (Target.answer, 0.2, (0.45, 0.05, 0.45, 0.05)),
+        (Target.teacher_answer, 0.1, (0.025, 0.025, 0.025, 0.925)),
+        (Target.every_option, 0.0, (0.25, 0.25, 0.25, 0.25)),
+    ],
+)
+def test_all_options_compete_in_a_listwise_stream(target: Target, smoothing: float, shares: tuple[float, ...]) -> None:
+    how = mixed(target, loss=StreamLoss.listwise, smoothing=smoothing, weight=0.5)
+    own = build_streams(how, TEACHERS, {}, (), [*QUESTIONS, FOUR], {}, answers={"q5": "a hen"})[1]
+    assert (own.loss, own.weight) == (StreamLoss.listwise, 0.5) and "listwise" in str(own)
+    assert [text for text, _ in own.targets["q5"]] == list(FOUR.choices)
+    assert [share for _, share in own.targets["q5"]] == pytest.approx(shares)
+    assert set(own.targets) == ({"q5"} if target is Target.teacher_answer else {"q1", "q2", "q3", "q5"})
+
+
+def test_options_that_are_read_with_their_own_rationales_are_all_listed() -> None:
+    how = mixed(Target.answer, source_rationale=True, mask=1.0, replace=0.3, teachers=WhichTeachers.none)
+    first, second = build_streams(how, TEACHERS, {}, (), [FOUR], {})
+    for stream in (first, second):
+        assert stream.loss is StreamLoss.tokens
+        assert stream.targets["q5"] == tuple(zip(FOUR.choices, (0.5, 0.0, 0.5, 0.0), strict=True))
+    assert (second.mask, second.replace) == (1.0, 0.3)
+    assert "100% masked or 30% replaced" in str(second) and "masked" not in str(first)
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [
         (mixed(Target.every_option, mask=0.5), r"streams\.second\.mask=0\.5: .*method\.source_rationale=true"),
+        (mixed(Target.answer, replace=0.5), r"streams\.second\.replace=0\.5: .*method\.source_rationale=true"),
         (mixed(Target.every_option, source_rationale=True, mask=1.5), r"streams\.second\.mask: .*1\.5"),
+        (mixed(Target.answer, source_rationale=True, replace=-1.0), r"streams\.second\.replace: .*-1\.0"),
+        (mixed(Target.answer, loss=StreamLoss.listwise, smoothing=2.0), r"streams\.second\.smoothing: .*2\.0"),
+        (mixed(Target.answer, smoothing=0.1), r"streams\.second\.smoothing=0\.1: .*loss=listwise"),
+        (mixed(Target.rationale, loss=StreamLoss.listwise), r"streams\.second\.target=rationale: .*loss=listwise"),
+        (mixed(Target.rationale, source_rationale=True), r"second\.target=rationale: .*source_rationale=true"),
         (mixed(Target.teacher_options, temperature=0.0), r"streams\.second\.temperature: .*0\.0"),
         (mixed(Target.teacher_answer, teachers=WhichTeachers.all), r"streams\.second\.teachers: .*teacher_answer"),
     ],

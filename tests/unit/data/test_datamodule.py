@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import T5Config
 
-from tinyllm.config import Reduction
+from tinyllm.config import Reduction, StreamLoss
 from tinyllm.data.datamodule import QuestionDataModule
 from tinyllm.data.question_batches import question_batches
 from tinyllm.data.steps import MicroBatch, Pair, StepSampler, StreamDataset, TargetIds
@@ -151,7 +151,7 @@ def test_tokens_read_are_those_of_the_steps_dealt_out(shuffle: bool, accumulate_
 class Sources:
     """A source whose one token tells the question and whose length tells the prefix."""
 
-    def source(self, question_id: str, prefix: str) -> tuple[int, ...]:
+    def source(self, question_id: str, prefix: str, option: int = 0, perturbation: None = None) -> tuple[int, ...]:
         return (int(question_id),) * len(prefix)
 
 
@@ -244,6 +244,29 @@ def test_a_part_without_any_target_computes_something_that_counts_for_nothing(ex
     assert not alone[MicroBatch(examples, (1, 0), 4)].normaliser_M.any()
 
 
+@pytest.mark.parametrize(("reduction", "divisor"), [(Reduction.example, 3), (Reduction.token, 2)])
+def test_lists_are_numbered_over_the_batch_and_count_by_question(reduction: Reduction, divisor: int) -> None:
+    """Question 12 has no target: it counts as a loss of 0, or not at all. A text without a share still competes."""
+    listed: list[dict[str, TargetIds]] = [
+        {"10": [((5, 1), 0.0), ((6, 6, 1), 1.0)], "11": [((7, 1), 0.5), ((8, 1), 0.5)]}
+    ]
+    texts = {"10": (("x", 0.0), ("y", 1.0)), "11": (("z", 0.5), ("w", 0.5))}
+    streams = [STREAMS[0], Stream("list", "list: ", 2.0, texts, StreamLoss.listwise)]
+    own = StreamDataset(
+        ["10", "11", "12"], Sources(), streams, [TARGETS[0], *listed], reduction=reduction, lay_out=list
+    )  # type: ignore[arg-type]
+    pairs = own[MicroBatch((0, 1, 2), (0, 1, 2), 1)]
+    assert [[t.list_number for t in pair.targets] for pair in pairs] == [[-1]] * 3 + [[0, 0], [1, 1]]
+    assert [[t.share for t in pair.targets] for pair in pairs[3:]] == [[0.0, 1.0], [0.5, 0.5]]
+    assert {t.normaliser for pair in pairs[3:] for t in pair.targets} == {1 / divisor}
+    half = own[MicroBatch((1,), (0, 1, 2), 2)]
+    assert [t.list_number for t in half[-1].targets] == [0, 0]
+    assert {t.normaliser for t in half[-1].targets} == {2 / divisor}
+    empty = own[MicroBatch((), (0, 1, 2), 4)]
+    assert {t.normaliser for pair in empty for t in pair.targets} == {0.0}
+    assert len(own[MicroBatch((2,), (2,), 1)]) == 1, "a step without a list"
+
+
 def test_length_of_a_question_is_that_of_its_sources_and_targets_over_all_streams() -> None:
     assert dataset(Reduction.example).lengths() == [3 + 2 + 5 + 2, 3 + 4, 3 + 2 + 5 + 3]
 
@@ -271,13 +294,28 @@ def test_question_batches_hold_every_question_once_longest_first(tmp_path: Path)
     assert [len(batch.questions) for batch in batches] == [4, 4, 3]
     rows = [row for batch in batches for row in zip(batch.questions, batch.sources, batch.options, strict=True)]
     assert sorted(question.id for question, _, _ in rows) == sorted(question.id for question in VALID)
-    lengths = [len(source) for _, source, _ in rows]
+    lengths = [len(source) for _, (source,), _ in rows]
     assert lengths == sorted(lengths, reverse=True) and len(set(lengths)) > 5
     for question, source, options in rows:
-        assert source == sources.source(question.id, "predict: ")
+        assert source == (sources.source(question.id, "predict: "),)
         assert options == tuple(
             (*TOKENIZER.encode(choice, add_special_tokens=False), TOKENIZER.eos_token_id) for choice in question.choices
         )
+
+
+def test_question_batches_hold_the_source_of_every_option(tmp_path: Path) -> None:
+    texts = {
+        q.id: [" ".join(WORDS[: 1 + 9 * (i == n)]) for i in range(len(q.choices))] for n, q in enumerate(VALID[:2])
+    }
+    sources = SourceTokens(VALID, TOKENIZER, 100, tmp_path, texts)
+    batches = question_batches(VALID, sources, TOKENIZER, prefix="predict: ", batch_size=4, cache=tmp_path)
+    longest = []
+    for batch in batches:
+        assert batch.by_option and all(single.by_option for single in batch.singles())
+        for question, own in zip(batch.questions, batch.sources, strict=True):
+            assert own == tuple(sources.source(question.id, "predict: ", i) for i in range(len(question.choices)))
+            longest.append(max(map(len, own)))
+    assert longest == sorted(longest, reverse=True)
 
 
 def test_order_of_question_batches_does_not_follow_the_file(tmp_path: Path) -> None:
@@ -357,11 +395,13 @@ def test_the_loader_gives_the_planned_pairs(tmp_path: Path) -> None:
     assert sorted(answers) == sorted(expected)
 
 
-def test_masks_are_drawn_anew_every_epoch_and_in_the_same_way_again(tmp_path: Path) -> None:
+def test_rationales_are_spoilt_anew_every_epoch_and_in_the_same_way_again(tmp_path: Path) -> None:
     """So that a resumed run, and any split over processes, reads what an uninterrupted one reads."""
-    texts = {q.id: " ".join(WORDS[:10]) for q in TRAIN}
-    masked = Stream("flat", "predict: ", 0.5, single_target({q.id: q.answer for q in TRAIN}), mask=0.5)
-    clear = Stream("answer", "predict: ", 1.0, single_target({q.id: q.answer for q in TRAIN}))
+    texts = {q.id: [" ".join(WORDS[:10])] * len(q.choices) for q in TRAIN}
+    options = {q.id: tuple((choice, float(choice == q.answer)) for choice in q.choices) for q in TRAIN}
+    masked = Stream("flat", "predict: ", 0.5, options, StreamLoss.listwise, mask=0.5)
+    clear = Stream("answer", "predict: ", 1.0, options)
+    count = sum(len(q.choices) for q in TRAIN)
 
     def made(seed: int = 0, accumulate_grad_batches: int = 1) -> QuestionDataModule:
         return QuestionDataModule(
@@ -369,7 +409,7 @@ def test_masks_are_drawn_anew_every_epoch_and_in_the_same_way_again(tmp_path: Pa
             max_target_length=100, reduction=Reduction.example, batch_size=8, shuffle=True,
             accumulate_grad_batches=accumulate_grad_batches,
             group_by_length=True, seed=seed, answer_prefix="predict: ", evaluation_batch_size=4, cache=tmp_path,
-            rationales={"train": texts, "valid": {q.id: "fog" for q in VALID}},
+            rationales={"train": texts, "valid": {q.id: ["fog"] * len(q.choices) for q in VALID}},
         )  # fmt: skip
 
     def is_of(pair: Pair, stream: int) -> bool:
@@ -381,13 +421,15 @@ def test_masks_are_drawn_anew_every_epoch_and_in_the_same_way_again(tmp_path: Pa
         for rank in range(world):
             data.sampler.rank = rank
             data.sampler.set_epoch(epoch)
-            found += [p.source for m in data.sampler for p in data.dataset[m] if is_of(p, stream)]
+            found += [p.source for m in data.sampler for p in data.dataset[m] if is_of(p, stream) for _ in p.targets]
         return sorted(found)
 
     first = read(made(), 0)
     hidden = TOKENIZER.unk_token_id
-    more = sum(source.count(hidden) for source in first) - sum(s.count(hidden) for s in read(made(), 0, stream=0))
-    assert more == 5 * len(TRAIN)
+    assert len(first) == count and len(read(made(), 0, stream=0)) == len(TRAIN), "of the answers, those with a share"
+    clear_sources = [s for q in TRAIN for s in made().train_sources.sources(q.id, "predict: ")]
+    more = sum(source.count(hidden) for source in first) - sum(source.count(hidden) for source in clear_sources)
+    assert more == 5 * count
     assert first == read(made(), 0) == read(made(accumulate_grad_batches=3), 0) == read(made(), 0, world=2)
     assert first != read(made(), 1) and first != read(made(seed=1), 0)
     later = made()
@@ -396,7 +438,7 @@ def test_masks_are_drawn_anew_every_epoch_and_in_the_same_way_again(tmp_path: Pa
     assert read(made(), 0, stream=0) == read(made(), 1, stream=0)
     (batch, *_) = made().valid_batches
     fog = TOKENIZER.encode("fog", add_special_tokens=False)[-1]
-    assert all(source[-2] == fog for source in batch.sources)
+    assert all(source[-2] == fog for own in batch.sources for source in own)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tinyllm.data import tokens
-from tinyllm.data.tokens import SourceTokens, mask_id, tokenize
+from tinyllm.data.tokens import Perturbation, SourceTokens, mask_id, tokenize, word_ids
 from tinyllm.prompts import student_source
 from tinyllm.records import Question
 from tinyllm.student.tokenizer import train_tokenizer
@@ -223,66 +223,124 @@ def test_sources_are_found_by_id(tmp_path: Path) -> None:
 
 
 RATIONALES = {
-    "plain": "Water boils in a kettle,\nand then it hums (b). Therefore, the answer is (a) a kettle.",
-    "passage": "(a) Snow is white.",
+    "plain": ("Water boils in a kettle,\nand then it hums (b). Indeed (a kettle).", "A lamp may hum."),
+    "passage": ("(a) Snow is white.", " \n", "The lamp hums in the snow, too."),
 }
 
 
+def rationale(question: Question, option: int) -> str:
+    return RATIONALES[question.id][option] if question.id in RATIONALES else ""
+
+
+def size(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    return len(tokenizer(text.strip(), add_special_tokens=False)["input_ids"])
+
+
 @pytest.mark.parametrize("make", [scratch, unigram])
-def test_a_source_with_a_rationale_equals_its_joined_text_in_tokens(make, tmp_path: Path) -> None:
+def test_every_option_has_the_source_of_its_own_rationale(make, tmp_path: Path) -> None:
     tokenizer = make()
     sources = SourceTokens(QUESTIONS, tokenizer, 10_000, tmp_path, RATIONALES)
-    for question in QUESTIONS:
-        whole = "".join(student_source(question, "predict: ", RATIONALES.get(question.id, "")))
-        joined = tokenizer(whole, add_special_tokens=False)["input_ids"]
-        assert sources.source(question.id, "predict: ") == (*joined, tokenizer.eos_token_id)
     plain = SourceTokens(QUESTIONS, tokenizer, 10_000, tmp_path)
-    assert sources.source("odd", "predict: ") == plain.source("odd", "predict: ")
-    assert sources.source("plain", "predict: ") != plain.source("plain", "predict: ")
+    assert sources.by_option and not plain.by_option
+    assert not SourceTokens(QUESTIONS, tokenizer, 10_000, tmp_path, {}).by_option
+    for question in QUESTIONS:
+        expected = []
+        for option in range(len(question.choices)):
+            whole = "".join(student_source(question, "predict: ", rationale(question, option)))
+            joined = tokenizer(whole, add_special_tokens=False)["input_ids"]
+            expected.append((*joined, tokenizer.eos_token_id))
+            assert sources.source(question.id, "predict: ", option) == expected[option]
+            assert plain.source(question.id, "predict: ", option) == plain.source(question.id, "predict: ")
+        assert sources.sources(question.id, "predict: ") == tuple(expected)
+        assert plain.sources(question.id, "predict: ") == (plain.source(question.id, "predict: "),)
+    assert sources.source("passage", "predict: ", 1) == plain.source("passage", "predict: "), "an empty text"
+    assert sources.source("odd", "predict: ", 1) == plain.source("odd", "predict: ")
+    assert len(set(sources.sources("passage", "predict: "))) == 3
+
+
+def test_a_question_has_as_many_rationales_as_options(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"plain: .*2 options, found 1"):
+        SourceTokens(QUESTIONS, scratch(), 100, tmp_path, {**RATIONALES, "plain": ("Water boils.",)})
 
 
 def test_the_context_gives_way_first_and_the_rationale_after_it(tmp_path: Path) -> None:
     tokenizer = scratch()
-    for question in QUESTIONS[:2]:
-        ids = [
+    label = tokenizer("\nRationale:", add_special_tokens=False)["input_ids"]
+    parts = {
+        (question, option): [
             tokenizer(part, add_special_tokens=False)["input_ids"]
-            for part in student_source(question, "predict: ", RATIONALES[question.id])
+            for part in student_source(question, "predict: ", rationale(question, option))
         ]
-        prefix, context, rest, tail = ids
-        label = tokenizer("\nRationale:", add_special_tokens=False)["input_ids"]
-        least = len(prefix) + len(rest) + 1
-        for length in range(1, least + len(context) + len(tail) + 3):
-            sources = SourceTokens(QUESTIONS, tokenizer, length, tmp_path, RATIONALES)
-            room = max(0, length - least)
+        for question in QUESTIONS[:2]
+        for option in range(len(question.choices))
+    }
+    for length in range(1, max(sum(map(len, own)) for own in parts.values()) + 3):
+        sources = SourceTokens(QUESTIONS, tokenizer, length, tmp_path, RATIONALES)
+        lost: set[str] = set()
+        for (question, option), (prefix, context, rest, tail) in parts.items():
+            room = max(0, length - len(prefix) - len(rest) - 1)
             kept_tail = tail[:room] if room > len(label) else []
             kept_context = context[: room - len(kept_tail)]
             expected = (*prefix, *kept_context, *rest, *kept_tail, tokenizer.eos_token_id)
-            assert sources.source(question.id, "predict: ") == expected
-            lost = (kept_context, kept_tail) != (context, tail)
-            assert (question.id in sources.truncated("predict: ")) == lost
+            assert sources.source(question.id, "predict: ", option) == expected
+            if (kept_context, kept_tail) != (context, tail):
+                lost.add(question.id)
+        assert set(sources.truncated("predict: ")) - {"odd"} == lost, "of one option or more"
+
+
+def changes(sources: SourceTokens, option: int, how: Perturbation) -> dict[int, int]:
+    """Position -> new token, where the source of "plain" is changed."""
+    clear, spoilt = (sources.source("plain", "predict: ", option, each) for each in (None, how))
+    return {i: b for i, (a, b) in enumerate(zip(clear, spoilt, strict=True)) if a != b}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
 def test_a_share_of_the_rationale_is_masked_and_nothing_else(share: float, tmp_path: Path) -> None:
     tokenizer = scratch()
     sources = SourceTokens(QUESTIONS, tokenizer, 10_000, tmp_path, RATIONALES)
-    clear = sources.source("plain", "predict: ")
-    size = len(tokenizer(RATIONALES["plain"], add_special_tokens=False)["input_ids"])
-    hidden = set()
-    for draw in range(30):
-        masked = sources.masked("plain", "predict: ", share, f"0/{draw}")
-        changed = [i for i, (a, b) in enumerate(zip(clear, masked, strict=True)) if a != b]
-        assert all(masked[i] == tokenizer.unk_token_id for i in changed)
-        assert len(changed) == round(share * size)
-        assert all(len(clear) - 1 - size <= i < len(clear) - 1 for i in changed)
-        assert masked == sources.masked("plain", "predict: ", share, f"0/{draw}")
-        hidden.update(changed)
-    assert len(hidden) == (size if share else 0), "every token has its turn"
-    assert sources.masked("odd", "predict: ", share, "0/0") == sources.source("odd", "predict: ")
+    for option, text in enumerate(RATIONALES["plain"]):
+        count, length = size(tokenizer, text), len(sources.source("plain", "predict: ", option))
+        hidden: set[int] = set()
+        for draw in range(30):
+            how = Perturbation(share, 0.0, f"0/{draw}")
+            changed = changes(sources, option, how)
+            assert set(changed.values()) <= {tokenizer.unk_token_id}
+            assert len(changed) == round(share * count)
+            assert all(length - 1 - count <= i < length - 1 for i in changed)
+            assert changed == changes(sources, option, how)
+            hidden.update(changed)
+        assert len(hidden) == (count if share else 0), "every token has its turn"
+    assert sources.source("odd", "predict: ", 0, how) == sources.source("odd", "predict: ")
 
 
-def test_the_mask_is_t5s_first_sentinel_where_there_is_one() -> None:
+def test_a_share_of_the_rationale_is_replaced_with_random_words(tmp_path: Path) -> None:
     tokenizer = scratch()
+    sources = SourceTokens(QUESTIONS, tokenizer, 10_000, tmp_path, RATIONALES)
+    count = size(tokenizer, RATIONALES["plain"][0])
+    found = [changes(sources, 0, Perturbation(0.0, 0.5, f"0/{draw}")) for draw in range(200)]
+    new = [token for changed in found for token in changed.values()]
+    # A word may stand in for itself, now and then.
+    assert 0.97 * 200 * round(0.5 * count) < len(new) <= 200 * round(0.5 * count)
+    assert len(set(new)) > 0.9 * (len(tokenizer) - 3) and not set(new) & {0, 1, 2}
+
+
+def test_a_question_is_masked_or_replaced_with_equal_chance(tmp_path: Path) -> None:
+    """All options of a question alike, each with a draw of its own."""
+    tokenizer = scratch()
+    sources = SourceTokens(QUESTIONS, tokenizer, 10_000, tmp_path, {**RATIONALES, "plain": ("A lamp may hum.",) * 2})
+    masked = []
+    for draw in range(200):
+        how = Perturbation(1.0, 1.0, f"0/{draw}")
+        first, second = (changes(sources, option, how) for option in (0, 1))
+        masked.append(set(first.values()) == {tokenizer.unk_token_id})
+        assert masked[-1] == (set(second.values()) == {tokenizer.unk_token_id}) == (first == second)
+    assert 70 < sum(masked) < 130
+
+
+def test_words_of_the_vocabulary_are_all_but_special_tokens() -> None:
+    tokenizer = scratch()
+    assert word_ids(tokenizer) == list(range(3, len(tokenizer)))
     assert mask_id(tokenizer) == tokenizer.unk_token_id
-    tokenizer.add_tokens(["<extra_id_0>"])
+    tokenizer.add_tokens(["<extra_id_0>"], special_tokens=True)
     assert mask_id(tokenizer) == tokenizer.convert_tokens_to_ids("<extra_id_0>") != tokenizer.unk_token_id
+    assert word_ids(tokenizer) == list(range(3, len(tokenizer) - 1))

@@ -114,7 +114,7 @@ def test_the_layout_by_hand() -> None:
     batch = lay_out(
         [
             Pair((11, 12, 13, 1), (TargetText((21, 22, 1), 0, 0.5),)),
-            Pair((14, 1), (TargetText((23, 1), 1, 0.25), TargetText((24, 25, 26, 1), 2, 0.125))),
+            Pair((14, 1), (TargetText((23, 1), 1, 0.25, 0.4, 0), TargetText((24, 25, 26, 1), 2, 0.125, 0.6, 1))),
         ],
         T5Config(decoder_start_token_id=9),
     )
@@ -124,7 +124,9 @@ def test_the_layout_by_hand() -> None:
     assert batch.text_M.tolist() == [1, 1, 0, 0, 0, 2, 2, 2, 2]
     assert batch.stream_M.tolist() == [1, 1, 0, 0, 0, 2, 2, 2, 2]
     assert batch.normaliser_M.tolist() == [0.25] * 2 + [0.5] * 3 + [0.125] * 4
-    assert batch.normaliser_M.dtype is torch.float32
+    assert batch.normaliser_M.dtype is batch.share_M.dtype is torch.float32
+    assert batch.share_M.tolist() == [pytest.approx(share) for share in [0.4] * 2 + [1.0] * 3 + [0.6] * 4]
+    assert batch.list_M.tolist() == [0] * 2 + [-1] * 3 + [1] * 4 and batch.lists == 2
 
     (source,) = batch.source_groups  # few rows share a group, however unlike
     assert (source.start, source.stop, source.rows, source.length) == (0, 6, 2, 4)

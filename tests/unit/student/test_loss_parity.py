@@ -12,11 +12,12 @@ from tests.conftest import small_t5
 from torch.nn import functional as F
 from transformers import T5ForConditionalGeneration
 
-from tinyllm.config import Reduction
+from tinyllm.config import Reduction, StreamLoss
 from tinyllm.data.steps import MicroBatch, Pair, StreamDataset, TargetText
 from tinyllm.methods import Stream, single_target
 from tinyllm.student.cpu_speed import accelerate
 from tinyllm.student.encoder_decoder import lay_out
+from tinyllm.student.losses import stream_losses
 from tinyllm.student.module import StudentModule
 from tinyllm.student.student import Student
 
@@ -26,16 +27,20 @@ ALPHAS = (0.5, 1.0, 3.0)
 
 
 class Sources:
-    """Source tokens made of the question and the prefix, as a stand-in for SourceTokens."""
+    """Given source tokens of a question, prefix and option, as a stand-in for SourceTokens."""
 
-    def __init__(self, sources: dict[tuple[str, str], tuple[int, ...]]) -> None:
+    def __init__(self, sources: dict[tuple[str, str, int], tuple[int, ...]]) -> None:
         self.sources = sources
 
-    def source(self, question_id: str, prefix: str) -> tuple[int, ...]:
-        return self.sources[question_id, prefix]
+    def source(self, question_id: str, prefix: str, option: int = 0, perturbation: None = None) -> tuple[int, ...]:
+        return self.sources[question_id, prefix, option]
 
 
-def make_case(teachers: int, questions: int, missing: bool, seed: int = 0, options: bool = False):
+def make_case(teachers: int, questions: int, missing: bool, seed: int = 0, extra: Sequence[str] = ()):
+    """Streams of one text a question, and those of `extra`, whose targets are several texts with shares.
+
+    `shares` is as of standard KD. The texts compete in `listwise`; in `by_option`, each is read with its own source.
+    """
     rng = random.Random(seed)
     ids = [f"q{i}" for i in range(questions)]
     names = ["answer", *(f"t{m}" for m in range(teachers))]
@@ -46,21 +51,24 @@ def make_case(teachers: int, questions: int, missing: bool, seed: int = 0, optio
         streams.append(Stream(name, f"{name}: ", weight, single_target(dict.fromkeys(chosen, "text"))))
         targets.append({i: [(text(rng), 1.0)] for i in chosen})
         for i in ids:
-            sources[i, f"{name}: "] = (*(rng.randrange(2, 97) for _ in range(rng.randrange(3, 30))), 1)
-    if options:  # a stream whose targets are several texts with shares, as of standard KD and PINTO
-        streams.append(Stream("options", "options: ", 0.7, {}))
-        targets.append({i: with_shares(rng, 1 + n % 4) for n, i in enumerate(ids)})
+            sources[i, f"{name}: ", 0] = text(rng, 30)
+    for number, name in enumerate(extra):
+        loss = StreamLoss.tokens if name == "shares" else StreamLoss.listwise
+        streams.append(Stream(name, f"{name}: ", 0.7 + number, {}, loss))
+        chosen = [i for i in ids if not (missing and i in ("q2", "q3"))]
+        targets.append({i: with_shares(rng, 1 + n % 4) for n, i in enumerate(chosen)})
         for i in ids:
-            sources[i, "options: "] = (*(rng.randrange(2, 97) for _ in range(rng.randrange(3, 30))), 1)
+            own = [text(rng, 30) for _ in range(4)]
+            sources |= {(i, f"{name}: ", n): own[n if name == "by_option" else 0] for n in range(4)}
     return ids, streams, targets, Sources(sources)
 
 
-def text(rng: random.Random) -> tuple[int, ...]:
-    return (*(rng.randrange(2, 97) for _ in range(rng.randrange(1, 20))), 1)
+def text(rng: random.Random, longest: int = 20) -> tuple[int, ...]:
+    return (*(rng.randrange(2, 97) for _ in range(rng.randrange(1, longest))), 1)
 
 
 def with_shares(rng: random.Random, count: int) -> list[tuple[tuple[int, ...], float]]:
-    parts = [rng.random() for _ in range(count)]
+    parts = [rng.random() * (n != 2) for n in range(count)]  # the third of three or four has no share
     return [(text(rng), part / sum(parts)) for part in parts]
 
 
@@ -70,19 +78,24 @@ def plain_loss(
     """Equations 2 to 4, written plainly."""
     total = torch.zeros(())
     for stream, texts in zip(streams, targets, strict=True):
-        present = [(i, label, share) for i in ids if i in texts for label, share in texts[i]]
+        present = [(i, n, label, share) for i in ids if i in texts for n, (label, share) in enumerate(texts[i])]
         input_ids = torch.zeros(len(present), SOURCE, dtype=torch.long)
         mask = torch.zeros(len(present), SOURCE, dtype=torch.long)
         labels = torch.full((len(present), TARGET), -100)
-        for row, (i, label, _) in enumerate(present):
-            source = sources.source(i, stream.prefix)
+        for row, (i, n, label, _) in enumerate(present):
+            source = sources.source(i, stream.prefix, n)
             input_ids[row, : len(source)] = torch.tensor(source)
             mask[row, : len(source)] = 1
             labels[row, : len(label)] = torch.tensor(label)
         logits = model(input_ids=input_ids, attention_mask=mask, labels=labels).logits
         losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=-100)
-        share = torch.tensor([share for _, _, share in present])
-        if reduction is Reduction.token:
+        share = torch.tensor([share for _, _, _, share in present])
+        if stream.loss is StreamLoss.listwise:
+            scores = -losses.sum(dim=1) / (labels != -100).sum(dim=1)
+            rows = [torch.tensor([row for row, one in enumerate(present) if one[0] == i]) for i in ids if i in texts]
+            each = [-(share[own] * torch.log_softmax(scores[own], 0)).sum() for own in rows]
+            term = sum(each) / (len(each) if reduction is Reduction.token else len(ids))
+        elif reduction is Reduction.token:
             term = (losses.sum(dim=1) * share).sum() / ((labels != -100).sum(dim=1) * share).sum()
         else:
             term = (losses.sum(dim=1) / (labels != -100).sum(dim=1) * share).sum() / len(ids)
@@ -102,12 +115,14 @@ def gradients(model: T5ForConditionalGeneration) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("missing", [False, True], ids=["complete", "missing"])
 @pytest.mark.parametrize("reduction", list(Reduction))
 @pytest.mark.parametrize(
-    ("teachers", "options"), [(0, False), (1, False), (2, False), (3, False), (0, True), (1, True)]
+    ("teachers", "extra"),
+    [(0, []), (1, []), (2, []), (3, []), (0, ["shares"]), (1, ["listwise"]), (1, ["by_option", "shares", "listwise"])],
+    ids=str,
 )
 def test_loss_and_gradients_equal_the_plain_way(
-    teachers: int, options: bool, reduction: Reduction, missing: bool, tied: bool, record_property
+    teachers: int, extra: list[str], reduction: Reduction, missing: bool, tied: bool, record_property
 ) -> None:
-    ids, streams, targets, sources = make_case(teachers, 6, missing, options=options)
+    ids, streams, targets, sources = make_case(teachers, 6, missing, extra=extra)
     plain, ours = small_t5(tied=tied), small_t5(tied=tied)
     expected = plain_loss(plain, ids, streams, targets, sources, reduction)
     expected.backward()
@@ -118,8 +133,10 @@ def test_loss_and_gradients_equal_the_plain_way(
     )  # fmt: skip
     everything = tuple(range(len(ids)))
     batch = dataset[MicroBatch(everything, everything, 1)]
-    loss, _ = module(ours, streams).losses(batch)
+    loss, losses_M = module(ours, streams).losses(batch)
     loss.backward()
+    terms = stream_losses(losses_M, batch, len(streams)).tolist()
+    assert sum(s.weight * term for s, term in zip(streams, terms, strict=True)) == pytest.approx(loss.item(), rel=1e-6)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     theirs, mine = gradients(plain), gradients(ours)
     assert theirs.keys() == mine.keys()
@@ -130,7 +147,7 @@ def test_loss_and_gradients_equal_the_plain_way(
 
 @pytest.mark.parametrize("reduction", list(Reduction))
 def test_a_step_is_the_same_however_it_is_split(reduction: Reduction) -> None:
-    ids, streams, targets, sources = make_case(2, 7, missing=True, seed=3, options=True)
+    ids, streams, targets, sources = make_case(2, 7, missing=True, seed=3, extra=["by_option", "shares"])
     dataset = StreamDataset(
         ids, sources, streams, targets, reduction=reduction, lay_out=lambda pairs: lay_out(pairs, CONFIG)
     )
@@ -158,7 +175,7 @@ def test_normalisers_by_hand() -> None:
         Stream("t", "t: ", 0.5, single_target({"a": "x"})),
     ]
     targets = [{"a": [((5, 1), 1.0)], "b": [((5, 6, 7, 1), 1.0)]}, {"a": [((8, 9, 9, 9, 1), 1.0)]}]
-    sources = Sources({(i, f"{n}: "): (4, 1) for i in "ab" for n in ("answer", "t")})
+    sources = Sources({(i, f"{n}: ", 0): (4, 1) for i in "ab" for n in ("answer", "t")})
     dataset = StreamDataset(
         ["a", "b"], sources, streams, targets, reduction=Reduction.example,
         lay_out=lambda pairs: lay_out(pairs, CONFIG),

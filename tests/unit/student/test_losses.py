@@ -1,6 +1,8 @@
-"""The fused head and loss against the plain one."""
+"""The fused head and loss, and the loss of a batch, against the plain ones."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tinyllm.student import losses
-from tinyllm.student.losses import linear_cross_entropy
+from tinyllm.student.losses import batch_loss, linear_cross_entropy, stream_losses
 
 
 def case(count: int, width: int = 7, vocab: int = 11, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -147,3 +149,76 @@ def test_under_bf16_autocast_the_product_is_bf16_and_the_softmax_is_not() -> Non
     assert not torch.equal(token_losses, each.detach())
     for own, theirs in zip(mine, (hidden.grad, head.grad), strict=True):
         assert float((own - theirs).norm() / theirs.norm()) < 2e-2
+
+
+class Wrapped(torch.nn.Linear):
+    """A head that must be called, as LoRA and ZeRO-3 make it."""
+
+
+TEXTS = [(3, -1, 0.25), (5, 0, 0.0), (2, 1, 0.7), (4, 0, 1.0), (1, 1, 0.3), (6, 0, 0.0), (3, -1, 1.0)]
+"""Tokens, list and share of each text. Texts of a list do not lie together; both lists are of stream 1."""
+
+
+def listed(kind: type[torch.nn.Linear] = torch.nn.Linear) -> tuple[torch.nn.Linear, Tensor, SimpleNamespace]:
+    """A head, states and a batch of `TEXTS`; list 1 has three times the factor of list 0."""
+    hidden, weight, labels, _ = case(sum(length for length, _, _ in TEXTS))
+    head = kind(7, 11, bias=False)
+    head.weight = torch.nn.Parameter(weight.detach().clone())
+    sizes = torch.tensor([length for length, _, _ in TEXTS])
+    lists = torch.tensor([number for _, number, _ in TEXTS])
+    batch = SimpleNamespace(
+        label_M=labels,
+        stream_M=(lists >= 0).long().repeat_interleave(sizes),
+        text_M=torch.arange(len(TEXTS)).repeat_interleave(sizes),
+        normaliser_M=torch.tensor([0.3, 0.1, 0.3, 0.1, 0.3, 0.1, 0.2]).repeat_interleave(sizes),
+        share_M=torch.tensor([share for _, _, share in TEXTS]).repeat_interleave(sizes),
+        list_M=lists.repeat_interleave(sizes),
+        lists=2,
+    )
+    return head, hidden.detach().requires_grad_(), batch
+
+
+def naive(head: torch.nn.Linear, hidden: Tensor, batch: SimpleNamespace, factor_M: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over the ordinary texts and over the lists, each with its factors."""
+    each = F.cross_entropy(head(hidden), batch.label_M, reduction="none")
+    ordinary = (each * factor_M)[batch.list_M < 0].sum()
+    lists = torch.zeros(())
+    for number in range(2):
+        own = [n for n, (_, which, _) in enumerate(TEXTS) if which == number]
+        scores = torch.stack([-each[batch.text_M == n].mean() for n in own])
+        shares = torch.tensor([TEXTS[n][2] for n in own])
+        factor = factor_M[batch.list_M == number][0]
+        lists = lists - factor * (shares * torch.log_softmax(scores, 0)).sum()
+    return ordinary, lists
+
+
+@pytest.mark.parametrize("kind", [torch.nn.Linear, Wrapped], ids=["fused", "called"])
+@pytest.mark.parametrize("scale", [1.0, 3.0], ids=["normalisers", "factors"])
+def test_texts_of_a_list_compete(kind: type[torch.nn.Linear], scale: float) -> None:
+    head, hidden, batch = listed(kind)
+    factor_M = batch.normaliser_M * (1 + scale * batch.stream_M)
+    expected = sum(naive(head, hidden, batch, factor_M))
+    expected.backward()
+    theirs, hidden.grad, head.weight.grad = (hidden.grad, head.weight.grad), None, None
+    loss, losses_M = batch_loss(head, hidden, batch, factor_M)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6) and not losses_M.requires_grad
+    torch.testing.assert_close(losses_M, F.cross_entropy(head(hidden).detach(), batch.label_M, reduction="none"))
+    torch.testing.assert_close((hidden.grad, head.weight.grad), theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_every_stream_has_its_part_of_the_loss() -> None:
+    head, hidden, batch = listed()
+    expected = torch.stack([*naive(head, hidden, batch, batch.normaliser_M), torch.zeros(())])
+    loss, losses_M = batch_loss(head, hidden, batch)
+    torch.testing.assert_close(stream_losses(losses_M, batch, 3), expected.detach())
+    assert loss.item() == pytest.approx(expected.sum().item(), rel=1e-6)
+
+
+def test_a_hopeless_text_of_a_list_stays_finite() -> None:
+    head, hidden, batch = listed()
+    loss, _ = batch_loss(head, hidden * 300, batch)
+    loss.backward()
+    assert bool(loss.isfinite()) and bool(hidden.grad.isfinite().all())
+    expected = sum(naive(head, hidden * 300, batch, batch.normaliser_M))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from tests.conftest import small_t5
+from torch.nn import functional as F
 from transformers import T5ForConditionalGeneration
 
-from tinyllm.config import MethodConfig, Reduction, StreamConfig, Target, TeacherConfig, WhichTeachers
+from tinyllm.config import MethodConfig, Reduction, StreamConfig, StreamLoss, Target, TeacherConfig, WhichTeachers
 from tinyllm.data.datamodule import QuestionDataModule
 from tinyllm.data.steps import MicroBatch
 from tinyllm.methods import build_streams
@@ -28,12 +29,12 @@ QUESTIONS = [
     Question("q3", "What marks the hour?", ("a bell", "a brick", "fog", "a pile of sand"), "a bell"),
 ]
 RATIONALES = {
-    "q1": "A flask holds heat, so the answer is (a).",
-    "q2": "Cranes lift heavy things. The answer is (b).",
-    "q3": "Bells ring.",
+    "q1": ("A flask holds heat.", "A sieve lets it out.", ""),
+    "q2": ("Spoons lift soup.", "Cranes lift heavy things."),
+    "q3": ("Bells ring.", "Bricks are silent.", "Fog hides clocks.", "Sand runs."),
 }
 TOKENIZER = train_tokenizer(
-    ["".join(student_source(q, "predict: ", RATIONALES[q.id])) for q in QUESTIONS], max_size=300
+    ["".join(student_source(q, "predict: ", " ".join(RATIONALES[q.id]))) for q in QUESTIONS], max_size=300
 )
 CONFIG = small_t5().config
 TEACHERS = {"owl": TeacherConfig(name="owl", prefix="owl: ")}
@@ -58,8 +59,8 @@ def text_loss(model: T5ForConditionalGeneration, source: str, target: str) -> to
     return loss
 
 
-def model() -> T5ForConditionalGeneration:
-    made = small_t5(vocab=320)
+def model(tied: bool = False) -> T5ForConditionalGeneration:
+    made = small_t5(vocab=320, tied=tied)
     assert len(TOKENIZER) <= 320
     return made
 
@@ -109,36 +110,44 @@ def test_logits_of_the_teacher_weigh_every_option(tmp_path: Path) -> None:
     same(ours(mine, streams, tmp_path), mine, expected, plain)
 
 
-def test_a_masked_rationale_asks_for_a_flat_answer(tmp_path: Path) -> None:
-    """All of the rationale is masked, so that the reference needs no draw."""
-    method = MethodConfig(name="pinto", source_rationale=True, streams={
-        "answer": StreamConfig(Target.answer),
-        "counterfactual": StreamConfig(Target.every_option, weight=0.3, mask=1.0),
-    })  # fmt: skip
-    mine, plain = model(), model()
+PINTO = MethodConfig(name="pinto", source_rationale=True, streams={
+    "answer": StreamConfig(Target.answer, loss=StreamLoss.listwise),
+    "counterfactual": StreamConfig(
+        Target.answer, weight=0.3, loss=StreamLoss.listwise, smoothing=0.1, mask=1.0
+    ),
+})  # fmt: skip
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_pinto_scores_each_option_with_its_own_rationale(tmp_path: Path, tied: bool) -> None:
+    """All of a rationale is masked in the counterfactual term, so that the reference needs no draw."""
+    mine, plain = model(tied), model(tied)
     accelerate(mine)
-    streams = build_streams(method, TEACHERS, {}, (), QUESTIONS, {})
+    streams = build_streams(PINTO, TEACHERS, {}, (), QUESTIONS, {})
     expected = torch.zeros(())
     for question in QUESTIONS:
-        source = "".join(student_source(question, "predict: ", RATIONALES[question.id]))
-        expected = expected + text_loss(plain, source, question.answer) / 3
-        clear = TOKENIZER("".join(student_source(question, "predict: ")) + "\nRationale:", add_special_tokens=False)
-        count = len(TOKENIZER(RATIONALES[question.id], add_special_tokens=False)["input_ids"])
-        hidden = torch.tensor([clear["input_ids"] + [TOKENIZER.unk_token_id] * count + [1]])
-        for option in question.choices:
+        clear, masked = [], []
+        bare = TOKENIZER("".join(student_source(question, "predict: ")), add_special_tokens=False)["input_ids"]
+        label = TOKENIZER("\nRationale:", add_special_tokens=False)["input_ids"]
+        for option, text in zip(question.choices, RATIONALES[question.id], strict=True):
+            clear.append(-text_loss(plain, "".join(student_source(question, "predict: ", text)), option))
+            hidden = [TOKENIZER.unk_token_id] * len(TOKENIZER(text, add_special_tokens=False)["input_ids"])
             labels = torch.tensor([TOKENIZER(option, add_special_tokens=False)["input_ids"] + [1]])
-            loss = plain(input_ids=hidden, labels=labels).loss
-            expected = expected + 0.3 * loss / len(question.choices) / 3
-    rationales = {"train": RATIONALES, "valid": RATIONALES}
-    same(ours(mine, streams, tmp_path, rationales), mine, expected, plain)
+            source = torch.tensor([[*bare, *(label + hidden if hidden else []), 1]])
+            masked.append(-plain(input_ids=source, labels=labels).loss)
+        for weight, smoothing, scores in ((1.0, 0.0, clear), (0.3, 0.1, masked)):
+            right = torch.tensor([question.choices.index(question.answer)])
+            term = F.cross_entropy(torch.stack(scores)[None], right, label_smoothing=smoothing)
+            expected = expected + weight * term / 3
+    same(ours(mine, streams, tmp_path, {"train": RATIONALES, "valid": RATIONALES}), mine, expected, plain)
 
 
-def test_half_masked_rationales_change_with_the_epoch(tmp_path: Path) -> None:
-    method = MethodConfig(name="pinto", source_rationale=True, streams={
+def test_spoilt_rationales_change_with_the_epoch(tmp_path: Path) -> None:
+    how = MethodConfig(name="pinto", source_rationale=True, streams={
         "answer": StreamConfig(Target.answer, weight=0.0),
-        "counterfactual": StreamConfig(Target.every_option, mask=0.5),
+        "counterfactual": StreamConfig(Target.answer, loss=StreamLoss.listwise, replace=0.5),
     })  # fmt: skip
-    streams = build_streams(method, TEACHERS, {}, (), QUESTIONS, {})
+    streams = build_streams(how, TEACHERS, {}, (), QUESTIONS, {})
     rationales = {"train": RATIONALES, "valid": RATIONALES}
     losses = [ours(model(), streams, tmp_path, rationales, epoch).item() for epoch in (0, 1, 0)]
     assert losses[0] == losses[2] != losses[1]

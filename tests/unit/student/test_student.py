@@ -58,6 +58,31 @@ def test_predictions_are_what_ranking_and_generation_say_of_each_question_alone(
     assert any(prediction.generated for prediction in found.values()), "an empty text would start any other"
 
 
+RATIONALES = {
+    "q1": ("A flask holds heat.", "A sieve has holes.", ""),
+    "q2": ("A spoon lifts soup.", "A crane lifts a piano."),
+    "q3": ("A bell marks hours.", "", "Fog hides a bell.", ""),
+}
+
+
+def test_an_option_with_a_source_of_its_own_is_ranked_from_it_and_nothing_is_generated(tmp_path: Path) -> None:
+    asked = student(tmp_path)
+    asked.voices = {}
+    sources = asked.sources(QUESTIONS, RATIONALES)
+    found = {p.id: p for part in asked.predict(QUESTIONS, sources, batch_size=2, max_rationale_tokens=5) for p in part}
+    for question in QUESTIONS:
+        expected = []
+        for option, text in enumerate(question.choices):
+            ids = TOKENIZER(text, add_special_tokens=False)["input_ids"] + [1]
+            ((score,),) = rank(asked.model, [sources.source(question.id, "predict: ", option)], [[ids]])
+            expected.append(score)
+        own = found[question.id]
+        assert own.scores == pytest.approx(expected, rel=1e-5)
+        assert own.generated == own.predicted == own.ranked == question.choices[expected.index(max(expected))]
+    (plain,) = (p for part in asked.predict(QUESTIONS[1:2], asked.sources(QUESTIONS), batch_size=2) for p in part)
+    assert plain.scores != pytest.approx(found["q2"].scores, rel=1e-3)
+
+
 def test_a_rationale_comes_in_every_voice_from_that_voices_source(tmp_path: Path) -> None:
     asked = student(tmp_path)
     sources = asked.sources(QUESTIONS)
@@ -118,11 +143,14 @@ def test_a_student_from_scratch_knows_what_it_will_read(tmp_path: Path) -> None:
         ),
         method=MethodConfig(name="full_ft", streams={"answer": StreamConfig()}),
     )
-    made = Student.create(config, QUESTIONS, [answer_stream(config.method, QUESTIONS)], precision="32-true")
+    answers = [answer_stream(config.method, QUESTIONS)]
+    made = Student.create(config, QUESTIONS, answers, RATIONALES, precision="32-true")
     assert (made.answer_prefix, made.max_source_length, dict(made.voices)) == ("predict: ", 50, {})
     for question in QUESTIONS:
         ids = made.tokenizer(f"predict: {question.question}", add_special_tokens=False)["input_ids"]
         assert made.tokenizer.unk_token_id not in ids
+        for source in made.sources(QUESTIONS, RATIONALES).sources(question.id, "predict: "):
+            assert made.tokenizer.unk_token_id not in source
 
 
 def test_an_architecture_without_a_family_is_refused() -> None:
