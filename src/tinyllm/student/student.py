@@ -156,6 +156,7 @@ class Student:
                 ranked=question.choices[max(range(len(values)), key=values.__getitem__)],
                 scores=tuple(values),
                 subset=question.subset,
+                group=question.group,
             )
             for question, text, values in zip(batch.questions, texts, scores, strict=True)
         ]
