@@ -169,7 +169,7 @@ class ColumnsConfig:
     context: str | None = None
     """Passage that the question is about, a text or a list of them."""
     group: str | None = None
-    """Column that questions share which are not independent, such as rewordings of one; null: all are independent."""
+    """Column that names groups of questions that are not independent, such as rewordings of one; null for none."""
 
 
 @dataclass

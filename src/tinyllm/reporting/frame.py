@@ -195,7 +195,7 @@ _NUMBERS = (
     "train_seconds", "accuracy_exact", "accuracy_exact_low", "accuracy_exact_high", "chance", "majority",
 )  # fmt: skip
 _OPTIONAL = ("accuracy_ranked", "accuracy_exact", "chance", "majority")
-"""Starts of numbers that may be missing."""
+"""In the names of numbers that may be missing."""
 
 
 def _config(folder: Path) -> ExperimentConfig | None:
