@@ -77,12 +77,14 @@ class Schedule(StrEnum):
 
 
 class Metric(StrEnum):
-    """Which of a run's two accuracies is compared."""
+    """Which of a run's accuracies is compared."""
 
     accuracy = "accuracy"
     """By greedy generation (the paper's)."""
     accuracy_ranked = "accuracy_ranked"
     """By ranking the options."""
+    accuracy_exact = "accuracy_exact"
+    """By greedy generation; the text must equal the answer, as in the authors' code."""
 
 
 class Target(StrEnum):
@@ -175,6 +177,8 @@ class ColumnsConfig:
     """Label of the right option, its position from 0, its text or its letter."""
     context: str | None = None
     """Passage that the question is about, a text or a list of them."""
+    group: str | None = None
+    """Column that names groups of questions that are not independent, such as rewordings of one; null for none."""
 
 
 @dataclass
@@ -564,7 +568,7 @@ class ReportConfig:
     title: str = "Report"
     """Heading of the page."""
     metric: Metric = Metric.accuracy
-    """Accuracy that tables, tests and figures compare; the other one has its own columns in `results.csv`."""
+    """Accuracy that tables, tests and figures compare; the others have their own columns in `results.csv`."""
     resamples: int = 2000
     """Resamples of the paired bootstrap, at least: a table with many tests takes more."""
     seed: int = 0

@@ -185,6 +185,11 @@ def _begins_with(text: str, option: str) -> bool:
     return bool(option) and re.match(rf"{re.escape(option)}(?!\w)", text) is not None
 
 
+def is_exact(generated: str, answer: str) -> bool:
+    """True when both texts are equal but for outer whitespace, as the authors' code has it."""
+    return generated.strip() == answer.strip()
+
+
 def is_right(choice: str | None, answer: str) -> bool:
     """True when a chosen option says what the right one says; equal options are equally right."""
     return choice is not None and normalise(choice) == normalise(answer)

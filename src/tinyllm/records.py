@@ -69,6 +69,8 @@ class Question:
     """Passage that the question is about; the only part of a source that may be truncated."""
     subset: str = ""
     """Named part of the split that is also scored apart (minilab: `visible`, `hidden`); empty for none."""
+    group: str = ""
+    """Questions of one group are not independent, such as one fact asked twice; empty: a group of its own."""
 
     def __post_init__(self) -> None:
         if not self.id or not self.question.strip():
@@ -140,11 +142,15 @@ class Prediction:
     subset: str = ""
     rationales: dict[str, str] = field(default_factory=dict)
     """The student's own rationale in each teacher's voice; empty unless asked for."""
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Accuracies over some questions: shares of 1, intervals are 95% Wilson intervals."""
+    """Accuracies over some questions: shares of 1.
+
+    Intervals are 95% Wilson intervals, at the effective sample size where questions come in groups.
+    """
 
     n: int
     """Questions scored."""
@@ -158,6 +164,11 @@ class Scores:
     accuracy_ranked_high: float | None
     unparsed: int
     """Generations that name no option; they count as wrong."""
+    accuracy_exact: float | None = None
+    """By equality of the generated text and the answer without outer whitespace, as in the authors' code; None for a
+    teacher, whose text is no bare answer, and in results of earlier versions."""
+    accuracy_exact_low: float | None = None
+    accuracy_exact_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,10 +202,16 @@ class Result(Scores):
     trained_parameters: int = 0
     """Weights that training changed: fewer than `parameters` with LoRA, 0 where nothing was trained."""
     selected_by: str = "accuracy"
-    """Which accuracy `valid_accuracy` is: `accuracy` or `accuracy_ranked`."""
+    """Which accuracy `valid_accuracy` is: a `config.Metric`."""
     train_tokens: int = 0
     """Source and target tokens that training has read, over all streams and epochs: what it cost, on any machine."""
     train_seconds: float = 0.0
     """Of `wall_seconds`, those of training and validation."""
     deviations: dict[str, list[str]] = field(default_factory=dict)
     """Key -> [the paper's value, this run's], where this run's settings are not the paper's (section 4.1)."""
+    chance: float | None = None
+    """Expected accuracy of a blind choice: the mean of 1 / options over the scored questions; None in earlier results.
+    """
+    majority: float | None = None
+    """Share of the scored questions whose answer is the most frequent one of the training questions; None where
+    questions differ in their options, and in earlier results."""

@@ -91,7 +91,7 @@ def write_predictions(predictions: Iterable[Prediction], folder: Path) -> None:
     lines = []
     for prediction in predictions:
         row = asdict(prediction)
-        for optional in ("rationales", "subset"):
+        for optional in ("rationales", "subset", "group"):
             if not row[optional]:
                 del row[optional]
         lines.append(json.dumps(row, ensure_ascii=False))

@@ -178,6 +178,7 @@ def write_questions(file: Path) -> None:
             "answer": str(i + 1) if i % 2 else "a",
             "context": "Numbers follow each other.",
             "split": "train" if i < 30 else "valid" if i < 40 else "test",
+            "group": i // 2,
         }
         for i in range(50)
     ]

@@ -181,7 +181,9 @@ def test_predictions_are_a_line_a_question(tmp_path: Path) -> None:
         Prediction(
             "1", "Was ist \u00fcber\nuns?", ("Himmel", "Erde"), "Himmel", "himmel", "Himmel", "Erde", (-0.5, -0.25)
         ),
-        Prediction("2", "Up?", ("yes", "no"), "no", "?", None, "no", (-1.0, 0.0), "hidden", {"owl": "It is \u2191."}),
+        Prediction(
+            "2", "Up?", ("yes", "no"), "no", "?", None, "no", (-1.0, 0.0), "hidden", {"owl": "It is \u2191."}, "up"
+        ),
     ]
     runs.write_predictions(iter(rows), tmp_path)
     lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
@@ -197,7 +199,8 @@ def test_predictions_are_a_line_a_question(tmp_path: Path) -> None:
         "scores": [-0.5, -0.25],
     }
     assert second["predicted"] is None
-    assert (second["subset"], second["rationales"]) == ("hidden", {"owl": "It is \u2191."})
+    assert (second["subset"], second["rationales"], second["group"]) == ("hidden", {"owl": "It is \u2191."}, "up")
+    assert runs.read_predictions(tmp_path) == rows
 
 
 def changed(*changes: Callable[[ExperimentConfig], Any]) -> str:

@@ -47,7 +47,8 @@ def main(config: EvaluateConfig, _: Path) -> None:
     student.to(config.trainer.accelerator)
     evaluation = evaluate(student, questions[split], config.evaluation, rationales)
     digest = runs.hash_of(chosen)
-    result = make_result(chosen, evaluation, student.voices, digest, parameters=student.model.num_parameters())
+    parameters, train = student.model.num_parameters(), questions[Split.train]
+    result = make_result(chosen, evaluation, train, student.voices, digest, parameters=parameters)
     folder = trained / f"evaluation-{chosen.data.name}-{split}" if trained else Path("runs/evaluate") / digest
     folder = Path(config.output).expanduser() if config.output else folder
     runs.write_config(chosen, folder)

@@ -54,7 +54,8 @@ def main(config: ExperimentConfig, folder: Path) -> None:
     student.to(config.trainer.accelerator)
     evaluation = evaluate(student, questions[split], config.evaluation, rationales[split])
     parameters = student.model.num_parameters()
-    result = make_result(config, evaluation, student.voices, digest, trained, parameters=parameters)
+    train_questions = questions[Split.train]
+    result = make_result(config, evaluation, train_questions, student.voices, digest, trained, parameters=parameters)
     runs.write_evaluation(evaluation.predictions, result, folder)
     log_result(loggers, result, evaluation.predictions)
     log.info("%s (%.0f s in all)", runs.summary(result, folder), time.perf_counter() - started)

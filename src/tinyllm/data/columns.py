@@ -16,11 +16,11 @@ HIDDEN = (None, "", -1, "-1")
 def top_columns(columns: ColumnsConfig) -> list[str]:
     """The columns that a dataset must have."""
     names = [columns.id, columns.question, *([] if columns.fixed_choices else columns.choices), columns.answer]
-    return list(dict.fromkeys(name.split(".")[0] for name in [*names, columns.context] if name))
+    return list(dict.fromkeys(name.split(".")[0] for name in [*names, columns.context, columns.group] if name))
 
 
 def to_fields(row: Row, columns: ColumnsConfig) -> Row:
-    """{question, choices, answer, context} of a row, as `rows.parse_row` reads them.
+    """{question, choices, answer, context, group} of a row, as `rows.parse_row` reads them.
 
     Raises:
         ValueError: `field 'x': expected ..., found ...`.
@@ -42,6 +42,7 @@ def to_fields(row: Row, columns: ColumnsConfig) -> Row:
         "choices": choices,
         "answer": _answer(lookup(row, columns.answer, "answer"), choices, columns.labels or labels),
         "context": context,
+        "group": lookup(row, columns.group, "group") if columns.group else "",
     }
 
 

@@ -1,8 +1,10 @@
 """A user's own questions: JSON lines, one question a line.
 
-    {"id": "q1", "question": "...", "choices": ["...", "..."], "answer": "...", "context": "...", "split": "train"}
+    {"id": "q1", "question": "...", "choices": ["...", "..."], "answer": "...", "context": "...", "split": "train",
+     "group": "..."}
 
-`context` and `split` are optional. `answer` is the text of an option, or its letter where no option has that text.
+`context`, `split` and `group` are optional. `answer` is the text of an option, or its letter where no option has that
+text. Questions of one `group` are not independent, such as rewordings of one question.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from tinyllm.data.splits import assign_split
 from tinyllm.errors import UserError
 from tinyllm.records import SPLITS, Question, Split
 
-OPTIONAL = ("context", "split")
+OPTIONAL = ("context", "split", "group")
 
 
 def load(path: Path) -> dict[Split, list[Question]]:

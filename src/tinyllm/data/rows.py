@@ -82,7 +82,7 @@ def check_rows(
 
 
 def parse_row(row: object, *, letters: bool) -> tuple[Question | None, list[str]]:
-    """Checks one row {id, question, choices, answer[, context]}; texts lose their outer whitespace.
+    """Checks one row {id, question, choices, answer[, context][, group]}; texts lose their outer whitespace.
 
     Args:
         row: what JSON decoding gave.
@@ -99,14 +99,14 @@ def parse_row(row: object, *, letters: bool) -> tuple[Question | None, list[str]
         value = row.get(name)
         if value is None and default is not None:
             return default
-        if name == "id" and isinstance(value, int) and not isinstance(value, bool):
+        if name in ("id", "group") and isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str) or (not value.strip() and default is None):
             problems.append(f"field {name!r}: expected a non-empty text, found {shortened(row.get(name, _ABSENT))}")
             return ""
         return value.strip()
 
-    id, question, context = text("id"), text("question"), text("context", "")
+    id, question, context, group = text("id"), text("question"), text("context", ""), text("group", "")
     choices = row.get("choices", _ABSENT)
     options: tuple[str, ...] = ()
     if isinstance(choices, list) and len(choices) > 1 and all(isinstance(o, str) and o.strip() for o in choices):
@@ -126,7 +126,7 @@ def parse_row(row: object, *, letters: bool) -> tuple[Question | None, list[str]
             )
     if problems:
         return None, problems
-    return Question(id=id, question=question, choices=options, answer=answer, context=context), []
+    return Question(id=id, question=question, choices=options, answer=answer, context=context, group=group), []
 
 
 def letter_index(text: str) -> int | None:

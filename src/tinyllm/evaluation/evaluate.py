@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 import tinyllm
 from tinyllm.config import EvaluationConfig, ExperimentConfig
-from tinyllm.evaluation.score import score, score_subsets
+from tinyllm.evaluation.score import chance, majority, score, score_subsets
 from tinyllm.methods import alpha_of, single_teacher, uses_single_teacher
 from tinyllm.paper import deviations
 from tinyllm.records import Prediction, Question, Result, Scores
@@ -67,6 +67,7 @@ def scored(predictions: list[Prediction], truncated: int, seconds: float) -> Eva
 def make_result(
     config: ExperimentConfig,
     evaluation: Evaluation,
+    train: Sequence[Question],
     teachers: Collection[str],
     digest: str,
     trained: Fit | None = None,
@@ -78,6 +79,7 @@ def make_result(
     Args:
         config: of the run.
         evaluation: of its student.
+        train: the training questions, for the majority class.
         teachers: those whose rationales the student was taught.
         digest: the run's `config_hash`.
         trained: None where nothing was trained.
@@ -114,5 +116,7 @@ def make_result(
         parameters=parameters,
         selected_by=str(config.trainer.select_by),
         deviations=deviations(config),
+        chance=chance(evaluation.predictions),
+        majority=majority(train, evaluation.predictions),
         **training,
     )

@@ -16,10 +16,59 @@ Right = NDArray[np.bool_]
 """Which of some questions were answered rightly; shape (questions,)."""
 
 
-def wilson_interval(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval of a share (scipy.stats.binomtest), as shares of 1; (0, 1) for n = 0."""
+Groups = NDArray[np.intp]
+"""Number of each question's group, from 0, without gaps; shape (questions,)."""
+
+
+def group_numbers(names: Sequence[str]) -> Groups | None:
+    """Groups by number; None where every question is a group of its own.
+
+    Args:
+        names: the group of each question; an empty name is a group of one question.
+    """
+    own = [name or index for index, name in enumerate(names)]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(own))}
+    return None if len(numbers) == len(own) else np.array([numbers[name] for name in own])
+
+
+def design_effect(right: Right, groups: Groups | None) -> float:
+    """How many times the variance of an accuracy is what it would be with independent questions; at least 1.
+
+    For n questions, share p right and a group g of n_g questions with y_g right, it is
+    sum over g of (y_g - p n_g)^2 / (n p (1 - p)): the variance of a ratio estimator under cluster sampling, linearised,
+    over that of simple random sampling (Kish 1965). Where all are right or none, groups are taken
+    to be of one mind: sum over g of n_g^2 / n.
+
+    Args:
+        right: shape (questions,).
+        groups: of the same questions; None for independent ones.
+    """
+    if groups is None or len(right) == 0:
+        return 1.0
+    sizes, hits = np.bincount(groups), np.bincount(groups, weights=right)
+    n, share = len(right), float(right.mean())
+    if share in (0.0, 1.0):
+        return float((sizes**2).sum() / n)
+    return max(1.0, float(((hits - share * sizes) ** 2).sum() / (n * share * (1 - share))))
+
+
+def wilson_interval(right: int, n: int, confidence: float = 0.95, effect: float = 1.0) -> tuple[float, float]:
+    """Wilson score interval of a share, as shares of 1; (0, 1) for n = 0.
+
+    Args:
+        right: questions answered rightly.
+        n: questions.
+        confidence: of the interval.
+        effect: the `design_effect`: the interval is that of n / effect questions (Dean and Pagano 2015).
+    """
     if n == 0:
         return 0.0, 1.0
+    if effect > 1:
+        size, share, z = n / effect, right / n, float(norm.ppf((1 + confidence) / 2))
+        middle = share + z**2 / (2 * size)
+        half = z * math.sqrt(share * (1 - share) / size + z**2 / (4 * size**2))
+        low, high = ((middle + side * half) / (1 + z**2 / size) for side in (-1, 1))
+        return max(low, 0.0), min(high, 1.0)
     interval = binomtest(right, n).proportion_ci(confidence_level=confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -69,19 +118,23 @@ def bootstrap_means(
     right_b: Sequence[Right],
     *,
     same_questions: bool = False,
+    groups: Sequence[Groups] | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """Mean accuracies of two systems over resampled seeds and resampled questions.
+    """Mean accuracies of two systems over resampled seeds and resampled questions, or groups of questions.
 
     Every resample draws as many seeds as there are, with replacement, then questions within each of them; both systems
-    are always seen on the same ones. A single seed is kept, so that the result speaks of its questions alone.
+    are always seen on the same ones. A single seed is kept, so that the result speaks of its questions alone. Where
+    questions come in groups, whole groups are drawn, as many as there are (cluster bootstrap; Davison and Hinkley 1997,
+    section 3.8), and a mean is over all questions in them.
 
     Args:
         right_a: of one system, for each seed an array of shape (questions,).
         right_b: of the other on the same seeds and questions, in the same order.
         same_questions: every seed asks the same questions in the same order. A resample then draws them once for all
             seeds: drawn apart, a question that is hard for every seed would count as evidence once for each.
+        groups: of the questions, for each seed; None for independent questions.
         resamples: how many.
         seed: of the random numbers.
 
@@ -101,19 +154,47 @@ def bootstrap_means(
     seeds = len(right_a)
     drawn = rng.integers(seeds, size=(resamples, seeds))
     # A resample of questions is a multinomial draw over the patterns of right and wrong that occur: as exact as drawing
-    # the questions one by one, and its cost doesn't grow with their number.
+    # the questions one by one, and its cost doesn't grow with their number. A group's pattern is its counts.
     if same_questions:
-        patterns, counts = np.unique(np.stack([*right_a, *right_b]), axis=1, return_counts=True)
-        n = int(counts.sum())
-        means = rng.multinomial(n, counts / n, size=resamples) @ patterns.T.astype(float) / n
+        totals = _totals([*right_a, *right_b], groups[0] if groups is not None else None)
+        patterns, counts = np.unique(totals, axis=1, return_counts=True)
+        sums = rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples) @ patterns.T
+        means = sums[:, :-1] / sums[:, -1:]
         each = np.stack([means[:, :seeds], means[:, seeds:]], axis=-1)
         taken: NDArray[np.float64] = np.take_along_axis(each, drawn[:, :, None], axis=1)
         return np.asarray(taken.mean(axis=1))
+    if groups is not None:
+        return _apart(list(zip(right_a, right_b, groups, strict=True)), drawn, rng)
     sizes = np.array([len(part) for part in right_a])
     cells = np.stack([np.bincount(2 * a + b, minlength=4) for a, b in zip(right_a, right_b, strict=True)])
     counted = rng.multinomial(sizes[drawn], (cells / sizes[:, None])[drawn]) / sizes[drawn][:, :, None]
     shares = np.stack([counted[..., 2] + counted[..., 3], counted[..., 1] + counted[..., 3]], axis=-1)
     return np.asarray(shares.mean(axis=1))
+
+
+def _apart(
+    rows: Sequence[tuple[Right, Right, Groups]], drawn: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """`bootstrap_means` of groups that every seed has for itself.
+
+    Args:
+        rows: both systems' answers and the groups, for each seed.
+        drawn: seeds of each resample, shape (resamples, seeds); one that is drawn twice has its groups drawn twice.
+        rng: random numbers.
+    """
+    shares = np.empty((*drawn.shape, 2))
+    for index, (a, b, groups) in enumerate(rows):
+        patterns, counts = np.unique(_totals([a, b], groups), axis=1, return_counts=True)
+        here = drawn == index
+        sums = rng.multinomial(counts.sum(), counts / counts.sum(), size=int(here.sum())) @ patterns.T
+        shares[here] = sums[:, :2] / sums[:, 2:]
+    return np.asarray(shares.mean(axis=1))
+
+
+def _totals(rows: Sequence[Right], groups: Groups | None) -> NDArray[np.float64]:
+    """Right answers of each row and, last, questions; shape (rows + 1, groups)."""
+    table = np.stack([*rows, np.ones_like(rows[0])]).astype(float)
+    return table if groups is None else np.stack([np.bincount(groups, weights=row) for row in table])
 
 
 def difference(

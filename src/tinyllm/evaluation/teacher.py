@@ -13,7 +13,7 @@ from tinyllm import runs
 from tinyllm.config import EvaluateConfig, TeacherConfig
 from tinyllm.data.questions import load_questions
 from tinyllm.evaluation.evaluate import make_result, scored
-from tinyllm.records import Result
+from tinyllm.records import Result, Split
 from tinyllm.teachers.answers import teacher_predictions
 
 
@@ -31,9 +31,10 @@ def evaluate_teacher(config: EvaluateConfig, teacher: TeacherConfig) -> tuple[Re
     asked = runs.asked_freely(config, teacher)
     started = time.perf_counter()
     console = Console(width=None if sys.stdout.isatty() else 160)
-    predictions = teacher_predictions(asked, teacher, load_questions(config.data), config.evaluation.split, console)
+    questions = load_questions(config.data)
+    predictions = teacher_predictions(asked, teacher, questions, config.evaluation.split, console)
     evaluation = scored(predictions, 0, time.perf_counter() - started)
-    result = make_result(asked, evaluation, (), runs.hash_of(asked))
+    result = make_result(asked, evaluation, questions[Split.train], (), runs.hash_of(asked))
     result = replace(result, student=teacher.name, method=runs.TEACHER)
     folder = Path(config.output).expanduser() if config.output else runs.teacher_folder(config, teacher)
     runs.write_config(asked, folder)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from tinyllm.config import Metric
-from tinyllm.parsing import is_right
 from tinyllm.prompts import letter
 from tinyllm.records import Prediction
 from tinyllm.reporting.labels import label, order
+from tinyllm.reporting.paired import answered
 from tinyllm.reporting.study import Study
 from tinyllm.runs import TEACHER
 
@@ -143,7 +143,7 @@ def _case(
         teacher = run.row["method"] == TEACHER
         ranks = metric is Metric.accuracy_ranked and not teacher
         chosen = prediction.ranked if ranks else prediction.predicted
-        right = is_right(chosen, prediction.answer)
+        right = answered(prediction, Metric.accuracy if teacher else metric)
         answers.append(Answer(run.who, chosen, prediction.generated, right, run.row["method"]))
         if teacher:
             rationales.append(Reasoning(run.who, "", prediction.generated))

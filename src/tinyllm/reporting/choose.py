@@ -50,11 +50,15 @@ class Choice:
         return f"{taken} (validation accuracy {100 * self.valid_accuracy:.1f}%{seeds})"
 
 
-_SELECTED_BY = {str(Metric.accuracy): "by greedy accuracy", str(Metric.accuracy_ranked): "by ranking accuracy"}
+_SELECTED_BY = {
+    str(Metric.accuracy): "by greedy accuracy",
+    str(Metric.accuracy_ranked): "by ranking accuracy",
+    str(Metric.accuracy_exact): "by exact equality of the text",
+}
 
 
 def selection_note(frame: pd.DataFrame) -> str:
-    """What a report says of its choices: on which split, and by which of the two accuracies.
+    """What a report says of its choices: on which split, and by which accuracy.
 
     Args:
         frame: of `frame.collect`.

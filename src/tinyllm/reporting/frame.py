@@ -182,7 +182,7 @@ def _row(result: Result) -> dict[str, Any]:
             raise ValueError(f"{name} is {row[name]!r}")
     for name, value in row.items():
         number = name in _NUMBERS or name.startswith("subset/")
-        optional = "accuracy_ranked" in name and value is None
+        optional = value is None and any(key in name for key in _OPTIONAL)
         if number and not optional and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ValueError(f"{name} is {value!r}")
     return row
@@ -192,8 +192,10 @@ _TEXTS = ("dataset", "student", "method", "ablation", "split", "config_hash", "s
 _NUMBERS = (
     "seed", "n", "accuracy", "accuracy_low", "accuracy_high", "accuracy_ranked", "accuracy_ranked_low",
     "accuracy_ranked_high", "unparsed", "train_examples", "wall_seconds", "steps", "parameters", "train_tokens",
-    "train_seconds",
+    "train_seconds", "accuracy_exact", "accuracy_exact_low", "accuracy_exact_high", "chance", "majority",
 )  # fmt: skip
+_OPTIONAL = ("accuracy_ranked", "accuracy_exact", "chance", "majority")
+"""In the names of numbers that may be missing."""
 
 
 def _config(folder: Path) -> ExperimentConfig | None:

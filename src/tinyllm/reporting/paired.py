@@ -12,14 +12,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tinyllm.config import Metric
-from tinyllm.evaluation.statistics import Right, bootstrap_means, mcnemar, observed_means
-from tinyllm.parsing import is_right
+from tinyllm.evaluation.statistics import Groups, Right, bootstrap_means, group_numbers, mcnemar, observed_means
+from tinyllm.parsing import is_exact, is_right
+from tinyllm.records import Prediction
 from tinyllm.reporting.predictions import Predictions
 
 
 class _Scored(NamedTuple):
     right: bool
     subset: str
+    group: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class Pair:
     """Different ones, over all seeds."""
     seeds: tuple[tuple[int, int], ...]
     """(seed, seed of the data) of each."""
+    groups: tuple[Groups, ...] | None = None
+    """Of the questions, for each seed; None where all questions are independent."""
 
     @property
     def observed(self) -> tuple[float, float]:
@@ -54,18 +58,29 @@ class Pair:
         return round(float(np.mean([len(part) for part in self.first])))
 
     @property
+    def groups_a_seed(self) -> int | None:
+        """Groups of one seed's questions; the mean where seeds have more or fewer. None for independent questions."""
+        return None if self.groups is None else round(float(np.mean([part.max() + 1 for part in self.groups])))
+
+    @property
     def discordance(self) -> float:
         """Share of questions on which one is right and the other wrong, averaged over seeds."""
         return float(np.mean([(a != b).mean() for a, b in zip(self.first, self.second, strict=True)]))
 
     def mcnemar(self) -> float | None:
-        """p of the exact test; None over several seeds, whose answers to a question are no independent pairs."""
-        return mcnemar(self.first[0], self.second[0]) if len(self.seeds) == 1 else None
+        """p of the exact test; None where pairs of answers are not independent: over several seeds, or in groups."""
+        independent = len(self.seeds) == 1 and self.groups is None
+        return mcnemar(self.first[0], self.second[0]) if independent else None
 
     def means(self, resamples: int, seed: int) -> NDArray[np.float64]:
         """As `statistics.bootstrap_means`."""
         return bootstrap_means(
-            self.first, self.second, same_questions=self.same_questions, resamples=resamples, seed=seed
+            self.first,
+            self.second,
+            same_questions=self.same_questions,
+            groups=self.groups,
+            resamples=resamples,
+            seed=seed,
         )
 
 
@@ -90,12 +105,14 @@ class Answers:
         """
         a, b = _by_seed(first), _by_seed(second)
         rows: list[tuple[tuple[str, ...], Right, Right]] = []
+        names: list[list[str]] = []
         found: list[tuple[int, int]] = []
         for seeds in sorted(a.keys() & b.keys()):
             one, other = self._of(a[seeds]), self._of(b[seeds])
             ids = tuple(id for id in sorted(one.keys() & other.keys()) if not subset or one[id].subset == subset)
             if ids:
                 rows.append((ids, _aligned(one, ids), _aligned(other, ids)))
+                names.append([one[id].group or other[id].group for id in ids])
                 found.append(seeds)
         if not rows:
             return None
@@ -106,15 +123,30 @@ class Answers:
             same_questions=len(set(asked)) == 1,
             questions=len(set().union(*asked)),
             seeds=tuple(found),
+            groups=_groups(names),
         )
 
     def _score(self, folder: str) -> dict[str, _Scored]:
         predictions = self._predictions.of(folder)
-        if self._metric is Metric.accuracy_ranked:
-            if all(p.ranked is None for p in predictions):
-                return {}
-            return {p.id: _Scored(is_right(p.ranked, p.answer), p.subset) for p in predictions}
-        return {p.id: _Scored(is_right(p.predicted, p.answer), p.subset) for p in predictions}
+        if self._metric is not Metric.accuracy and all(p.ranked is None for p in predictions):
+            return {}  # a teacher
+        return {p.id: _Scored(answered(p, self._metric), p.subset, p.group) for p in predictions}
+
+
+def answered(prediction: Prediction, metric: Metric) -> bool:
+    """Whether a question was answered rightly."""
+    if metric is Metric.accuracy_exact:
+        return is_exact(prediction.generated, prediction.answer)
+    chosen = prediction.ranked if metric is Metric.accuracy_ranked else prediction.predicted
+    return is_right(chosen, prediction.answer)
+
+
+def _groups(names: Sequence[Sequence[str]]) -> tuple[Groups, ...] | None:
+    """Of every seed, by number; None where no seed has a group of several questions."""
+    numbers = [group_numbers(part) for part in names]
+    if all(part is None for part in numbers):
+        return None
+    return tuple(np.arange(len(own)) if n is None else n for own, n in zip(names, numbers, strict=True))
 
 
 def _aligned(answers: Mapping[str, _Scored], ids: Sequence[str]) -> Right:

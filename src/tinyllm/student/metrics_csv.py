@@ -32,6 +32,7 @@ class MetricsCsv(Logger):
             *(f"train/loss/{name}" for name in streams),
             "valid/accuracy",
             "valid/accuracy_ranked",
+            "valid/accuracy_exact",
             "train/examples_per_second",
             "lr",
             "epoch",

@@ -21,7 +21,7 @@ from transformers import (
 
 from tinyllm.config import Schedule
 from tinyllm.data.question_batches import QuestionBatch
-from tinyllm.parsing import is_right
+from tinyllm.parsing import is_exact, is_right
 from tinyllm.student.losses import Batch, mean_by_text, stream_losses
 from tinyllm.student.student import Student
 
@@ -63,6 +63,7 @@ class StudentModule(LightningModule):
         self.seed = seed
         self.valid_accuracy = MeanMetric()
         self.valid_ranked = MeanMetric()
+        self.valid_exact = MeanMetric()
         self._mark = self._seconds = self._examples = 0.0
         self._terms: list[Tensor] = []
 
@@ -114,13 +115,15 @@ class StudentModule(LightningModule):
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def validation_step(self, batch: QuestionBatch, batch_idx: int) -> None:
-        """Accuracy by greedy generation and by ranking (shares of 1)."""
+        """The accuracies of `config.Metric`, as shares of 1."""
         predictions = self.student.answer(batch)
         for prediction in predictions:
             self.valid_accuracy.update(float(is_right(prediction.predicted, prediction.answer)))
             self.valid_ranked.update(float(is_right(prediction.ranked, prediction.answer)))
+            self.valid_exact.update(float(is_exact(prediction.generated, prediction.answer)))
         self.log("valid/accuracy", self.valid_accuracy, prog_bar=True, batch_size=len(predictions))
         self.log("valid/accuracy_ranked", self.valid_ranked, batch_size=len(predictions))
+        self.log("valid/accuracy_exact", self.valid_exact, batch_size=len(predictions))
 
     def configure_gradient_clipping(
         self,

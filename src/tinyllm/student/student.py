@@ -169,6 +169,7 @@ class Student:
                 ranked=ranked[i],
                 scores=tuple(scores[i]),
                 subset=question.subset,
+                group=question.group,
             )
             for i, question in enumerate(batch.questions)
         ]

@@ -50,6 +50,17 @@ def teacher_predictions(
             "(generation failed for them, or another process is asking them): run the same command again"
         )
     return [
-        Prediction(q.id, q.question, q.choices, q.answer, found[q.id].text, found[q.id].answer, None, (), q.subset)
+        Prediction(
+            id=q.id,
+            question=q.question,
+            choices=q.choices,
+            answer=q.answer,
+            generated=found[q.id].text,
+            predicted=found[q.id].answer,
+            ranked=None,
+            scores=(),
+            subset=q.subset,
+            group=q.group,
+        )
         for q in questions[split]
     ]

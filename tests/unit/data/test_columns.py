@@ -73,6 +73,13 @@ def test_a_bad_row_names_its_field(row: dict[str, Any], columns: dict[str, Any],
         to_fields(LISTED | row, ColumnsConfig(**columns))
 
 
+def test_a_group_is_a_column() -> None:
+    row = LISTED | {"answer": 0, "fact": {"id": 7}}
+    assert to_fields(row, ColumnsConfig(group="fact.id"))["group"] == 7
+    assert to_fields(row, ColumnsConfig())["group"] == ""
+    assert "fact" in top_columns(ColumnsConfig(group="fact.id"))
+
+
 def test_which_answers_are_hidden() -> None:
     for answer, hidden in (
         (None, True),

@@ -45,6 +45,15 @@ def test_reads_a_file_with_splits_in_order(tmp_path: Path) -> None:
     assert loaded["test"] == [Question("7", "Which tool ties?", ("saw", "spoon", "rope"), "rope")]
 
 
+def test_a_group_is_a_text_or_a_number(tmp_path: Path) -> None:
+    rows = [row(str(i), split="test", **group) for i, group in enumerate(({"group": " saws "}, {"group": 7}, {}))]
+    loaded = jsonl.load(write(tmp_path / "q.jsonl", *rows))
+    assert [q.group for q in loaded["test"]] == ["saws", "7", ""]
+    assert any("field 'group'" in line for line in error_of(write(tmp_path / "bad.jsonl", row(group=["saws"]))))
+    (line,) = error_of(write(tmp_path / "near.jsonl", row(groups="saws")))
+    assert "'groups'" in line and "'group'" in line
+
+
 @pytest.mark.parametrize("answer", ["b", "B", "(b)", "b.", "b)", "spoon", " spoon "])
 def test_an_answer_may_be_a_letter(tmp_path: Path, answer: str) -> None:
     loaded = jsonl.load(write(tmp_path / "q.jsonl", row(split="test", answer=answer)))

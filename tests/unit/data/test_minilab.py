@@ -180,6 +180,19 @@ def test_no_question_twice_and_no_pair_in_two_splits(draw: Draw) -> None:
         assert not pairs[one] & pairs[other]
 
 
+def test_questions_on_one_pair_are_a_group(draw: Draw) -> None:
+    """Held-out pairs are asked twice; in training, objects three times and settings twice."""
+    for split in SPLITS:
+        pairs: dict[tuple[str, str, str], list[Question]] = {}
+        for question in draw[split]:
+            facts = facts_of(question)
+            pairs.setdefault((facts.situation, facts.kind, question.answer), []).append(question)
+        groups = [{question.group for question in asked} for asked in pairs.values()]
+        assert all(len(names) == 1 for names in groups) and len(set.union(*groups)) == len(pairs)
+        sizes = {(kind, len(asked)) for (_, kind, _), asked in pairs.items()}
+        assert sizes == ({("object", 3), ("setting", 2)} if split == "train" else {("object", 2)})
+
+
 def test_hidden_situations_have_only_the_second_kind_in_training(draw: Draw) -> None:
     kinds: dict[str, set[str]] = {}
     for question in draw["train"]:

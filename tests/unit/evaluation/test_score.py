@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
-from tinyllm.evaluation.score import score, score_subsets
+from tinyllm.data import release
+from tinyllm.evaluation.score import chance, majority, score, score_subsets
 from tinyllm.evaluation.statistics import wilson_interval
 from tinyllm.parsing import is_right
-from tinyllm.records import Prediction, Scores
+from tinyllm.records import Prediction, Question, Scores
 
 CHOICES = ("a kite", "a drum", "A kite.")
 
@@ -102,4 +104,62 @@ def test_names_of_scores_are_those_of_results() -> None:
         "accuracy_ranked_low",
         "accuracy_ranked_high",
         "unparsed",
+        "accuracy_exact",
+        "accuracy_exact_low",
+        "accuracy_exact_high",
     ]
+
+
+@pytest.mark.parametrize(
+    ("generated", "right"),
+    [("a kite", True), (" a kite\n", True), ("A kite", False), ("a kite.", False), ("(a) a kite", False), ("", False)],
+)
+def test_exact_is_equality_but_for_outer_whitespace(generated: str, right: bool) -> None:
+    found = score([replace(FOUR[0], generated=generated)])
+    assert found.accuracy_exact == float(right)
+    assert (found.accuracy_exact_low, found.accuracy_exact_high) == wilson_interval(int(right), 1)
+
+
+def test_a_teachers_text_is_no_bare_answer() -> None:
+    """It is asked for a rationale, and its options are not ranked."""
+    found = score([replace(one, ranked=None, scores=()) for one in FOUR])
+    assert (found.accuracy, found.accuracy_ranked, found.accuracy_exact) == (0.25, None, None)
+
+
+def test_a_fact_asked_twice_counts_once() -> None:
+    """The interval is that of one copy; accuracies and n count every question."""
+    once = [prediction(str(i), "a kite" if i < 3 else "a drum", "a kite") for i in range(8)]
+    twice = [replace(one, id=f"{one.id}{copy}", group=f"g{one.id}") for one in once for copy in "ab"]
+    found = score(twice)
+    assert (found.n, found.accuracy, found.accuracy_ranked) == (16, 3 / 8, 1.0)
+    assert (found.accuracy_low, found.accuracy_high) == pytest.approx(wilson_interval(3, 8))
+    assert (found.accuracy_ranked_low, found.accuracy_ranked_high) == pytest.approx(wilson_interval(8, 8))
+    alone = [replace(one, group=one.id) for one in once]
+    assert score(alone) == score(once)
+
+
+def asked(answer: str, choices: tuple[str, ...] = ("yes", "no")) -> Question:
+    return Question(answer, "Is it so?", choices, answer)
+
+
+def test_the_majority_class_is_of_the_training_answers() -> None:
+    train = [asked("no"), asked("yes"), asked("no")]
+    scored = [asked("yes"), asked("yes"), asked("no", ("no", "yes"))]
+    assert majority(train, scored) == pytest.approx(1 / 3)
+    assert chance(scored) == 0.5
+
+
+def test_questions_with_other_options_have_no_majority_class() -> None:
+    mixed = [asked("yes"), asked("yes", ("yes", "no", "maybe"))]
+    assert majority([asked("yes")], mixed) is majority(mixed, [asked("yes")]) is None
+    assert majority([], mixed[:1]) is majority(mixed[:1], []) is None
+    assert chance(mixed) == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert chance([]) is None
+
+
+def test_the_majority_class_of_pubmedqa(shared: Path) -> None:
+    """221 of 400 test answers are yes, the most frequent of training."""
+    questions = release.load(shared / "data" / "release", "pubmedqa")
+    assert majority(questions["train"], questions["test"]) == 221 / 400
+    obqa = release.load(shared / "data" / "release", "obqa")
+    assert (majority(obqa["train"], obqa["test"]), chance(obqa["test"])) == (None, 0.25)

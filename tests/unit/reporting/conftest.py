@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ def make_run(tmp_path: Path) -> MakeRun:
     """Write a finished run folder below `tmp_path / "runs"` and return it.
 
     `right` (a share, or a bool a question) says which of the `n` questions are answered rightly, by both metrics;
-    `result`, `config` replace fields of the records; `rationales` are the student's own, for every question.
+    `result`, `config` replace fields of the records; `rationales` are the student's own, for every question. With
+    `pairs`, every two questions are a group.
     """
 
     def make(
@@ -60,6 +61,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         result: dict[str, Any] | None = None,
         config: Callable[[ExperimentConfig], ExperimentConfig] = lambda c: c,
         rationales: dict[str, str] | None = None,
+        pairs: bool = False,
     ) -> Path:
         alpha = {"terse": 1.0, "wordy": 1.0} if alpha is None and method == "tinyllm" else (alpha or {})
         rng = random.Random(f"{method}{seed}{alpha}{teacher}{fraction}{right}")
@@ -81,6 +83,7 @@ def make_run(tmp_path: Path) -> MakeRun:
                     scores,
                     "hidden" if i % 4 == 0 else "visible",
                     rationales or {},
+                    f"pair {i // 2}" if pairs else "",
                 )
             )
         made = config(
@@ -105,7 +108,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             alpha=alpha,
             seed=seed,
             split="test",
-            **{name: getattr(scores_of, name) for name in scores_of.__slots__},
+            **asdict(scores_of),
             valid_accuracy=valid,
             train_examples=round(100 * fraction),
             wall_seconds=10.0,

@@ -219,7 +219,7 @@ def test_old_runs_without_the_column_have_no_cost_figure() -> None:
     assert "cost_accuracy" not in {figure.name for figure in all_figures(Study(frame))}
 
 
-def test_chance_is_drawn_where_all_questions_have_as_many_options(tmp_path: Path) -> None:
+def test_chance_is_a_line_where_it_is_near_the_data(tmp_path: Path) -> None:
     def reference(options: Sequence[int], offset: float = 0.0) -> tuple[set[float], list[str]]:
         folder = predictions(tmp_path / f"{options}{offset}", options)
         rows = [
@@ -229,8 +229,20 @@ def test_chance_is_drawn_where_all_questions_have_as_many_options(tmp_path: Path
         return set(lines(axis).get("chance", ([], []))[1]), [text.get_text() for text in axis.texts]
 
     assert reference([4, 4, 4]) == ({25.0}, [])
-    assert reference([4, 3]) == (set(), [])
+    assert reference([4, 2]) == ({37.5}, [])  # the mean of 1 / options
     assert reference([4, 4], offset=0.6) == (set(), ["chance is 25%"])  # a line down there would press the data flat
+
+
+def test_the_majority_class_takes_the_place_of_chance() -> None:
+    """Results say both; of earlier ones only predictions tell chance."""
+    rows = [
+        run("tinyllm", 0.5 + f / 10, train_fraction=f, chance=0.5, majority=m) for f, m in ((0.5, 0.56), (1.0, 0.55))
+    ]
+    (axis,) = drawn(rows)["fig2_train_size"].figure.axes
+    assert lines(axis)["majority class"][1] == pytest.approx([55.5] * 2) and "chance" not in lines(axis)
+    rows = [row | {"majority": math.nan} for row in rows]
+    (axis,) = drawn(rows)["fig2_train_size"].figure.axes
+    assert set(lines(axis)["chance"][1]) == {50.0}
 
 
 def test_learning_curves_are_means_of_seeds(tmp_path: Path) -> None:

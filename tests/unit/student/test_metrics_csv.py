@@ -16,6 +16,7 @@ COLUMNS = [
     "train/loss/owl",
     "valid/accuracy",
     "valid/accuracy_ranked",
+    "valid/accuracy_exact",
     "train/examples_per_second",
     "lr",
     "epoch",
@@ -38,8 +39,8 @@ def test_columns_and_lines_by_hand(tmp_path: Path) -> None:
     log.log_metrics({"valid/accuracy": 0.5, "valid/accuracy_ranked": 0.75}, step=20)
     assert path.read_text().splitlines() == [
         ",".join(COLUMNS),
-        "10,2.5,,1.25,,,,0.1,0",
-        "20,,,,0.5,0.75,,,",
+        "10,2.5,,1.25,,,,,0.1,0",
+        "20,,,,0.5,0.75,,,,",
     ]
 
 

@@ -24,7 +24,7 @@ from tinyllm.student.tokenizer import train_tokenizer
 
 QUESTIONS = [
     Question("q1", "What keeps soup warm?", ("a flask", "a wide sieve", "ice"), "a flask"),
-    Question("q2", "What lifts a piano?", ("a spoon", "a tall crane"), "a tall crane", subset="heavy"),
+    Question("q2", "What lifts a piano?", ("a spoon", "a tall crane"), "a tall crane", subset="heavy", group="lift"),
     Question("q3", "What marks the hour?", ("a bell", "a brick", "fog", "a pile of sand"), "a bell"),
 ]
 TOKENIZER = train_tokenizer(
@@ -44,7 +44,7 @@ def test_predictions_are_what_ranking_and_generation_say_of_each_question_alone(
     asked = student(tmp_path)
     sources = asked.sources(QUESTIONS)
     found = {p.id: p for part in asked.predict(QUESTIONS, sources, batch_size=2) for p in part}
-    assert set(found) == {"q1", "q2", "q3"} and found["q2"].subset == "heavy"
+    assert set(found) == {"q1", "q2", "q3"} and (found["q2"].subset, found["q2"].group) == ("heavy", "lift")
     for question in QUESTIONS:
         source = sources.source(question.id, "predict: ")
         options = [TOKENIZER(text, add_special_tokens=False)["input_ids"] + [1] for text in question.choices]

@@ -41,8 +41,8 @@ def test_predictions_are_the_teachers_free_answers(config: ExperimentConfig) -> 
     found = teacher_predictions(config, TERSE, SPLITS, Split.valid, console)
     expected = [minilab.answer_freely(question, "terse") for question in SPLITS[Split.valid]]
     assert [(one.generated, one.predicted) for one in found] == expected
-    assert [(one.id, one.answer, one.subset) for one in found] == [
-        (question.id, question.answer, question.subset) for question in SPLITS[Split.valid]
+    assert [(one.id, one.answer, one.subset, one.group) for one in found] == [
+        (question.id, question.answer, question.subset, question.group) for question in SPLITS[Split.valid]
     ]
     assert teacher_predictions(config, TERSE, SPLITS, Split.valid, console) == found
     files = Path(config.store).rglob("*.jsonl")

@@ -40,7 +40,7 @@ def generate(seed: int) -> dict[Split, list[Question]]:
     A draw takes 7 families with 4 properties each: 28 properties, 112 objects, 224 situations, 56 of them hidden.
     Train: 1,008 questions of the first kind on visible situations, and 448 of the second kind on all situations.
     Validation: 224 visible and 112 hidden, test: 448 visible and 336 hidden, all of the first kind; no two splits
-    share a (situation, answer) pair. A held-out pair is asked twice, so questions are not quite independent.
+    share a (situation, answer) pair. A held-out pair is asked twice: the pair is the questions' `group`.
 
     Within each of these groups every object (or setting) is a distractor exactly three times as often as it is the
     answer, every position holds the answer equally often, and the four options belong to four properties.

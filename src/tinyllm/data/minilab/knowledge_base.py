@@ -103,13 +103,18 @@ class Facts:
         return self.family.properties[option[:-1]]
 
     def question(self, subset: str = "") -> Question:
-        """The question that these facts make; the same facts give the same id and texts, whatever the seed."""
+        """The question that these facts make; the same facts give the same id and texts, whatever the seed.
+
+        Questions on one (situation, answer) pair are a group.
+        """
         templates = self.family.questions if self.kind == "object" else self.family.setting_questions
         text = templates[self.template].format(situation=self.situation)
         digest = hashlib.sha256("\n".join((text, *self.choices)).encode()).hexdigest()[:8]
         where = f"{self.family.key}.{self.needed.key}.{self.setting}.{self.kind}{self.template}"
         identifier = f"{where}.{'-'.join(self.options)}.{digest}"
-        return Question(identifier, text, self.choices, self.option_text(self.answer_option), subset=subset)
+        answer = self.answer_option
+        group = f"{self.family.key}.{self.needed.key}.{self.setting}.{answer}"
+        return Question(identifier, text, self.choices, self.option_text(answer), subset=subset, group=group)
 
 
 def facts_of(question: Question) -> Facts:

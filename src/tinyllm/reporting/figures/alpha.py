@@ -11,8 +11,8 @@ from tinyllm.reporting.figures.drawing import (
     accuracy_axis,
     add_legend,
     by_number,
-    chance_of,
     errorbar,
+    floor_of,
     fraction_text,
     metric_text,
     new_canvas,
@@ -84,7 +84,7 @@ def alpha(study: Study) -> list[Figure]:
         axis.set_xticks(range(len(values)), [f"{v:g}" for v in values])
         axis.set_xlabel("α (weight of a teacher's stream)")
         axis.set_title(title)
-        accuracy_axis(axis, chance_of(study, runs))
+        accuracy_axis(axis, floor_of(study, runs))
     add_legend(canvas, axes)
     every = pd.concat([runs for _, runs, _ in panels])
     caption = (

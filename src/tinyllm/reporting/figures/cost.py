@@ -15,9 +15,9 @@ from tinyllm.reporting.figures.drawing import (
     Figure,
     accuracy_axis,
     add_legend,
-    chance_of,
     chosen_runs,
     errorbar,
+    floor_of,
     looks_of,
     metric_text,
     new_canvas,
@@ -59,7 +59,7 @@ def cost(study: Study) -> list[Figure]:
         _token_ticks(axis)
         axis.set_xlabel("tokens read in training (log)")
         axis.set_title(title)
-        accuracy_axis(axis, chance_of(study, runs))
+        accuracy_axis(axis, floor_of(study, runs))
     add_legend(canvas, axes)
     several = known["train_fraction"].nunique() > 1
     caption = (

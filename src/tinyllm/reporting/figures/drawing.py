@@ -17,6 +17,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure as Canvas
 
 from tinyllm.config import Metric
+from tinyllm.evaluation.score import chance
 from tinyllm.reporting.interval import interval
 from tinyllm.reporting.labels import label, order
 from tinyllm.reporting.study import Study
@@ -60,6 +61,12 @@ OF_TEACHER = [(_BLUE, "o"), (_ORANGE, "s"), (_GREEN, "D"), (_PINK, "^"), (_RED, 
 """Colours and markers of teachers."""
 
 INTERVALS = "Bars: 95% confidence intervals, Student's t over seeds or, for a single seed, Wilson's over questions."
+CHANCE, MAJORITY = "chance", "majority class"
+METRICS = {
+    Metric.accuracy: "greedy generation",
+    Metric.accuracy_ranked: "ranking the options",
+    Metric.accuracy_exact: "exact equality of the generated text",
+}
 SELECTED = "Where several α or teachers were run, the setting with the best validation accuracy is shown."
 
 
@@ -187,26 +194,29 @@ def records(frame: pd.DataFrame) -> list[Mapping[str, Any]]:
     return cast(list[Mapping[str, Any]], frame.to_dict("records"))
 
 
-def chance_of(study: Study, runs: pd.DataFrame) -> float | None:
-    """Accuracy in percent of a blind choice, where all questions have the same number of options."""
-    for folder in runs["folder"]:
-        if (Path(folder) / PREDICTIONS).is_file():
-            counts = {len(prediction.choices) for prediction in study.predictions.of(folder)}
-            return 100 / counts.pop() if len(counts) == 1 else None
+def floor_of(study: Study, runs: pd.DataFrame) -> tuple[str, float] | None:
+    """What an accuracy in percent has to beat: the majority class where it is known, else chance; with its name."""
+    for name, column in ((MAJORITY, "majority"), (CHANCE, "chance")):
+        if column in runs and (known := runs[column].dropna()).size:
+            return name, 100 * float(known.mean())
+    for folder in runs["folder"]:  # results of earlier versions
+        if (Path(folder) / PREDICTIONS).is_file() and (share := chance(study.predictions.of(folder))) is not None:
+            return CHANCE, 100 * share
     return None
 
 
-def accuracy_axis(axis: Axes, chance: float | None) -> None:
-    """Label, limits inside 0 to 100, and chance: as a line where it is near the data, else as text."""
+def accuracy_axis(axis: Axes, floor: tuple[str, float] | None) -> None:
+    """Label, limits inside 0 to 100, and the floor: as a line where it is near the data, else as text."""
     axis.set_ylabel("accuracy (%)")
     low, high = axis.get_ylim()
-    if chance is not None:
-        if low - 0.6 * (high - low) <= chance <= high + 0.6 * (high - low):
-            axis.axhline(chance, color=GREY, linewidth=1, linestyle=(0, (5, 3)), label="chance", zorder=1)
-            low, high = min(low, chance - 0.03 * (high - low)), max(high, chance + 0.03 * (high - low))
+    if floor is not None:
+        name, value = floor
+        if low - 0.6 * (high - low) <= value <= high + 0.6 * (high - low):
+            axis.axhline(value, color=GREY, linewidth=1, linestyle=(0, (5, 3)), label=name, zorder=1)
+            low, high = min(low, value - 0.03 * (high - low)), max(high, value + 0.03 * (high - low))
         else:
             axis.text(
-                0.99, 0.02, f"chance is {chance:.3g}%", transform=axis.transAxes, ha="right", color=GREY, fontsize=8
+                0.99, 0.02, f"{name} is {value:.3g}%", transform=axis.transAxes, ha="right", color=GREY, fontsize=8
             )
     axis.set_ylim(max(low, 0.0), min(high, 100.0))
 
@@ -220,7 +230,7 @@ def seeds_a_setting(frame: pd.DataFrame) -> str:
 
 def metric_text(metric: str) -> str:
     """How answers were read."""
-    return "greedy generation" if metric == Metric.accuracy else "ranking the options"
+    return METRICS[Metric(metric)]
 
 
 def errorbar(

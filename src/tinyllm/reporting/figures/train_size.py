@@ -13,9 +13,9 @@ from tinyllm.reporting.figures.drawing import (
     accuracy_axis,
     add_legend,
     by_number,
-    chance_of,
     chosen_runs,
     errorbar,
+    floor_of,
     looks_of,
     metric_text,
     new_canvas,
@@ -57,7 +57,7 @@ def train_size(study: Study) -> list[Figure]:
         axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axis.set_xlabel("training questions (%)")
         axis.set_title(title)
-        accuracy_axis(axis, chance_of(study, runs))
+        accuracy_axis(axis, floor_of(study, runs))
     add_legend(canvas, axes)
     caption = (
         f"Test accuracy by {metric_text(metric)} over the fraction of the training questions, "

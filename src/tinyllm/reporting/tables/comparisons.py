@@ -10,6 +10,8 @@ from tinyllm.reporting.tables import notes
 from tinyllm.reporting.tables.effects import SameAlpha, minimum_effects, minimum_effects_note
 from tinyllm.reporting.tables.grid import Column, Row, fraction_notes, rows_of
 
+_BUT_GROUPS = " and questions are independent, which those of one group are not"
+
 
 def comparisons(study: Study) -> list[Table]:
     """Every method and variant against full fine-tuning and against TinyLLM, a line for each dataset.
@@ -39,6 +41,7 @@ def comparisons(study: Study) -> list[Table]:
         alpha_notes += same_alpha.notes() if same_alpha is not None else []
     if not tests:
         return []
+    grouped = any(pair.groups is not None for *_, pair in tests)
     raw = study.differences([[pair] for *_, pair in tests])
     lines = []
     for (student, dataset, row, baseline, pair), one, by_holm in zip(tests, raw, corrected(raw), strict=True):
@@ -63,7 +66,7 @@ def comparisons(study: Study) -> list[Table]:
             "Difference: the method minus the one it is compared with, on the seeds and questions that both have, with "
             "the 95% confidence interval of the paired test.",
             f"p: of the same test. p (Holm): corrected for the {len(tests)} tests of this table. p (McNemar): exact "
-            "test, uncorrected, where there is one seed.",
+            f"test, uncorrected, where there is one seed{_BUT_GROUPS if grouped else ''}.",
             *dict.fromkeys(alpha_notes),
             *fraction_notes(study, [(dataset, student) for student, dataset, *_ in tests]),
             minimum_effects_note(effects),

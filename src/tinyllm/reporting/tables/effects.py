@@ -46,12 +46,11 @@ def _minimum_effect(study: Study, first: Row, second: Row, pairs: Sequence[Pair]
     seeds = max(len(pair.seeds) for pair in pairs)
     parts = [f"{first.label} vs. {second.label}", f"{seeds} seed{'s' if seeds > 1 else ''}"]
     if len(pairs) == 1:
-        n, discordance = pairs[0].questions_a_seed, pairs[0].discordance
-        exact = smallest_difference(n, discordance, alpha=LEVEL, power=POWER)
-        parts.append(
-            f"n {n}, {100 * discordance:.0f}% discordant; McNemar's exact test on one seed: "
-            + ("none" if exact is None else f"{100 * exact:.1f}")
-        )
+        n, groups, discordance = pairs[0].questions_a_seed, pairs[0].groups_a_seed, pairs[0].discordance
+        parts.append(f"n {n}{f' in {groups} groups' if groups else ''}, {100 * discordance:.0f}% discordant")
+        if groups is None:
+            exact = smallest_difference(n, discordance, alpha=LEVEL, power=POWER)
+            parts[-1] += f"; McNemar's exact test on one seed: {'none' if exact is None else f'{100 * exact:.1f}'}"
     return effect, f"{100 * effect:.1f} ({', '.join(parts)})" if effect <= 1 else f"none ({', '.join(parts)})"
 
 

@@ -14,9 +14,18 @@ ACCURACY = {
         "Accuracy in percent, by ranking the options; the accuracy of teachers and the paper's numbers are by greedy "
         "generation."
     ),
+    Metric.accuracy_exact: (
+        "Accuracy in percent, by greedy generation; the text must equal the answer, as in the authors' code. The "
+        "accuracy of teachers is by the option that they conclude on."
+    ),
 }
 INTERVALS = (
-    "In brackets: 95% confidence intervals, Student's t over seeds or, for a single seed, Wilson's over questions."
+    "In brackets: 95% confidence intervals, Student's t over seeds or, for a single seed, Wilson's over questions "
+    "(with the design effect, where questions come in groups)."
+)
+MAJORITY = (
+    "Majority class: accuracy of the most frequent answer of the training questions, on datasets whose questions all "
+    "have the same options."
 )
 TOTALS = (
     "A total is the mean over the datasets. Its interval is Student's t over the seeds' totals or, where datasets do "
@@ -32,9 +41,9 @@ GAINS = (
     "both have, with the interval of the paired test."
 )
 TESTS = (
-    "Paired tests bootstrap the questions; with two or more seeds they bootstrap the seeds too and are combined with "
-    "the paired t test over seeds: the wider interval and the larger p are reported. A test on one seed says nothing "
-    "about other seeds."
+    "Paired tests bootstrap the questions, whole groups of them where they come in groups; with two or more seeds they "
+    "bootstrap the seeds too and are combined with the paired t test over seeds: the wider interval and the larger p "
+    "are reported. A test on one seed says nothing about other seeds."
 )
 MINIMUM_EFFECT = (
     "The minimum detectable effect is the smallest true difference that the paired test finds with power "

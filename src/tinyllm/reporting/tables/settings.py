@@ -14,14 +14,16 @@ from tinyllm.reporting.study import Study
 from tinyllm.reporting.table import Cell, Table
 from tinyllm.reporting.tables import notes
 
+_HEAD = {Metric.accuracy: "greedy", Metric.accuracy_ranked: "ranked", Metric.accuracy_exact: "exact"}
+
 
 def settings(study: Study) -> list[Table]:
-    """One table: all settings, selected or not, with both metrics and the cost, averaged over the seeds."""
+    """One table: all settings, selected or not, with all metrics and the cost, averaged over the seeds."""
     frame, metric = study.frame, study.metric
     subsets = sorted({c.split("/")[1] for c in frame.columns if c.startswith("subset/")}, reverse=True)
-    head = ["dataset", "student", "method", "α", "training fraction", "seeds", "n", "greedy", "ranked", *subsets]
+    head = ["dataset", "student", "method", "α", "training fraction", "seeds", "n", *_HEAD.values(), *subsets]
     head += ["valid", "unparsed", "tokens read", "seconds"]
-    scores = [str(Metric.accuracy), str(Metric.accuracy_ranked), *(f"subset/{s}/{metric}" for s in subsets)]
+    scores = [*map(str, _HEAD), *(f"subset/{s}/{metric}" for s in subsets)]
     groups = [runs for _, runs in frame.groupby(["setting", "student", "method"], sort=False, dropna=False)]
     lines = []
     for runs in sorted(groups, key=_order):
@@ -42,15 +44,15 @@ def settings(study: Study) -> list[Table]:
                 _count(runs["train_seconds"].where(runs["train_seconds"] > 0, runs["wall_seconds"])),
             )
         )
-    by_which = "greedy generation" if metric is Metric.accuracy else "ranking"
     table = Table(
         "settings",
         "All settings",
         tuple(head),
         tuple(lines),
         (
-            "greedy, ranked: accuracy in percent by greedy generation (the paper's metric) and by ranking the options."
-            + (f" {', '.join(subsets)}: subsets, by {by_which}." if subsets else ""),
+            "greedy, ranked, exact: accuracy in percent by greedy generation (the paper's metric), by ranking the "
+            "options, and by equality of the generated text and the answer (the authors' code)."
+            + (f" {', '.join(subsets)}: subsets, as in the column {_HEAD[metric]}." if subsets else ""),
             "valid: best validation accuracy, by which the checkpoint, α and the teacher are selected. tokens read: "
             "source and target tokens of training. seconds: of training, or of the whole run where that is unknown.",
         ),

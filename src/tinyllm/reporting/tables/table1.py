@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import pandas as pd
+
 from tinyllm import paper
 from tinyllm.evaluation.statistics import relative_gain
 from tinyllm.reporting.labels import seeds_text
@@ -27,7 +31,7 @@ from tinyllm.runs import TEACHER
 
 
 def table1(study: Study) -> list[Table]:
-    """One for each student: teachers, methods, TinyLLM's gains, then variants and controls.
+    """One for each student: teachers, the majority class, methods, TinyLLM's gains, then variants and controls.
 
     Returns:
         `table1_<student>`, the paper's students first; `table1_teachers` where only teachers were asked. Bold is
@@ -41,11 +45,16 @@ def table1(study: Study) -> list[Table]:
 def _of_teachers(study: Study) -> Table:
     columns = columns_of(study.runs)
     grid = grid_of(study, teachers_of(study, study.runs["dataset"]), columns)
-    shared = [notes.ACCURACY[study.metric], notes.INTERVALS, *([notes.TOTALS] if grid.has_total else [])]
+    majority = _majority(study.runs, grid.columns)
+    lines = [line for line in (*grid.lines(), majority) if _has_value(line)]
+    shared = [
+        notes.ACCURACY[study.metric],
+        notes.INTERVALS,
+        *([notes.TOTALS] if grid.has_total else []),
+        *([notes.MAJORITY] if _has_value(majority) else []),
+    ]
     title = "Table 1: teachers"
-    return Table(
-        "table1_teachers", title, grid.header, tuple(grid.lines()), shared_notes=tuple(shared), in_terminal=True
-    )
+    return Table("table1_teachers", title, grid.header, tuple(lines), shared_notes=tuple(shared), in_terminal=True)
 
 
 def _of_student(study: Study, student: str) -> Table:
@@ -65,11 +74,13 @@ def _of_student(study: Study, student: str) -> Table:
         gains.append(_line(label, [_gain(study, first, second, key, column) for column in grid.columns]))
     lines = grid.lines()
     split = sum(row in methods for row in grid.rows)
-    lines = [line for line in (*teachers, *lines[:split], *gains, *lines[split:]) if _has_value(line)]
+    majority = _majority(own, grid.columns)
+    lines = [line for line in (*teachers, majority, *lines[:split], *gains, *lines[split:]) if _has_value(line)]
     shared = [
         notes.ACCURACY[study.metric],
         notes.INTERVALS,
         *([notes.TOTALS] if grid.has_total else []),
+        *([notes.MAJORITY] if _has_value(majority) else []),
         notes.BOLD,
         *([notes.GAINS] if any(map(_has_value, gains)) else []),
         notes.TESTS,
@@ -92,6 +103,16 @@ def _of_student(study: Study, student: str) -> Table:
 
 def _line(label: str, cells: list[Cell]) -> tuple[Cell, ...]:
     return (Cell(text=label), *cells)
+
+
+def _majority(runs: pd.DataFrame, columns: Sequence[Column]) -> tuple[Cell, ...]:
+    """Accuracy of the majority class by dataset, the mean over the runs; missing where it is not known."""
+    cells = []
+    for column in columns:
+        known = runs.loc[runs["dataset"] == column.datasets[0], "majority"].dropna()
+        whole = not column.total and not column.subset
+        cells.append(Cell(float(known.mean())) if whole and len(known) else Cell())
+    return _line("Majority class", cells)
 
 
 def _has_value(line: tuple[Cell, ...]) -> bool:

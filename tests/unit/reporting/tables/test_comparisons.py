@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,26 @@ def test_comparisons_are_paired_tests_of_stored_predictions(make_run: MakeRun, t
     make_run("full_ft", seed=1, right=first(20))
     one = comparison(*comparisons(made(tmp_path)))["TinyLLM", full]
     assert one["p (McNemar)"].missing and one["difference"].value == pytest.approx(5 / 40)
+
+
+def test_questions_in_groups_are_tested_by_group(make_run: MakeRun, tmp_path: Path) -> None:
+    """Both questions of a pair are answered alike: 20 pairs, 6 won and 1 lost, variance (7 - 25 / 20) / 20 squared."""
+    wins = either(first(12), first(20, start=20))
+    losses = first(22, start=18)
+    for pairs, groups in ((False, 40), (True, 20)):
+        make_run("tinyllm", right=wins, pairs=pairs)
+        make_run("full_ft", right=losses, pairs=pairs)
+        study = made(tmp_path)
+        (table,) = comparisons(study)
+        one = comparison(table)["TinyLLM", "Full fine-tuning"]
+        assert (one["difference"].value, one["questions"].text) == (10 / 40, "40")
+        low, high = one["difference"].low, one["difference"].high
+        error = math.sqrt(7 / 20 - (5 / 20) ** 2) / math.sqrt(groups)
+        assert low is not None and high is not None
+        assert (low, high) == pytest.approx((0.25 - 1.96 * error, 0.25 + 1.96 * error), abs=0.04)
+        assert one["p (McNemar)"].missing is pairs
+        (effects,) = [note for note in table.notes if note.startswith("Minimum detectable effect")]
+        assert ("McNemar" in effects, "in 20 groups" in effects) == (not pairs, pairs)
 
 
 def shuffled(folder: Path, keep: Sequence[int] | None = None) -> None:

@@ -30,6 +30,17 @@ def test_settings_show_every_setting_and_its_cost(make_run: MakeRun, tmp_path: P
     assert rows[0]["tokens read"].missing and rows[0]["seconds"].text == "10"
 
 
+def test_settings_show_every_accuracy(make_run: MakeRun, tmp_path: Path) -> None:
+    exact = {"accuracy_exact": 0.25, "accuracy_exact_low": 0.1, "accuracy_exact_high": 0.4}
+    make_run("tinyllm", right=first(20), result=exact)
+    make_run("full_ft", right=first(10), result=dict.fromkeys(exact))  # of an earlier version
+    (table,) = settings(made(tmp_path))
+    assert table.columns[7:10] == ("greedy", "ranked", "exact")
+    old, new = (dict(zip(table.columns, cells, strict=True)) for cells in table.rows)
+    assert (new["exact"].value, new["exact"].low, new["exact"].high) == (0.25, 0.1, 0.4)
+    assert (new["greedy"].value, old["greedy"].value) == (0.5, 0.25) and old["exact"].missing
+
+
 def test_no_interval_leaves_what_an_accuracy_can_be(make_run: MakeRun, tmp_path: Path) -> None:
     for seed, n in enumerate((2, 24)):
         for dataset in ("arc", "piqa"):

@@ -296,3 +296,34 @@ def test_a_teacher_that_ranks_nothing_takes_no_part_in_the_bold(make_run: MakeRu
     (table,) = table1(made(tmp_path, Metric.accuracy_ranked))
     assert cell(table, "wordy (teacher)", "minilab").value == 1.0
     assert [cells[0].text for cells in table.rows if cells[1].best] == ["TinyLLM"]
+
+
+def test_the_majority_class_is_a_row_where_it_is_known(make_run: MakeRun, tmp_path: Path) -> None:
+    for seed, share in enumerate((0.5, 0.6)):
+        make_run("tinyllm", dataset="pubmedqa", seed=seed, right=first(20), result={"majority": share, "chance": 1 / 3})
+    make_run("tinyllm", dataset="arc", right=first(20), result={"chance": 0.25})
+    make_run("inference", student="wordy", dataset="arc", result={"method": "teacher", "train_examples": 0})
+    (table,) = table1(made(tmp_path))
+    assert labels(table) == ["wordy (teacher)", "Majority class", "TinyLLM"]
+    found = cell(table, "Majority class", "pubmedqa")
+    assert (found.value, found.low) == (pytest.approx(0.55), None)
+    assert cell(table, "Majority class", "arc").missing and cell(table, "Majority class", "Total").missing
+    assert any(note.startswith("Majority class") for note in table.shared_notes)
+
+
+def test_exact_equality_as_the_metric_of_a_report(make_run: MakeRun, tmp_path: Path) -> None:
+    """Half of TinyLLM's right answers end in a full stop: right for `accuracy`, wrong for `accuracy_exact`."""
+    folder = make_run("tinyllm", right=first(24))
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    stopped = [row | {"generated": row["generated"] + "."} if i < 12 else row for i, row in enumerate(rows)]
+    (folder / "predictions.jsonl").write_text("\n".join(map(json.dumps, stopped)))
+    result = json.loads((folder / "result.json").read_text())
+    low, high = wilson_interval(12, 40)
+    changed = {"accuracy_exact": 12 / 40, "accuracy_exact_low": low, "accuracy_exact_high": high}
+    (folder / "result.json").write_text(json.dumps(result | changed))
+    make_run("full_ft", right=first(20))
+    for metric, gap in ((Metric.accuracy, 4 / 40), (Metric.accuracy_exact, -8 / 40)):
+        study = made(tmp_path, metric)
+        assert cell(table1(study)[0], "TinyLLM", "minilab").value == pytest.approx(20 / 40 + gap)
+        (line,) = comparisons(study)[0].rows
+        assert line[4].value == pytest.approx(gap)
