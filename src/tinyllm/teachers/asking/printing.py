@@ -66,7 +66,8 @@ def print_estimate(turn: Turn, estimate: Estimate, console: Console) -> None:
 def print_summary(turn: Turn, summary: Summary, console: Console) -> None:
     """What came of a turn: texts, tokens, costs and failures."""
     total = summary.existing + summary.written
-    line = f"{turn.teacher.name}: {turn.dataset}/{turn.split} now has {total} rationales ({turn.kind}), {summary.written} of them new"
+    where = f"{turn.teacher.name}: {turn.dataset}/{turn.split}"
+    line = f"{where} now has {total} rationales ({turn.kind}), {summary.written} of them new"
     if summary.completion_tokens:
         line += (
             f"; {summary.prompt_tokens:,} prompt and {summary.completion_tokens:,} completion tokens in "
