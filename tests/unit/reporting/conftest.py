@@ -15,6 +15,7 @@ from tinyllm.config import (
     DataConfig,
     ExperimentConfig,
     MethodConfig,
+    PromptKind,
     StreamConfig,
     StudentConfig,
     Target,
@@ -26,7 +27,7 @@ from tinyllm.records import Prediction, Result
 
 MakeRun = Callable[..., Path]
 
-_TAUGHT = {"tinyllm": WhichTeachers.all, "step_by_step": WhichTeachers.one}
+_TAUGHT = {"tinyllm": WhichTeachers.all, "step_by_step": WhichTeachers.one, "one_teacher": WhichTeachers.one}
 
 
 def _streams(method: str) -> dict[str, StreamConfig]:
@@ -34,7 +35,8 @@ def _streams(method: str) -> dict[str, StreamConfig]:
     answer = {"answer": StreamConfig()}
     if method not in _TAUGHT:
         return answer
-    return answer | {"rationale": StreamConfig(target=Target.rationale, teachers=_TAUGHT[method])}
+    kind = PromptKind.solve if method == "step_by_step" else PromptKind.forced
+    return answer | {"rationale": StreamConfig(target=Target.rationale, teachers=_TAUGHT[method], prompt=kind)}
 
 
 @pytest.fixture
