@@ -52,15 +52,15 @@ class Collected(NamedTuple):
     - `teacher_set`: the run's teachers in their order, dropped ones too, joined with "+";
     - `texts`: where its teachers' texts came from (`texts.RunTexts`);
     - `apart_from_texts`: the same for families that differ in their teachers, prompts and ablations at most;
-    - `epochs`, and `passes`: epochs times streams, the forward passes that each training question had; NaN where unknown;
+    - `epochs`, and `passes`: epochs times streams, the forward passes that each training question had; NaN if unknown;
     - `setting`: the same for runs that differ in their seeds, or in the split that they were evaluated on, alone;
     - `family`: the same for settings that differ in α, the single teacher or the training fraction at most;
     - `variant`: "" for the family with the settings that most runs of its dataset and student share; for another one of
       the same method and ablation, the keys by which it differs from that one, such as `trainer.max_epochs=18`;
     - `folder`: where the run's files are; `run`: the same, relative to the folder that was searched.
 
-    `method` is that of the result, with one exception: a run of `step_by_step` whose teacher was given the answer, as all
-    of earlier versions were, is a run of `one_teacher`.
+    `method` is that of the result, with one exception: a run of `step_by_step` whose teacher was given the answer, as
+    all of earlier versions were, is a run of `one_teacher`.
 
     A student that was evaluated apart from its run has the variant `training run unknown`, unless that run is among the
     folders: it then has its validation accuracy.
@@ -202,6 +202,7 @@ _NUMBERS = (
     "seed", "n", "accuracy", "accuracy_low", "accuracy_high", "accuracy_ranked", "accuracy_ranked_low",
     "accuracy_ranked_high", "unparsed", "train_examples", "wall_seconds", "steps", "parameters", "train_tokens",
     "train_seconds", "accuracy_exact", "accuracy_exact_low", "accuracy_exact_high", "chance", "majority",
+    "valid_examples",
 )  # fmt: skip
 _OPTIONAL = ("accuracy_ranked", "accuracy_exact", "chance", "majority")
 """In the names of numbers that may be missing."""

@@ -22,10 +22,8 @@ def label(run: Mapping[str, Any]) -> str:
         run: a row of the frame, or its `student`, `method`, `ablation`, `variant` and `method_teacher`; the last two
             may be left out.
     """
-    if run["method"] == TEACHER:
-        parts = [f"{run['student']} (teacher)"]
-    else:
-        parts = [METHODS.get(run["method"], run["method"])]
+    method = run["method"]
+    parts = [f"{run['student']} (teacher)" if method == TEACHER else METHODS.get(method, method)]
     if run.get("method_teacher"):
         parts.append(f"({run['method_teacher']})")
     if run["ablation"] != "none":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
 
 from rich import box
 from rich.console import Console
@@ -16,7 +18,10 @@ from tinyllm.reporting.writers import numeric_columns, shown
 _WIDTH = 100
 """Characters of a line where the output is no terminal: what a file or a log gets does not depend on a window."""
 _UNLIMITED = 10_000
-_LABEL_WIDTH = 32
+_LABEL_WIDTHS = (32, 24)
+"""Of the first column: the narrower one where a table doesn't fit otherwise."""
+_STYLES = {"holds": "green", "contradicted": "red", "not-shown": "yellow", "not-run": "dim"}
+"""By `Cell.mark`."""
 _LEGEND = {
     "interval": "[95% confidence interval]",
     "paper": "(the paper's number)",
@@ -29,14 +34,19 @@ def print_tables(tables: Sequence[Table]) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     used: set[str] = set()
     for table in tables:
+        more = len(table.rows)
+        table = _for_terminal(table)
+        more -= len(table.rows)
         if not (table.in_terminal and table.rows):
             continue
-        for parts in (("interval", "paper"), ("interval",), ()):
-            grid = _grid(table, parts)
+        for parts, width in product((("interval", "paper"), ("interval",), ()), _LABEL_WIDTHS):
+            grid = _grid(table, parts, width)
             if console.measure(grid, options=console.options.update(max_width=_UNLIMITED)).maximum <= console.width:
                 break
         console.print(Text(table.title, style="bold"))
         console.print(grid)
+        if more:
+            console.print(Text(f"{more} more in the report", style="dim"))
         console.print()
         cells = [shown(cell, table) for row in table.rows for cell in row]
         used |= {"*"} if any(cell.best for row in table.rows for cell in row) else set()
@@ -46,14 +56,25 @@ def print_tables(tables: Sequence[Table]) -> None:
         console.print(Text(" ".join(["Percent", *legend])))
 
 
-def _grid(table: Table, parts: Sequence[str]) -> Grid:
+def _for_terminal(table: Table) -> Table:
+    """Without the columns and the rows that the terminal leaves out."""
+    kept = [j for j, column in enumerate(table.columns) if column not in table.files_only]
+    rows = table.rows[: table.terminal_rows]
+    return replace(
+        table,
+        columns=tuple(table.columns[j] for j in kept),
+        rows=tuple(tuple(row[j] for j in kept) for row in rows),
+    )
+
+
+def _grid(table: Table, parts: Sequence[str], label_width: int) -> Grid:
     grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for j, (column, numbers) in enumerate(zip(table.columns, numeric_columns(table), strict=True)):
         grid.add_column(
             Text(column),
             justify="right" if numbers else "left",
             no_wrap=j > 0,
-            max_width=_LABEL_WIDTH if j == 0 else None,
+            max_width=label_width if j == 0 else None,
         )
     for row in table.rows:
         grid.add_row(*(_text(cell, table, parts) for cell in row))
@@ -62,7 +83,8 @@ def _grid(table: Table, parts: Sequence[str]) -> Grid:
 
 def _text(cell: Cell, table: Table, parts: Sequence[str]) -> Text:
     found = shown(cell, table)
-    text = Text(f"{found.value}*" if cell.best else found.value, style="bold" if cell.best else "")
+    style = "bold" if cell.best else _STYLES.get(cell.mark, "")
+    text = Text(f"{found.value}*" if cell.best else found.value, style=style)
     for part in parts:
         if extra := getattr(found, part):
             text.append(f" {extra}", style="not bold dim")

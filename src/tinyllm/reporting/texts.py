@@ -83,9 +83,9 @@ _OWN_CHANGE = ("examples", "asked")
 def differing(whole: RunTexts, ablation: RunTexts) -> list[str]:
     """Where the texts of an ablation are not those of the whole method but for one thing; empty where they are.
 
-    A teacher that only one of the two has doesn't count: leaving it out is what the ablation changes. In-context examples
-    or the kind of prompt may differ, not both. Origin, model and decoding have to be the same: else a difference in
-    accuracy could be theirs.
+    A teacher that only one of the two has doesn't count: leaving it out is what the ablation changes. In-context
+    examples or the kind of prompt may differ, not both. Origin, model and decoding have to be the same: else a
+    difference in accuracy could be theirs.
 
     Returns:
         `terse: published in the whole method, generated here`, a text for every teacher and field.
