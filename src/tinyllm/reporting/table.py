@@ -53,6 +53,8 @@ class Table:
     """Rows that the terminal shows, from the first on; None for all."""
     files_only: tuple[str, ...] = ()
     """Columns that the terminal leaves out."""
+    split_by: str = ""
+    """Column by which the terminal shows tables of their own, one for each of its values; empty for none."""
     collapsed: bool = False
     """The page shows it on demand."""
 

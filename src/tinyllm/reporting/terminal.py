@@ -33,20 +33,13 @@ def print_tables(tables: Sequence[Table]) -> None:
     """Print to standard output those tables that are meant for the terminal, with one line on how to read them."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     used: set[str] = set()
-    for table in tables:
-        more = len(table.rows)
-        table = _for_terminal(table)
-        more -= len(table.rows)
-        if not (table.in_terminal and table.rows):
-            continue
+    for table in (part for whole in tables if whole.in_terminal for part in _for_terminal(whole)):
         for parts, width in product((("interval", "paper"), ("interval",), ()), _LABEL_WIDTHS):
             grid = _grid(table, parts, width)
             if console.measure(grid, options=console.options.update(max_width=_UNLIMITED)).maximum <= console.width:
                 break
         console.print(Text(table.title, style="bold"))
         console.print(grid)
-        if more:
-            console.print(Text(f"{more} more in the report", style="dim"))
         console.print()
         cells = [shown(cell, table) for row in table.rows for cell in row]
         used |= {"*"} if any(cell.best for row in table.rows for cell in row) else set()
@@ -56,12 +49,30 @@ def print_tables(tables: Sequence[Table]) -> None:
         console.print(Text(" ".join(["Percent", *legend])))
 
 
-def _for_terminal(table: Table) -> Table:
-    """Without the columns and the rows that the terminal leaves out."""
-    kept = [j for j, column in enumerate(table.columns) if column not in table.files_only]
+def _for_terminal(table: Table) -> list[Table]:
+    """Without the columns and the rows that the terminal leaves out, and split where a column asks for it."""
     rows = table.rows[: table.terminal_rows]
+    parts: dict[str, list[tuple[Cell, ...]]] = {}
+    for row in rows:
+        value = row[table.columns.index(table.split_by)].text if table.split_by in table.columns else None
+        parts.setdefault(f", {value}" if value else "", []).append(row)
+    more = len(table.rows) - len(rows)
+    titles = [f"{table.title}{value}" for value in parts]
+    if titles and more:
+        titles[-1] += f" ({more} more lines in the report)"
+    return [_part(table, title, part) for title, part in zip(titles, parts.values(), strict=True)]
+
+
+def _part(table: Table, title: str, rows: list[tuple[Cell, ...]]) -> Table:
+    left_out = (*table.files_only, table.split_by)
+    kept = [
+        j
+        for j, column in enumerate(table.columns)
+        if column not in left_out and (not table.split_by or not all(row[j].missing for row in rows))
+    ]
     return replace(
         table,
+        title=title,
         columns=tuple(table.columns[j] for j in kept),
         rows=tuple(tuple(row[j] for j in kept) for row in rows),
     )

@@ -36,9 +36,9 @@ def claims(study: Study) -> list[Table]:
         tuple(kept),
         tuple(tuple(row.get(column, Cell()) for column in kept) for row in rows),
         (
-            "ours: the difference in points, averaged over the datasets that were run, with the 95% confidence interval "
-            "of the paired test. paper: its difference for the same student and datasets, from its tables; where it has "
-            "none, its own words or the range of its students.",
+            "ours: the difference in points, averaged over the datasets that were run, with the paired test's 95% "
+            "confidence interval. paper: its difference for the same student and datasets, from its tables; where it "
+            "has none, its own words or the range of its students.",
             _NOT_SHOWN,
             f"p (Holm): corrected for the {len(tested)} tests of this table. It stands beside the verdict where the "
             f"interval is clear of 0 and the corrected p is {LEVEL:g} or more.",
@@ -53,6 +53,7 @@ def claims(study: Study) -> list[Table]:
         (notes.ACCURACY[study.metric], notes.TESTS, notes.MINIMUM_EFFECT, study.selection),
         in_terminal=True,
         terminal_rows=len(tested),
+        split_by=_STUDENT,
         files_only=(_P, _WHERE, _REMARKS, _ID),
     )
     return [table]
@@ -93,13 +94,18 @@ def claims_by_dataset(study: Study) -> list[Table]:
 
 
 def _row(line: Line) -> dict[str, Cell]:
+    against = [one.dataset for one in line.datasets if one.verdict is Verdict.contradicted]
+    remarks = [
+        *([f"contradicted on {', '.join(against)}"] if len(line.datasets) > 1 and against else []),
+        *line.remarks,
+    ]
     return _named(line, line.student) | {
         "ours": _ours(line),
         "verdict": _verdict(line.verdict, line.difference.p if line.difference is not None else 0.0),
         "MDE": Cell(line.detectable),
         _P: Cell() if line.difference is None else Cell(text=notes.p_text(line.difference.p)),
-        _DATASETS: Cell(text=_counts(line)),
-        _REMARKS: Cell(text="; ".join(line.remarks)) if line.remarks else Cell(),
+        _DATASETS: _counts(line),
+        _REMARKS: Cell(text="; ".join(remarks)) if remarks else Cell(),
     }
 
 
@@ -118,7 +124,10 @@ def _not_run(lines: list[Line]) -> list[dict[str, Cell]]:
 def _named(line: Line, students: str) -> dict[str, Cell]:
     number = Cell(line.paper) if line.paper is not None else Cell(text=line.in_words or None)
     return {
-        _CLAIM: Cell(text=line.sentence + (" (control)" if line.claim.control else ""), note=f"{line.claim.id}: {line.claim.where}"),
+        _CLAIM: Cell(
+            text=line.sentence + (" (control)" if line.claim.control else ""),
+            note=f"{line.claim.id}: {line.claim.where}",
+        ),
         _STUDENT: Cell(text=students or None),
         "paper": number,
         _WHERE: Cell(text=line.claim.where),
@@ -137,8 +146,7 @@ def _verdict(verdict: Verdict, p: float = 0.0) -> Cell:
     return Cell(text=text, mark=str(verdict).replace(" ", "-"))
 
 
-def _counts(line: Line) -> str:
-    """`5 of 6`, and how many are contradicted."""
+def _counts(line: Line) -> Cell:
+    """`5 of 6`: on how many of several datasets it holds."""
     verdicts = [one.verdict for one in line.datasets if one.pair is not None]
-    against = verdicts.count(Verdict.contradicted)
-    return f"{verdicts.count(Verdict.holds)} of {len(verdicts)}" + (f", {against} contradicted" if against else "")
+    return Cell(text=f"{verdicts.count(Verdict.holds)} of {len(verdicts)}") if len(line.datasets) > 1 else Cell()
