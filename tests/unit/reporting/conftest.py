@@ -13,6 +13,7 @@ import pytest
 from tinyllm import runs
 from tinyllm.config import (
     DataConfig,
+    Engine,
     ExperimentConfig,
     MethodConfig,
     PromptKind,
@@ -94,7 +95,8 @@ def make_run(tmp_path: Path) -> MakeRun:
                 data=DataConfig(name=dataset, seed=seed, train_fraction=fraction),
                 student=StudentConfig(name=student),
                 teachers={
-                    name: TeacherConfig(name=name, model=name, prefix=f"{name}: ") for name in ("terse", "wordy")
+                    name: TeacherConfig(name=name, engine=Engine.scripted, model=name, prefix=f"{name}: ")
+                    for name in ("terse", "wordy")
                 },
                 alpha=alpha,
                 method=MethodConfig(name=method, teacher=teacher, streams=_streams(method)),

@@ -25,7 +25,7 @@ def claims(study: Study) -> list[Table]:
     lines = judge(study, paper_claims())
     tested = [line for line in lines if line.verdict is not Verdict.not_run]
     rows = [_row(line) for line in tested] + _not_run([line for line in lines if line not in tested])
-    kept = [_CLAIM, _STUDENT, "paper", "ours", "verdict", "MDE", _P, _DATASETS, _WHERE, _REMARKS, _ID]
+    kept = [_CLAIM, _STUDENT, "paper", "ours", "verdict", "MDE", _DATASETS, _REMARKS, _P, _WHERE, _ID]
     if len(study.students) == 1:
         kept.remove(_STUDENT)
     if all(len(line.datasets) < 2 for line in lines):
