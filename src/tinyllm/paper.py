@@ -39,6 +39,9 @@ METHODS = {
     "tinyllm": "TinyLLM",
 }
 """Method -> label, in the order of table 1."""
+ONE_TEACHER = "one_teacher"
+"""A method beside the paper's: answers and one teacher's rationales, written with the answer given. The paper calls it
+TinyLLM without a teacher (table 2); Distilling step-by-step asks its teacher without the answer."""
 GAINS = {"delta_ff": ("Δ_FF", "full_ft"), "delta_distill": ("Δ_Distill", "step_by_step")}
 """Rows of table 1 with TinyLLM's relative gain -> (label, the method that it is a gain over)."""
 ABLATIONS = {

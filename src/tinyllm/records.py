@@ -203,6 +203,8 @@ class Result(Scores):
     """Weights that training changed: fewer than `parameters` with LoRA, 0 where nothing was trained."""
     selected_by: str = "accuracy"
     """Which accuracy `valid_accuracy` is: a `config.Metric`."""
+    valid_examples: int = 0
+    """Validation questions that `valid_accuracy` is of; 0 where unknown."""
     train_tokens: int = 0
     """Source and target tokens that training has read, over all streams and epochs: what it cost, on any machine."""
     train_seconds: float = 0.0

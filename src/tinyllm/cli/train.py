@@ -54,8 +54,16 @@ def main(config: ExperimentConfig, folder: Path) -> None:
     student.to(config.trainer.accelerator)
     evaluation = evaluate(student, questions[split], config.evaluation, rationales[split])
     parameters = student.model.num_parameters()
-    train_questions = questions[Split.train]
-    result = make_result(config, evaluation, train_questions, student.voices, digest, trained, parameters=parameters)
+    result = make_result(
+        config,
+        evaluation,
+        questions[Split.train],
+        student.voices,
+        digest,
+        trained,
+        parameters=parameters,
+        valid_examples=len(questions[Split.valid]),
+    )
     runs.write_evaluation(evaluation.predictions, result, folder)
     log_result(loggers, result, evaluation.predictions)
     log.info("%s (%.0f s in all)", runs.summary(result, folder), time.perf_counter() - started)

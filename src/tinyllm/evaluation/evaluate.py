@@ -73,6 +73,7 @@ def make_result(
     trained: Fit | None = None,
     *,
     parameters: int = 0,
+    valid_examples: int = 0,
 ) -> Result:
     """`result.json` of an evaluation.
 
@@ -84,6 +85,7 @@ def make_result(
         digest: the run's `config_hash`.
         trained: None where nothing was trained.
         parameters: weights of the student.
+        valid_examples: validation questions that the checkpoint was chosen on.
     """
     taught = [name for name in config.teachers if name in teachers]
     read = [single_teacher(config.method, config.teachers)] if uses_single_teacher(config.method) else []
@@ -92,6 +94,7 @@ def make_result(
         training = {
             "valid_accuracy": trained.valid_accuracy,
             "train_examples": trained.examples,
+            "valid_examples": valid_examples,
             "steps": trained.steps,
             "train_loss": trained.train_loss,
             "trained_parameters": trained.parameters,

@@ -19,6 +19,7 @@ from tinyllm.runs import TEACHER
 
 KINDS = {
     "tinyllm_only": "Only TinyLLM is right",
+    "teachers_differ": "One teacher is wrong, another is right, and so is TinyLLM",
     "teacher_misleads": "A teacher is wrong and a student of it chooses the same option",
     "tinyllm_wrong": "TinyLLM is wrong where another student is right",
 }
@@ -163,6 +164,9 @@ def _kinds(runs: Sequence[_Run], answers: Sequence[Answer]) -> tuple[str, ...]:
     kinds = []
     if tinyllm and others and all(a.right for a in tinyllm) and not any(a.right for a in others):
         kinds.append("tinyllm_only")
+    teachers = [a.right for _, a in pairs if a.method == TEACHER]
+    if tinyllm and all(a.right for a in tinyllm) and any(teachers) and not all(teachers):
+        kinds.append("teachers_differ")
     wrong = {run.row["student"]: a.chosen for run, a in pairs if a.method == TEACHER and not a.right and a.chosen}
     if any(
         a.chosen is not None and a.chosen == wrong.get(teacher)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tinyllm.config import Metric
-from tinyllm.reporting.labels import label, seeds_text
+from tinyllm.reporting.labels import label, order, seeds_text
 
 GROUP = ("dataset", "student", "method", "ablation", "train_fraction", "variant")
 """A cell of the tables: its settings differ in α and in the single teacher at most."""
@@ -123,3 +123,27 @@ def chosen(frame: pd.DataFrame, choices: Sequence[Choice]) -> pd.DataFrame:
     ]  # fmt: skip
     # A plain empty list would select no columns in place of no rows.
     return frame[pd.Series(keep, index=frame.index, dtype=bool)].reset_index(drop=True)
+
+
+def tries_text(runs: pd.DataFrame) -> str:
+    """From how many settings each method was chosen, and on how many validation questions; "" without a trained run.
+
+    Args:
+        runs: all settings at one training fraction for each dataset and student (`Study.candidates`).
+    """
+    trained = runs[~runs["untrained"].astype(bool) & (runs["ablation"] == "none") & (runs["variant"] == "")]
+    if trained.empty:
+        return ""
+    tried = trained.groupby(["method", "dataset", "student"], sort=False)["setting"].nunique().groupby("method")
+    counts = {str(method): _range(part) for method, part in tried}
+    rows = [{"student": "", "method": method, "ablation": "none"} for method in counts]
+    text = ", ".join(f"{label(row)} {counts[row['method']]}" for row in sorted(rows, key=order))
+    questions = _range(trained.loc[trained["valid_examples"] > 0, "valid_examples"])
+    on = f", on {questions} validation questions" if questions else ""
+    unequal = " (not as many for every method)" if len(set(counts.values())) > 1 else ""
+    return f"Settings tried{unequal}: {text}{on}."
+
+
+def _range(counts: pd.Series) -> str:
+    """`36`, or `6 to 36`."""
+    return " to ".join(f"{count:g}" for count in dict.fromkeys([counts.min(), counts.max()])) if len(counts) else ""

@@ -17,15 +17,18 @@ from tinyllm.config import (
     ExperimentConfig,
     MethodConfig,
     PromptConfig,
+    PromptKind,
     RationalesConfig,
     Source,
     StudentConfig,
+    Target,
     WhichTeachers,
 )
 from tinyllm.errors import UserError
 from tinyllm.methods import alpha_of
-from tinyllm.paper import deviations
+from tinyllm.paper import ONE_TEACHER, deviations
 from tinyllm.records import Result
+from tinyllm.reporting.training import training_columns
 from tinyllm.runs import CONFIG, NOT_RESULT_INSIDE, RESULT, TEACHER, as_row, hash_of, read_config, read_result
 
 log = logging.getLogger(__name__)
@@ -46,11 +49,18 @@ class Collected(NamedTuple):
     - `composed_alpha`: α as configured, before an ablation takes its teachers' streams away, as text;
     - `dropped`: teachers of the set that an ablation leaves out, joined with "+";
     - `strongest`: the teacher that stands for the whole set, under `ablation.strongest`; else "";
+    - `teacher_set`: the run's teachers in their order, dropped ones too, joined with "+";
+    - `texts`: where its teachers' texts came from (`texts.RunTexts`);
+    - `apart_from_texts`: the same for families that differ in their teachers, prompts and ablations at most;
+    - `epochs`, and `passes`: epochs times streams, the forward passes that each training question had; NaN if unknown;
     - `setting`: the same for runs that differ in their seeds, or in the split that they were evaluated on, alone;
     - `family`: the same for settings that differ in α, the single teacher or the training fraction at most;
     - `variant`: "" for the family with the settings that most runs of its dataset and student share; for another one of
       the same method and ablation, the keys by which it differs from that one, such as `trainer.max_epochs=18`;
     - `folder`: where the run's files are; `run`: the same, relative to the folder that was searched.
+
+    `method` is that of the result, with one exception: a run of `step_by_step` whose teacher was given the answer, as
+    all of earlier versions were, is a run of `one_teacher`.
 
     A student that was evaluated apart from its run has the variant `training run unknown`, unless that run is among the
     folders: it then has its validation accuracy.
@@ -100,11 +110,10 @@ def collect(folders: Sequence[Path]) -> Collected:
 
 def _read(path: Path, run: str) -> tuple[dict[str, Any], _Identity]:
     """One run's row of the frame; whatever is wrong with its `result.json` raises here."""
-    result = read_result(path)
+    result, config = _as_now(read_result(path), _config(path.parent))
     row = _row(result)
-    config = _config(path.parent)
     identity = _identity(config, result)
-    row |= _of_config(config, result)
+    row |= _of_config(config, result) | training_columns(config, result)
     row["setting"], row["family"] = identity.setting, identity.family
     row["evaluated_only"] = config is not None and config.method.train and result.train_examples == 0
     row["folder"], row["run"] = str(path.parent), run
@@ -193,6 +202,7 @@ _NUMBERS = (
     "seed", "n", "accuracy", "accuracy_low", "accuracy_high", "accuracy_ranked", "accuracy_ranked_low",
     "accuracy_ranked_high", "unparsed", "train_examples", "wall_seconds", "steps", "parameters", "train_tokens",
     "train_seconds", "accuracy_exact", "accuracy_exact_low", "accuracy_exact_high", "chance", "majority",
+    "valid_examples",
 )  # fmt: skip
 _OPTIONAL = ("accuracy_ranked", "accuracy_exact", "chance", "majority")
 """In the names of numbers that may be missing."""
@@ -208,6 +218,16 @@ def _config(folder: Path) -> ExperimentConfig | None:
         # No list of keys but a bare text, say, is no error that OmegaConf has a name for.
         log.warning("counted without its configuration: %s", error or f"{folder / CONFIG} is no mapping")
         return None
+
+
+def _as_now(result: Result, config: ExperimentConfig | None) -> tuple[Result, ExperimentConfig | None]:
+    """Distilling step-by-step asks its teacher without the answer: a run with other texts is another method."""
+    if config is None or result.method != "step_by_step":
+        return result, config
+    taught = [stream for stream in config.method.streams.values() if stream.target is Target.rationale]
+    if all(stream.prompt is PromptKind.solve for stream in taught):
+        return result, config
+    return replace(result, method=ONE_TEACHER), replace(config, method=replace(config.method, name=ONE_TEACHER))
 
 
 def _of_config(config: ExperimentConfig | None, result: Result) -> dict[str, Any]:

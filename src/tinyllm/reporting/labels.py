@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tinyllm import paper
 from tinyllm.runs import TEACHER
 
-_METHODS = (TEACHER, *paper.METHODS)
+METHODS = {**paper.METHODS, paper.ONE_TEACHER: "One teacher, forced"}
+"""Method -> label: the paper's, and what stands beside them."""
+_METHODS = [TEACHER, *paper.METHODS]
+_METHODS.insert(_METHODS.index("step_by_step") + 1, paper.ONE_TEACHER)
 _ABLATIONS = ("none", *paper.ABLATIONS)
 
 
@@ -19,10 +22,8 @@ def label(run: Mapping[str, Any]) -> str:
         run: a row of the frame, or its `student`, `method`, `ablation`, `variant` and `method_teacher`; the last two
             may be left out.
     """
-    if run["method"] == TEACHER:
-        parts = [f"{run['student']} (teacher)"]
-    else:
-        parts = [paper.METHODS.get(run["method"], run["method"])]
+    method = run["method"]
+    parts = [f"{run['student']} (teacher)" if method == TEACHER else METHODS.get(method, method)]
     if run.get("method_teacher"):
         parts.append(f"({run['method_teacher']})")
     if run["ablation"] != "none":
@@ -38,7 +39,7 @@ def order(run: Mapping[str, Any]) -> tuple[bool, int, int, str]:
     return changed, _index(run["method"], _METHODS), _index(run["ablation"], _ABLATIONS), label(run)
 
 
-def _index(name: str, known: tuple[str, ...]) -> int:
+def _index(name: str, known: Sequence[str]) -> int:
     return known.index(name) if name in known else len(known)
 
 

@@ -128,9 +128,10 @@ class Answers:
 
     def _score(self, folder: str) -> dict[str, _Scored]:
         predictions = self._predictions.of(folder)
-        if self._metric is not Metric.accuracy and all(p.ranked is None for p in predictions):
-            return {}  # a teacher
-        return {p.id: _Scored(answered(p, self._metric), p.subset, p.group) for p in predictions}
+        # A teacher's options are not ranked, and its text is no option: what counts is always the option that it names.
+        teacher = all(p.ranked is None for p in predictions)
+        metric = Metric.accuracy if teacher else self._metric
+        return {p.id: _Scored(answered(p, metric), p.subset, p.group) for p in predictions}
 
 
 def answered(prediction: Prediction, metric: Metric) -> bool:

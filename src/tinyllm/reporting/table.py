@@ -21,6 +21,8 @@ class Cell:
     """Shown in place of a number."""
     best: bool = False
     """The best of its column, and significantly better than the second best: shown in bold."""
+    mark: str = ""
+    """A word that the page and the terminal show as a colour: `holds`, `contradicted`, `not-shown`, `not-run`."""
     note: str = ""
     """Why it is as it is, shown on demand (a tooltip): seeds, n, the chosen α."""
 
@@ -47,6 +49,14 @@ class Table:
     """Numbers are shares of 1, shown in percent."""
     in_terminal: bool = False
     """`tinyllm report` prints it too."""
+    terminal_rows: int | None = None
+    """Rows that the terminal shows, from the first on; None for all."""
+    files_only: tuple[str, ...] = ()
+    """Columns that the terminal leaves out."""
+    split_by: str = ""
+    """Column by which the terminal shows tables of their own, one for each of its values; empty for none."""
+    collapsed: bool = False
+    """The page shows it on demand."""
 
     @property
     def has_paper(self) -> bool:

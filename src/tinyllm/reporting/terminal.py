@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
 
 from rich import box
 from rich.console import Console
@@ -16,7 +18,10 @@ from tinyllm.reporting.writers import numeric_columns, shown
 _WIDTH = 100
 """Characters of a line where the output is no terminal: what a file or a log gets does not depend on a window."""
 _UNLIMITED = 10_000
-_LABEL_WIDTH = 32
+_LABEL_WIDTHS = (32, 24)
+"""Of the first column: the narrower one where a table doesn't fit otherwise."""
+_STYLES = {"holds": "green", "contradicted": "red", "not-shown": "yellow", "not-run": "dim"}
+"""By `Cell.mark`."""
 _LEGEND = {
     "interval": "[95% confidence interval]",
     "paper": "(the paper's number)",
@@ -28,11 +33,9 @@ def print_tables(tables: Sequence[Table]) -> None:
     """Print to standard output those tables that are meant for the terminal, with one line on how to read them."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     used: set[str] = set()
-    for table in tables:
-        if not (table.in_terminal and table.rows):
-            continue
-        for parts in (("interval", "paper"), ("interval",), ()):
-            grid = _grid(table, parts)
+    for table in (part for whole in tables if whole.in_terminal for part in _for_terminal(whole)):
+        for parts, width in product((("interval", "paper"), ("interval",), ()), _LABEL_WIDTHS):
+            grid = _grid(table, parts, width)
             if console.measure(grid, options=console.options.update(max_width=_UNLIMITED)).maximum <= console.width:
                 break
         console.print(Text(table.title, style="bold"))
@@ -46,14 +49,43 @@ def print_tables(tables: Sequence[Table]) -> None:
         console.print(Text(" ".join(["Percent", *legend])))
 
 
-def _grid(table: Table, parts: Sequence[str]) -> Grid:
+def _for_terminal(table: Table) -> list[Table]:
+    """Without the columns and the rows that the terminal leaves out, and split where a column asks for it."""
+    rows = table.rows[: table.terminal_rows]
+    parts: dict[str, list[tuple[Cell, ...]]] = {}
+    for row in rows:
+        value = row[table.columns.index(table.split_by)].text if table.split_by in table.columns else None
+        parts.setdefault(f", {value}" if value else "", []).append(row)
+    more = len(table.rows) - len(rows)
+    titles = [f"{table.title}{value}" for value in parts]
+    if titles and more:
+        titles[-1] += f" ({more} more lines in the report)"
+    return [_part(table, title, part) for title, part in zip(titles, parts.values(), strict=True)]
+
+
+def _part(table: Table, title: str, rows: list[tuple[Cell, ...]]) -> Table:
+    left_out = (*table.files_only, table.split_by)
+    kept = [
+        j
+        for j, column in enumerate(table.columns)
+        if column not in left_out and (not table.split_by or not all(row[j].missing for row in rows))
+    ]
+    return replace(
+        table,
+        title=title,
+        columns=tuple(table.columns[j] for j in kept),
+        rows=tuple(tuple(row[j] for j in kept) for row in rows),
+    )
+
+
+def _grid(table: Table, parts: Sequence[str], label_width: int) -> Grid:
     grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for j, (column, numbers) in enumerate(zip(table.columns, numeric_columns(table), strict=True)):
         grid.add_column(
             Text(column),
             justify="right" if numbers else "left",
             no_wrap=j > 0,
-            max_width=_LABEL_WIDTH if j == 0 else None,
+            max_width=label_width if j == 0 else None,
         )
     for row in table.rows:
         grid.add_row(*(_text(cell, table, parts) for cell in row))
@@ -62,7 +94,8 @@ def _grid(table: Table, parts: Sequence[str]) -> Grid:
 
 def _text(cell: Cell, table: Table, parts: Sequence[str]) -> Text:
     found = shown(cell, table)
-    text = Text(f"{found.value}*" if cell.best else found.value, style="bold" if cell.best else "")
+    style = "bold" if cell.best else _STYLES.get(cell.mark, "")
+    text = Text(f"{found.value}*" if cell.best else found.value, style=style)
     for part in parts:
         if extra := getattr(found, part):
             text.append(f" {extra}", style="not bold dim")

@@ -13,8 +13,10 @@ import pytest
 from tinyllm import runs
 from tinyllm.config import (
     DataConfig,
+    Engine,
     ExperimentConfig,
     MethodConfig,
+    PromptKind,
     StreamConfig,
     StudentConfig,
     Target,
@@ -26,7 +28,7 @@ from tinyllm.records import Prediction, Result
 
 MakeRun = Callable[..., Path]
 
-_TAUGHT = {"tinyllm": WhichTeachers.all, "step_by_step": WhichTeachers.one}
+_TAUGHT = {"tinyllm": WhichTeachers.all, "step_by_step": WhichTeachers.one, "one_teacher": WhichTeachers.one}
 
 
 def _streams(method: str) -> dict[str, StreamConfig]:
@@ -34,7 +36,8 @@ def _streams(method: str) -> dict[str, StreamConfig]:
     answer = {"answer": StreamConfig()}
     if method not in _TAUGHT:
         return answer
-    return answer | {"rationale": StreamConfig(target=Target.rationale, teachers=_TAUGHT[method])}
+    kind = PromptKind.solve if method == "step_by_step" else PromptKind.forced
+    return answer | {"rationale": StreamConfig(target=Target.rationale, teachers=_TAUGHT[method], prompt=kind)}
 
 
 @pytest.fixture
@@ -92,7 +95,8 @@ def make_run(tmp_path: Path) -> MakeRun:
                 data=DataConfig(name=dataset, seed=seed, train_fraction=fraction),
                 student=StudentConfig(name=student),
                 teachers={
-                    name: TeacherConfig(name=name, model=name, prefix=f"{name}: ") for name in ("terse", "wordy")
+                    name: TeacherConfig(name=name, engine=Engine.scripted, model=name, prefix=f"{name}: ")
+                    for name in ("terse", "wordy")
                 },
                 alpha=alpha,
                 method=MethodConfig(name=method, teacher=teacher, streams=_streams(method)),

@@ -114,6 +114,29 @@ def test_kinds(
     assert case.kinds == kinds
 
 
+@pytest.mark.parametrize(
+    ("tinyllm", "terse", "wordy", "kinds"),
+    [
+        ("oak", "ivy", "oak", ("teachers_differ",)),  # figure 4
+        ("oak", None, "oak", ("teachers_differ",)),
+        ("oak", "oak", "oak", ()),
+        ("oak", "ivy", "elm", ()),
+        ("ivy", "ivy", "oak", ("teacher_misleads",)),
+        ("oak", "oak", None, ("teachers_differ",)),
+    ],
+)
+def test_teachers_that_differ(
+    tmp_path: Path, tinyllm: str, terse: str | None, wordy: str | None, kinds: tuple[str, ...]
+) -> None:
+    rows = [
+        run(tmp_path, "tinyllm", [said("q", tinyllm)], teachers="terse+wordy"),
+        run(tmp_path, "teacher", [said("q", terse)], student="terse", teachers="terse"),
+        run(tmp_path, "teacher", [said("q", wordy)], student="wordy", teachers="wordy"),
+    ]
+    (case,) = cases(Study(pd.DataFrame(rows)))
+    assert case.kinds == kinds
+
+
 def test_a_teacher_misleads_its_own_students_only(tmp_path: Path) -> None:
     rows = [
         run(tmp_path, "step_by_step", [said("q", "ivy")], teachers="wordy"),

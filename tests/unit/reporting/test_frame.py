@@ -11,7 +11,7 @@ import pytest
 from tests.unit.reporting.conftest import MakeRun
 
 from tinyllm import runs
-from tinyllm.config import ExperimentConfig
+from tinyllm.config import ExperimentConfig, PromptKind
 from tinyllm.errors import UserError
 from tinyllm.reporting.frame import collect, on_test
 
@@ -209,3 +209,35 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         collect([tmp_path / "nowhere"])
     with pytest.raises(UserError, match=r"no result\.json below"):
         collect([tmp_path])
+
+
+def forced(config: ExperimentConfig) -> ExperimentConfig:
+    """As all runs of `step_by_step` were before its teacher was asked without the answer."""
+    streams = {name: replace(s, prompt=PromptKind.forced) for name, s in config.method.streams.items()}
+    return replace(config, method=replace(config.method, streams=streams))
+
+
+def test_step_by_step_with_the_answer_given_is_another_method(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("step_by_step", teacher="terse", alpha={"terse": 1.0})
+    make_run("step_by_step", teacher="terse", alpha={"terse": 1.0}, config=forced)
+    make_run("one_teacher", teacher="terse", alpha={"terse": 1.0}, seed=1)
+    frame = collect([tmp_path / "runs"]).frame
+    assert sorted(frame["method"]) == ["one_teacher", "one_teacher", "step_by_step"]
+    assert frame.groupby("method")[["setting", "family"]].nunique().to_numpy().tolist() == [[1, 1], [1, 1]]
+    assert frame["setting"].nunique() == 2 and set(frame["variant"]) == {""}
+    texts = {method: str(runs["texts"].iloc[0]) for method, runs in frame.groupby("method")}
+    assert texts == {
+        "one_teacher": "terse: scripted, voice terse, forced",
+        "step_by_step": "terse: scripted, voice terse, solve",
+    }
+
+
+def test_passes_are_epochs_times_streams(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("tinyllm", **epochs(6))
+    make_run("tinyllm", alpha={"terse": 1.0}, **epochs(6))
+    make_run("full_ft", **epochs(18))
+    steps = make_run("full_ft", config=lambda c: replace(c, trainer=replace(c.trainer, max_epochs=3, max_steps=25)))
+    assert json.loads((steps / "result.json").read_text())["train_examples"] == 100
+    frame = collect([tmp_path / "runs"]).frame
+    found = sorted(zip(frame["method"], frame["epochs"], frame["passes"], strict=True))
+    assert found == [("full_ft", 2.0, 2.0), ("full_ft", 18.0, 18.0), ("tinyllm", 6.0, 12.0), ("tinyllm", 6.0, 18.0)]

@@ -221,3 +221,14 @@ def test_long_rationales_do_not_make_a_page_too_large() -> None:
 def test_without_cases_there_is_no_browser_of_cases() -> None:
     html = made(cases=[])
     assert 'id="browser"' not in html and "#cases" not in html
+
+
+def test_a_verdict_has_a_class_and_a_long_table_is_folded() -> None:
+    rows = ((Cell(text="A is above B"), Cell(text="not shown", mark="not-shown")),)
+    shown, folded = (
+        Table(name, name, ("claim", "verdict"), rows, collapsed=name == "folded") for name in ("shown", "folded")
+    )
+    parsed = Parsed(made(tables=[shown, folded]))
+    marked = [one for one in parsed.of("td") if "not-shown" in (one.get("class") or "").split()]
+    assert len(marked) == 2
+    assert len(parsed.of("details")) == 1 and "1 lines" not in parsed.text

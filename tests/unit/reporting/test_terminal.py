@@ -67,3 +67,41 @@ def test_a_file_gets_the_same_whatever_the_window(
 
 def test_only_main_tables_with_rows_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed(capsys, table(in_terminal=False), table(rows=())) == ""
+
+
+def verdicts(**fields: Any) -> Table:
+    rows = (
+        (
+            Cell(text="A is above B"),
+            Cell(text="small"),
+            Cell(0.1, 0.05, 0.15),
+            Cell(text="holds", mark="holds"),
+            Cell(text="x"),
+        ),
+        (Cell(text="A is above B"), Cell(text="large"), Cell(-0.1, -0.2, -0.1), Cell(text="not shown"), Cell(text="y")),
+        (Cell(text="A is above C"), Cell(text="small"), Cell(0.3, 0.2, 0.4), Cell(text="holds"), Cell(text="z")),
+        (Cell(text="A is above D"), Cell(text="small"), Cell(), Cell(text="not run"), Cell(text="w")),
+    )
+    given = {"columns": ("claim", "student", "ours", "verdict", "remarks"), "rows": rows, "in_terminal": True}
+    return Table("claims", **({"title": "Claims"} | given | fields))
+
+
+def test_rows_and_columns_for_files_stay_out(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, verdicts(terminal_rows=3, files_only=("remarks",)))
+    assert text.count("A is above") == 3 and "remarks" not in text and "1 more" in text
+
+
+def test_a_table_is_split_by_a_column(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, verdicts(split_by="student", terminal_rows=3)).splitlines()
+    (small,) = [i for i, line in enumerate(lines) if line.startswith("Claims, small")]
+    (large,) = [i for i, line in enumerate(lines) if line.startswith("Claims, large")]
+    first = [line.split()[3] for line in lines[small:large] if line.startswith("A is above")]
+    assert small < large and first == ["B", "C"]
+    assert not any("student" in line for line in lines)
+
+
+def test_marks_are_colours_where_there_are_colours(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[32mholds" in printed(capsys, verdicts())

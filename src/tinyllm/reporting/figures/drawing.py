@@ -50,6 +50,7 @@ BLACK, GREY, _ORANGE, _SKY, _GREEN, _BLUE, _RED, _PINK = (
 _OF_METHOD = {
     "tinyllm": [(_RED, "o")],
     "step_by_step": [(_BLUE, "s"), (_SKY, "D"), ("#004c6d", "P")],
+    "one_teacher": [("#7b3294", "s"), ("#c2a5cf", "D")],
     "full_ft": [(BLACK, "^"), (GREY, "v"), ("#555555", "<")],
     "standard_kd": [(_GREEN, "P"), ("#66c2a5", "X")],
     "lora": [(_ORANGE, "v")],

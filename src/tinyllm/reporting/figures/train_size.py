@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
+from tinyllm import paper
 from tinyllm.reporting.figures.drawing import (
     BLACK,
     INTERVALS,
@@ -29,10 +30,10 @@ from tinyllm.reporting.study import Study
 
 
 def train_size(study: Study) -> list[Figure]:
-    """TinyLLM and Distilling step-by-step over fractions of the training set, full fine-tuning on all of it."""
+    """TinyLLM and the methods of one teacher over fractions of the training set, full fine-tuning on all of it."""
     frame, metric = chosen_runs(study), study.metric.value
     methods = frame[frame["ablation"] == "none"]
-    lines = methods[methods["method"].isin(["tinyllm", "step_by_step"])]
+    lines = methods[methods["method"].isin(["tinyllm", "step_by_step", paper.ONE_TEACHER])]
     several = lines.groupby(LINE)["train_fraction"].transform("nunique") > 1
     lines = lines[several]
     panels = panels_of(lines)

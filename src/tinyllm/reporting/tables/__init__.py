@@ -6,15 +6,18 @@ from collections.abc import Callable
 
 from tinyllm.reporting.study import Study
 from tinyllm.reporting.table import Table
+from tinyllm.reporting.tables.claims import claims, claims_by_dataset
 from tinyllm.reporting.tables.comparisons import comparisons
 from tinyllm.reporting.tables.settings import settings
 from tinyllm.reporting.tables.table1 import table1
 from tinyllm.reporting.tables.table2 import table2
 
 TABLES: tuple[Callable[[Study], list[Table]], ...] = (
+    claims,
     table1,
     table2,
     comparisons,
+    claims_by_dataset,
     settings,
 )
 

@@ -7,8 +7,9 @@ from tinyllm.reporting.paired import Pair
 from tinyllm.reporting.study import Study, corrected
 from tinyllm.reporting.table import Cell, Table
 from tinyllm.reporting.tables import notes
-from tinyllm.reporting.tables.effects import SameAlpha, minimum_effects, minimum_effects_note
+from tinyllm.reporting.tables.effects import minimum_effects, minimum_effects_note
 from tinyllm.reporting.tables.grid import Column, Row, fraction_notes, rows_of
+from tinyllm.reporting.whole import Whole
 
 _BUT_GROUPS = " and questions are independent, which those of one group are not"
 
@@ -20,25 +21,26 @@ def comparisons(study: Study) -> list[Table]:
     """
     tests: list[tuple[str, str, Row, Row, Pair]] = []
     effects: list[str] = []
-    alpha_notes: list[str] = []
+    whole_notes: list[str] = []
     for student in study.students:
         rows = rows_of(study, student)
         plain = {row.method: row for row in rows if row.plain}
         full, tinyllm = plain.get("full_ft"), plain.get("tinyllm")
-        same_alpha = SameAlpha(study, tinyllm) if tinyllm is not None else None
+        whole = Whole(study, student)
         for dataset in paper.paper_first((d for row in rows for d in row.runs["dataset"]), paper.DATASETS):
             effects += [f"{student}, {text}" for text in minimum_effects(study, rows, [Column(dataset, (dataset,))])]
             for baseline in (full, tinyllm):
                 for row in rows:
                     if baseline is None or row is baseline or (row is full and baseline is tinyllm):
                         continue
-                    compared = baseline
-                    if same_alpha and baseline is tinyllm and row.method == "tinyllm" and row.ablation != "none":
-                        compared = same_alpha.of(row, dataset)
-                    pair = study.pair(row.on(dataset), compared.on(dataset))
+                    own, other = row.on(dataset), baseline.on(dataset)
+                    if baseline is tinyllm and row.method == "tinyllm" and row.ablation != "none":
+                        same = whole.of(own, row.label)
+                        other = other.iloc[:0] if same is None else same
+                    pair = study.pair(own, other)
                     if pair is not None:
                         tests.append((student, dataset, row, baseline, pair))
-        alpha_notes += same_alpha.notes() if same_alpha is not None else []
+        whole_notes += whole.notes()
     if not tests:
         return []
     grouped = any(pair.groups is not None for *_, pair in tests)
@@ -67,7 +69,7 @@ def comparisons(study: Study) -> list[Table]:
             "the 95% confidence interval of the paired test.",
             f"p: of the same test. p (Holm): corrected for the {len(tests)} tests of this table. p (McNemar): exact "
             f"test, uncorrected, where there is one seed{_BUT_GROUPS if grouped else ''}.",
-            *dict.fromkeys(alpha_notes),
+            *dict.fromkeys(whole_notes),
             *fraction_notes(study, [(dataset, student) for student, dataset, *_ in tests]),
             minimum_effects_note(effects),
         ),

@@ -1,9 +1,8 @@
-"""What paired tests of methods can find, and which runs of TinyLLM an ablation is compared with."""
+"""What paired tests of methods can find."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from tinyllm.evaluation.statistics import detectable_difference, smallest_difference
 from tinyllm.reporting.paired import Pair
@@ -52,49 +51,3 @@ def _minimum_effect(study: Study, first: Row, second: Row, pairs: Sequence[Pair]
             exact = smallest_difference(n, discordance, alpha=LEVEL, power=POWER)
             parts[-1] += f"; McNemar's exact test on one seed: {'none' if exact is None else f'{100 * exact:.1f}'}"
     return effect, f"{100 * effect:.1f} ({', '.join(parts)})" if effect <= 1 else f"none ({', '.join(parts)})"
-
-
-class SameAlpha:
-    """TinyLLM with the α that an ablation or a variant has: against a tuned α, tuning would count as the method's."""
-
-    def __init__(self, study: Study, tinyllm: Row) -> None:
-        self._study = study
-        self._tinyllm = tinyllm
-        self._same: dict[str, list[str]] = {}
-        self._mixed: list[str] = []
-
-    def of(self, row: Row, dataset: str) -> Row:
-        """TinyLLM to compare a row with on one dataset."""
-        tuned = set(self._tinyllm.on(dataset)["setting"])
-        variant = row.on(dataset)
-        if variant.empty or not any(choice.setting in tuned for choice in self._study.choices_in_tables):
-            return self._tinyllm
-        runs = self._study.candidates
-        candidates = runs[
-            (runs["dataset"] == dataset)
-            & (runs["student"] == self._tinyllm.student)
-            & (runs["method"] == self._tinyllm.method)
-            & (runs["ablation"] == "none")
-            & (runs["variant"] == "")
-        ]
-        alpha = str(variant["composed_alpha"].iloc[0])
-        same = candidates[candidates["composed_alpha"] == alpha]
-        if same.empty or same["setting"].nunique() > 1:
-            self._mixed.append(f"{row.label} ({dataset})")
-            return self._tinyllm
-        self._same.setdefault(alpha, []).append(f"{row.label} ({dataset})")
-        return replace(self._tinyllm, runs=same)
-
-    def notes(self) -> list[str]:
-        """What was compared with what, where TinyLLM's α was tuned."""
-        notes = [
-            f"Compared with TinyLLM at the same α ({alpha}), as α was tuned for TinyLLM alone: "
-            f"{', '.join(dict.fromkeys(rows))}."
-            for alpha, rows in self._same.items()
-        ]
-        if self._mixed:
-            notes.append(
-                "Compared with TinyLLM at its tuned α, as TinyLLM was not run at the same α; the difference mixes "
-                f"tuning with ablation: {', '.join(dict.fromkeys(self._mixed))}."
-            )
-        return notes

@@ -11,7 +11,7 @@ import pandas as pd
 
 from tinyllm import paper
 from tinyllm.config import Metric
-from tinyllm.reporting.choose import setting_name
+from tinyllm.reporting.choose import setting_name, tries_text
 from tinyllm.reporting.interval import interval, measurements, over_seeds, within
 from tinyllm.reporting.labels import label, order, seeds_text
 from tinyllm.reporting.paired import Pair
@@ -223,6 +223,9 @@ def own_notes(study: Study, student: str, grid: Grid) -> list[str]:
     datasets = [dataset for dataset in dict.fromkeys(runs["dataset"])]
     notes = [f"Seeds: {seeds_text(runs['seed'])}."] if len(runs) else []
     notes += fraction_notes(study, [(dataset, student) for dataset in datasets])
+    candidates = study.candidates
+    own = candidates[(candidates["student"] == student) & candidates["dataset"].isin(datasets)]
+    notes += filter(None, [tries_text(own)])
     settings = set(runs["setting"])
     notes += [f"Selected: {c}." for c in study.choices_in_tables if c.student == student and c.setting in settings]
     trained = runs.loc[~runs["untrained"].astype(bool), "deviations"]

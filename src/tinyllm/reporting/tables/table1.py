@@ -8,7 +8,7 @@ import pandas as pd
 
 from tinyllm import paper
 from tinyllm.evaluation.statistics import relative_gain
-from tinyllm.reporting.labels import seeds_text
+from tinyllm.reporting.labels import METHODS, seeds_text
 from tinyllm.reporting.paired import Pair
 from tinyllm.reporting.study import Study
 from tinyllm.reporting.table import Cell, Table
@@ -59,7 +59,7 @@ def _of_teachers(study: Study) -> Table:
 
 def _of_student(study: Study, student: str) -> Table:
     every = rows_of(study, student)
-    methods = [row for row in every if row.plain and row.method in paper.METHODS]
+    methods = [row for row in every if row.plain and row.method in METHODS]
     # The paper's ablations stand in table 2.
     others = [row for row in every if row not in methods and row.ablation not in paper.ABLATIONS]
     own = study.runs[(study.runs["student"] == student) & (study.runs["method"] != TEACHER)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -11,7 +12,7 @@ from tinyllm.evaluation.statistics import Difference
 from tinyllm.reporting.study import Study, corrected
 from tinyllm.reporting.table import Cell, Table
 from tinyllm.reporting.tables import notes
-from tinyllm.reporting.tables.effects import SameAlpha, minimum_effects, minimum_effects_note
+from tinyllm.reporting.tables.effects import minimum_effects, minimum_effects_note
 from tinyllm.reporting.tables.grid import (
     Grid,
     Row,
@@ -19,10 +20,10 @@ from tinyllm.reporting.tables.grid import (
     grid_of,
     mark_best,
     own_notes,
-    pairs_of,
     row_of,
     rows_of,
 )
+from tinyllm.reporting.whole import Whole
 
 
 def table2(study: Study) -> list[Table]:
@@ -66,18 +67,19 @@ def _of_student(study: Study, student: str, ablated: Sequence[Row]) -> list[Tabl
         ),
         in_terminal=True,
     )
-    return [accuracies, *_differences(study, student, grid, tinyllm)]
+    whole = Whole(study, student)
+    differences = _differences(study, student, grid, whole)
+    return [replace(accuracies, notes=(*accuracies.notes, *whole.refusals())), *differences]
 
 
-def _differences(study: Study, student: str, grid: Grid, tinyllm: Row) -> list[Table]:
-    same_alpha = SameAlpha(study, tinyllm)
+def _differences(study: Study, student: str, grid: Grid, whole: Whole) -> list[Table]:
     ablated = [row for row in grid.rows if not row.plain]
-    tests = [
-        (i, j, pairs)
-        for i, row in enumerate(ablated)
-        for j, column in enumerate(grid.columns)
-        if (pairs := pairs_of(study, row, same_alpha.of(row, column.datasets[0]), column))
-    ]
+    tests = []
+    for i, row in enumerate(ablated):
+        for j, column in enumerate(grid.columns):
+            runs = whole.of(row.on(column.datasets[0]), row.label)
+            if runs is not None and (pair := study.pair(row.on(column.datasets[0]), runs, column.subset)) is not None:
+                tests.append((i, j, [pair]))
     if not tests:
         return []
     raw = study.differences([pairs for _, _, pairs in tests])
@@ -100,7 +102,7 @@ def _differences(study: Study, student: str, grid: Grid, tinyllm: Row) -> list[T
             "Difference: ablation minus TinyLLM, on the seeds and questions that both have, with the 95% confidence "
             f"interval of the paired test. p: of that test, after Holm's correction over the {len(tests)} tests of "
             "this table.",
-            *same_alpha.notes(),
+            *whole.notes(),
             *_dropped_teachers(grid.rows),
             minimum_effects_note(minimum_effects(study, grid.rows, grid.columns)),
         ),

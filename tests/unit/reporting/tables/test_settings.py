@@ -58,7 +58,7 @@ def test_a_note_that_tables_share_is_no_note_of_one(make_run: MakeRun, tmp_path:
             make_run(name, student=student, right=first(n))
         make_run("tinyllm", student=student, right=first(25), **ablated("no_t5"))
     tables = all_tables(made(tmp_path))
-    assert len(tables) == 8  # tables 1 and 2 and the differences of two students, comparisons, settings
+    assert len(tables) == 9  # claims, tables 1 and 2 and the differences of two students, comparisons, settings
     own = [note for table in tables for note in table.notes]
     shared = [note for table in tables for note in table.shared_notes]
     assert set(own).isdisjoint(shared)

@@ -327,3 +327,29 @@ def test_exact_equality_as_the_metric_of_a_report(make_run: MakeRun, tmp_path: P
         assert cell(table1(study)[0], "TinyLLM", "minilab").value == pytest.approx(20 / 40 + gap)
         (line,) = comparisons(study)[0].rows
         assert line[4].value == pytest.approx(gap)
+
+
+def test_one_teacher_stands_beside_the_papers_methods(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("tinyllm", right=first(30))
+    make_run("one_teacher", teacher="terse", alpha={"terse": 1.0}, right=first(20))
+    (table,) = table1(made(tmp_path))
+    assert labels(table) == ["One teacher, forced", "TinyLLM"]  # no gain over Distilling step-by-step
+    make_run("step_by_step", teacher="terse", alpha={"terse": 1.0}, right=first(10))
+    (table,) = table1(made(tmp_path))
+    assert labels(table) == ["Distilling step-by-step", "One teacher, forced", "TinyLLM", "Δ_Distill"]
+    assert cell(table, "Δ_Distill", "minilab").value == pytest.approx(2.0)
+
+
+def test_unequal_tries_are_said(make_run: MakeRun, tmp_path: Path) -> None:
+    for alpha in (0.1, 1.0):
+        make_run("tinyllm", alpha={"terse": alpha, "wordy": 1.0}, result={"valid_examples": 50})
+    for teacher in ("terse", "wordy"):
+        make_run("step_by_step", teacher=teacher, alpha={teacher: 1.0}, result={"valid_examples": 50})
+
+    def tries() -> str:
+        (note,) = [note for note in table1(made(tmp_path))[0].notes if note.startswith("Settings tried")]
+        return note
+
+    assert "(" not in tries() and "TinyLLM 2" in tries() and "50 validation questions" in tries()
+    make_run("full_ft")
+    assert "not as many" in tries() and "Full fine-tuning 1" in tries()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tests.unit.reporting.tables.conftest import (
     made,
 )
 
-from tinyllm.config import ExperimentConfig
+from tinyllm.config import Engine, ExperimentConfig
 from tinyllm.reporting.study import Study
 from tinyllm.reporting.tables import comparisons, table2
 
@@ -82,3 +83,59 @@ def test_seeds_may_find_different_teachers_to_be_the_strongest(make_run: MakeRun
     one = cell(accuracies, "TinyLLM w/o diverse teachers", "minilab")
     assert one.value == pytest.approx(0.35)
     assert "seeds 0,1,2" in one.note and "strongest teacher terse (seeds 0,2), wordy (seeds 1)" in one.note
+
+
+def generated(config: ExperimentConfig) -> ExperimentConfig:
+    """The teachers are models that are asked; greedy unless a temperature is set."""
+    teachers = {name: replace(teacher, engine=Engine.transformers) for name, teacher in config.teachers.items()}
+    return replace(config, teachers=teachers)
+
+
+def at(temperature: float) -> Callable[[ExperimentConfig], ExperimentConfig]:
+    def change(config: ExperimentConfig) -> ExperimentConfig:
+        config = generated(config)
+        teachers = {name: replace(t, temperature=temperature) for name, t in config.teachers.items()}
+        return replace(config, teachers=teachers)
+
+    return change
+
+
+def twice(config: ExperimentConfig) -> ExperimentConfig:
+    ablation = replace(config.ablation, name="no_diverse_teachers", strongest="terse")
+    return replace(generated(config), ablation=ablation, alpha={"terse": 1.0, "wordy": 1.0})
+
+
+def test_two_samples_are_compared_at_the_same_decoding(make_run: MakeRun, tmp_path: Path) -> None:
+    """A greedy teacher is asked twice at temperature 0.7: the whole method has to be at 0.7 too."""
+    make_run("tinyllm", right=first(30), config=generated)
+    make_run("tinyllm", right=first(20), alpha={"terse": 1.0, "terse_2": 1.0}, config=twice)
+    (accuracies,) = table2(made(tmp_path))
+    assert labels(accuracies) == ["TinyLLM w/o diverse teachers", "TinyLLM"]
+    (note,) = [note for note in accuracies.notes if note.startswith("Not compared with TinyLLM: ")]
+    assert "temperature 0.7" in note and "minilab" in note and "rationales.recorded" not in note
+    (against,) = [row for row in comparisons(made(tmp_path)) if row] or [None]
+    assert against is None
+    make_run("tinyllm", right=first(24), config=at(0.7))
+    _, differences = table2(made(tmp_path))
+    assert cell(differences, "TinyLLM w/o diverse teachers", "minilab").value == pytest.approx(-4 / 40)
+    assert any("teachers.terse.temperature=0.7" in note for note in differences.notes)
+
+
+def test_an_ablation_may_change_one_thing_of_the_texts(make_run: MakeRun, tmp_path: Path) -> None:
+    def fewer(config: ExperimentConfig) -> ExperimentConfig:
+        return replace(generated(config), prompt=replace(config.prompt, examples=0))
+
+    def free(config: ExperimentConfig) -> ExperimentConfig:
+        return replace(generated(config), prompt=replace(config.prompt, teacher_forcing=False))
+
+    def both(config: ExperimentConfig) -> ExperimentConfig:
+        return replace(generated(config), prompt=replace(config.prompt, teacher_forcing=False, examples=0))
+
+    make_run("tinyllm", right=first(30), config=generated)
+    for name, change in (("no_in_context", fewer), ("no_teacher_forcing", free), ("mine", both)):
+        ablation = ablated(name)["config"]
+        make_run("tinyllm", right=first(20), config=lambda c, f=change, g=ablation: g(f(c)))
+    accuracies, differences = table2(made(tmp_path))
+    assert labels(differences) == ["TinyLLM w/o in-context", "TinyLLM w/o teacher-forcing"]
+    (note,) = [note for note in accuracies.notes if note.startswith("Not compared")]
+    assert "TinyLLM mine" in note and "unforced" in note

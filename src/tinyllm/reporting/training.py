@@ -1,0 +1,66 @@
+"""Columns of the frame on what a run was trained on, and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from tinyllm.config import AblationConfig, EvaluationConfig, ExperimentConfig, PromptConfig, RationalesConfig, Target
+from tinyllm.methods import two_samples_of
+from tinyllm.records import Result
+from tinyllm.reporting.texts import RunTexts, texts_of
+from tinyllm.runs import hash_of
+
+
+def training_columns(config: ExperimentConfig | None, result: Result) -> dict[str, Any]:
+    """`teacher_set`, `texts`, `apart_from_texts`, `epochs` and `passes`, as in `frame.Collected`."""
+    if config is None:
+        return {
+            "teacher_set": "+".join(result.teachers),
+            "texts": RunTexts(),
+            "apart_from_texts": result.config_hash,
+            "epochs": float("nan"),
+            "passes": float("nan"),
+        }
+    trained = config
+    if config.ablation.strongest is not None and result.teachers and result.teachers[0] in config.teachers:
+        trained = two_samples_of(config, result.teachers[0])
+    epochs = _epochs(config, result)
+    return {
+        "teacher_set": "+".join(config.teachers),
+        "texts": texts_of(trained, result.teachers),
+        "apart_from_texts": _apart_from_texts(config),
+        "epochs": epochs,
+        "passes": epochs * _streams(config, result),
+    }
+
+
+def _epochs(config: ExperimentConfig, result: Result) -> float:
+    """As configured: a kept checkpoint may be of an earlier epoch."""
+    epochs = float(config.trainer.max_epochs)
+    if config.trainer.max_steps < 0 or not result.train_examples:
+        return epochs
+    return min(epochs, config.trainer.max_steps * config.trainer.batch_size / result.train_examples)
+
+
+def _streams(config: ExperimentConfig, result: Result) -> int:
+    streams = [stream for stream in config.method.streams.values() if stream.weight != 0]
+    return sum(len(result.alpha) if stream.target is Target.rationale else 1 for stream in streams)
+
+
+def _apart_from_texts(config: ExperimentConfig) -> str:
+    kept = RationalesConfig(clean=config.rationales.clean, reject=config.rationales.reject)
+    return hash_of(
+        replace(
+            config,
+            seed=0,
+            data=replace(config.data, seed=0, train_fraction=1.0),
+            teachers={},
+            alpha={},
+            method=replace(config.method, teacher=None),
+            ablation=AblationConfig(),
+            prompt=PromptConfig(),
+            rationales=kept,
+            evaluation=EvaluationConfig(),
+        )
+    )
