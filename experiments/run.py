@@ -38,8 +38,8 @@ from omegaconf import DictConfig, OmegaConf
 from tinyllm import runs
 from tinyllm.cli import report
 from tinyllm.cli.alpha_grid import with_alpha_grid
-from tinyllm.cli.compose import compose, config_folder
 from tinyllm.cli.main import MISTAKES, STAGES, one_line
+from tinyllm.compose import compose, config_folder
 from tinyllm.config import Accelerator, EvaluateConfig, ReportConfig
 from tinyllm.errors import UserError
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from tests.integration.conftest import SMALL, load_script
 
-from tinyllm.cli.compose import compose, config_folder
+from tinyllm.compose import compose, config_folder
 from tinyllm.errors import UserError
 from tinyllm.runs import run_name
 

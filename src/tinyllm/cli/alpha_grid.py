@@ -8,7 +8,7 @@ from typing import cast
 
 from omegaconf import OmegaConf
 
-from tinyllm.cli.compose import compose
+from tinyllm.compose import compose
 from tinyllm.config import ExperimentConfig
 from tinyllm.errors import UserError
 from tinyllm.methods import chosen_teachers

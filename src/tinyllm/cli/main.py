@@ -24,8 +24,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 import tinyllm
 from tinyllm import runs
 from tinyllm.cli.alpha_grid import with_alpha_grid
-from tinyllm.cli.compose import config_folder, refuse_unknown_keys, register
 from tinyllm.cli.failures import Failure, collected, record
+from tinyllm.compose import config_folder, refuse_unknown_keys, register
 from tinyllm.errors import UserError
 
 STAGES = {

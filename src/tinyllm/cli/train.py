@@ -11,8 +11,8 @@ from lightning.pytorch import seed_everything
 from tinyllm import runs
 from tinyllm.config import ExperimentConfig
 from tinyllm.data.questions import load_questions
+from tinyllm.deviations import deviations
 from tinyllm.evaluation.evaluate import evaluate, make_result
-from tinyllm.paper import deviations
 from tinyllm.records import Split
 from tinyllm.student.loggers import log_result, make_loggers
 from tinyllm.student.student import Student

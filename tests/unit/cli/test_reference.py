@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from tinyllm import config as schema
 from tinyllm.cli import reference
-from tinyllm.cli.compose import compose, config_folder
+from tinyllm.compose import compose, config_folder
 from tinyllm.errors import UserError
 
 DATACLASSES = [one for one in vars(schema).values() if isinstance(one, type) and is_dataclass(one)]
