@@ -89,6 +89,18 @@ def test_every_experiment_has_the_papers_settings(name: str) -> None:
     assert composed(f"experiment={name}", "trainer.max_epochs=3", "student=flan_t5_base").trainer.max_epochs == 3
 
 
+@pytest.mark.parametrize("data", GROUPS["data"])
+def test_what_the_authors_code_does_composes_with_every_dataset_and_student(data: str) -> None:
+    root = ["data.root=questions.jsonl"] if data == "jsonl" else []
+    for student in GROUPS["student"]:
+        config = composed("experiment=authors_code", f"data={data}", f"student={student}", *root)
+        trainer = config.trainer
+        assert (trainer.batch_size, trainer.accumulate_grad_batches, trainer.max_epochs) == (64, 8, 64)
+        assert (config.student.max_source_length, config.student.max_target_length) == (100, 256)
+        assert (trainer.gradient_clip, config.loss.reduction, trainer.select_by) == (1.0, "token", "accuracy_exact")
+        assert config.optimizer == composed("experiment=paper").optimizer
+
+
 def test_composing_leaves_a_running_application_as_it_is() -> None:
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
         inside = GlobalHydra.instance().hydra
