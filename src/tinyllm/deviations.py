@@ -180,6 +180,8 @@ def _unread(key: str, config: ExperimentConfig) -> bool:
         if name == "source":
             return not known_data or config.data.source in (Source.hub, Source.release)
         return not known_data or (name != "topic" and config.data.source is not Source.hub)
+    if key == "rationales.recorded":
+        return config.data.source is not Source.release
     if name.startswith(("architecture", "trim_vocabulary")) and group == "student":
         return config.student.pretrained is not None or not known_student
     return False

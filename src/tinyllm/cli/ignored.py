@@ -21,13 +21,15 @@ from tinyllm.config import (
     OptimizerConfig,
     PromptConfig,
     RationalesConfig,
-    RationalesStageConfig,
     Source,
     Strategy,
+    Target,
     TeacherConfig,
     TrainerConfig,
     WhichTeachers,
 )
+from tinyllm.methods import prompt_kinds
+from tinyllm.records import PromptKind
 from tinyllm.runs import NOT_RESULT_INSIDE
 from tinyllm.teachers.stored import is_recorded
 
@@ -65,9 +67,14 @@ def _takes(config: ExperimentConfig, which: WhichTeachers) -> bool:
     return any(stream.teachers is which and stream.weight != 0 for stream in config.method.streams.values())
 
 
+def _asks_a_teacher(config: ExperimentConfig) -> bool:
+    """`tinyllm evaluate teacher=...`, which reads no method."""
+    return isinstance(config, EvaluateConfig) and config.teacher is not None
+
+
 def _takes_texts(config: ExperimentConfig) -> bool:
     """Whether teachers are asked, or what they wrote is read."""
-    if isinstance(config, RationalesStageConfig) or (isinstance(config, EvaluateConfig) and config.teacher is not None):
+    if _asks_a_teacher(config):
         return True
     return _takes(config, WhichTeachers.one) or _takes(config, WhichTeachers.all) or config.method.source_rationale
 
@@ -80,9 +87,22 @@ def _is_scripted(config: ExperimentConfig, teacher: TeacherConfig) -> bool:
     return not teacher.reads_prompts
 
 
+def _is_published(config: ExperimentConfig, teacher: TeacherConfig) -> bool:
+    """Whether every text that is read of this teacher is one that the paper's authors published."""
+    kinds = prompt_kinds(config.method, config.prompt)
+    return bool(kinds) and all(is_recorded(config, teacher, kind) for kind in kinds)
+
+
+def _forces_nobody(config: ExperimentConfig) -> bool:
+    if _asks_a_teacher(config):
+        return False
+    streams = [stream for stream in config.method.streams.values() if stream.weight != 0]
+    return not any(stream.target is Target.rationale and stream.prompt is PromptKind.forced for stream in streams)
+
+
 TEACHER_RULES = (
     OfTeacher(("revision", *_DECODING, *_LOCAL, *_SERVED), "a scripted teacher", _is_scripted),
-    OfTeacher((*_DECODING, *_LOCAL, *_SERVED), "a teacher whose texts are the published ones", is_recorded),
+    OfTeacher((*_DECODING, *_LOCAL, *_SERVED), "a teacher whose texts are the published ones", _is_published),
     OfTeacher(_SERVED, "engine=transformers", lambda c, t: t.engine is Engine.transformers),
     OfTeacher(_LOCAL, "engine=openai", lambda c, t: t.engine is Engine.openai),
     OfTeacher(("top_p", "seed"), "a teacher at temperature 0", lambda c, t: t.temperature == 0),
@@ -92,7 +112,10 @@ RUN_RULES = (
     OfRun((*_of("prompt", PromptConfig), *_of("rationales", RationalesConfig)), "the method reads no teacher's text",
           lambda c: not _takes_texts(c)),
     OfRun(_PROMPT, "scripted teachers read no prompt", lambda c: _every_teacher(c, _is_scripted)),
-    OfRun(_PROMPT, "the teachers' texts are the published ones", lambda c: _every_teacher(c, is_recorded)),
+    OfRun(_PROMPT, "the teachers' texts are the published ones", lambda c: _every_teacher(c, _is_published)),
+    OfRun(("prompt.teacher_forcing",), "the method's teachers are never told the answer", _forces_nobody),
+    OfRun(("prompt.template",), "the method asks for other texts than these prompts",
+          lambda c: not {PromptKind.forced, PromptKind.unforced} & set(prompt_kinds(c.method, c.prompt))),
     OfRun(("prompt.example_source",), "prompt.examples=0", lambda c: c.prompt.examples == 0),
     OfRun(("rationales.recorded",), "only data.source=release has published texts",
           lambda c: c.data.source is not Source.release),

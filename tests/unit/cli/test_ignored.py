@@ -59,6 +59,10 @@ def test_what_the_files_set_is_nobodys_wish(shipped: tuple[str, ...]) -> None:
         (("method=full_ft", "rationales.shuffle=true"), {"rationales.shuffle"}),
         (("method=tinyllm", "method.teacher=terse"), {"method.teacher"}),
         (("method=step_by_step", "method.teacher=terse"), set()),
+        (("method=step_by_step", "prompt.teacher_forcing=false"), {"prompt.teacher_forcing"}),
+        (("method=step_by_step", "teachers=smollm2", "prompt.template=authors"), {"prompt.template"}),
+        (("teachers=smollm2", "prompt.template=authors"), set()),
+        ((*PAPER, "method=step_by_step", "data.source=release", "data.root=x", "prompt.examples=4"), set()),
         (("method=inference", "optimizer.lr=1"), {"optimizer.lr"}),
         (("logger.project=mine",), {"logger.project"}),
         (("trainer.shuffle=false", "trainer.group_by_length=false"), {"trainer.group_by_length"}),
@@ -70,8 +74,8 @@ def test_a_key_that_nothing_reads_is_named(call: tuple[str, ...], named: set[str
     assert of(*call) == named
 
 
-def test_the_other_stages_ask_teachers_whatever_the_method() -> None:
-    assert of("method=full_ft", "prompt.examples=4", "teachers=smollm2", stage="rationales") == set()
+def test_a_teacher_that_is_evaluated_reads_its_prompt_whatever_the_method() -> None:
+    assert of("teachers=smollm2", "prompt.examples=4", stage="rationales") == set()
     config = cast(EvaluateConfig, OmegaConf.to_object(compose("evaluate", ["teacher=smollm2", "prompt.examples=4"])))
     assert config.teacher is not None and not ignored(runs.asked_freely(config, config.teacher))
 
