@@ -37,9 +37,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from tinyllm import runs
 from tinyllm.cli import report
-from tinyllm.cli.alpha_grid import with_alpha_grid
-from tinyllm.cli.compose import compose, config_folder
+from tinyllm.cli.alpha_grid import search_of, with_alpha_grid
+from tinyllm.cli.alpha_staged import known_jobs
 from tinyllm.cli.main import MISTAKES, STAGES, one_line
+from tinyllm.compose import compose, config_folder
 from tinyllm.config import Accelerator, EvaluateConfig, ReportConfig
 from tinyllm.errors import UserError
 
@@ -81,7 +82,12 @@ class Cell:
 
 
 def jobs(stage: str, overrides: Sequence[str]) -> list[tuple[str, ...]]:
-    """The overrides of every job of a sweep, in the order in which they run."""
+    """The overrides of every job of a sweep, in the order in which they run.
+
+    Of a search (`alpha=staged`) those that are known so far: what it runs last follows from what it ran first.
+    """
+    if search_of(["-m", *overrides]) == "staged":
+        return known_jobs(stage, ["-m", *(o for o in overrides if not o.startswith("hydra"))])
     expanded = with_alpha_grid(stage, ["-m", *overrides])
     parsed = OverridesParser.create().parse_overrides([o for o in expanded if o != "-m" and not o.startswith("hydra")])
     values = {override.get_key_element(): override_values(override) for override in parsed}
@@ -121,6 +127,12 @@ def cell(stage: str, job: Sequence[str]) -> Cell:
     if typed.teacher is None:
         raise UserError(f"evaluate {shlex.join(job)}: expected a teacher in a sweep.yaml, found none")
     return Cell(stage, tuple(job), runs.teacher_folder(typed, typed.teacher), on_gpu)
+
+
+def planned(plan: Sequence[tuple[str, list[str]]]) -> tuple[list[Cell], dict[Path, Cell]]:
+    """The cells of an experiment's sweeps that are known so far: all of them, and by folder those that train."""
+    cells = [cell(stage, job) for stage, o in plan if stage in ("evaluate", "train") for job in jobs(stage, o)]
+    return cells, {one.folder: one for one in cells if one.stage == "train"}
 
 
 def state(folder: Path) -> str:
@@ -201,8 +213,7 @@ def main() -> int:
         (stage, overrides if stage == "report" else narrowed(overrides, extra))
         for stage, overrides in sweeps(options.name, options.scale)
     ]
-    cells = [cell(stage, job) for stage, o in plan if stage in ("evaluate", "train") for job in jobs(stage, o)]
-    trained = {one.folder: one for one in cells if one.stage == "train"}
+    cells, trained = planned(plan)
     before = Counter(map(state, trained))
     print(f"{options.name} at scale {options.scale}: {len(trained)} cells ({described(before)})", flush=True)
     if options.list:
@@ -213,6 +224,7 @@ def main() -> int:
     started, clock = datetime.now(UTC), time.perf_counter()
     chosen = any(o.startswith("hydra/launcher") for o in extra)
     codes = run_plan(plan, not chosen and processors() > 1 and not any(one.on_gpu for one in trained.values()))
+    cells, trained = planned(plan)
     after, seconds = Counter(map(state, trained)), time.perf_counter() - clock
     row: dict[str, object] = {"started": started.isoformat(timespec="seconds"), "cells": len(trained)}
     for name, counts in (("before", before), ("after", after)):

@@ -286,7 +286,7 @@ class TeacherConfig:
     price_completion: float | None = None
     """Money for 1e6 generated tokens."""
     licence: str = ""
-    """Licence of the model, for the reader."""
+    """Licence of the model, for the card of an exported student."""
 
     @property
     def stored_name(self) -> str:

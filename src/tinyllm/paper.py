@@ -1,30 +1,17 @@
-"""The paper (Tian et al., WSDM 2025): its settings, its tables' rows and columns, and the numbers that it prints."""
+"""The paper (Tian et al., WSDM 2025): its α grid, its tables' rows and columns, and the numbers that it prints."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
-
-from tinyllm.config import ExperimentConfig
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ALPHA_GRID = (0.01, 0.1, 0.5, 1, 2, 3)
 """The paper's grid of stream weights (section 4.1)."""
-PAPER_SETTINGS: dict[str, Any] = {
-    "optimizer.lr": 5e-5,
-    "trainer.batch_size": 8,
-    "trainer.max_epochs": 1,
-    "trainer.max_steps": -1,
-    "student.max_source_length": 1024,
-    "data.limit_train": None,
-    "data.limit_valid": None,
-    "data.limit_test": None,
-}
-"""The settings of the paper's section 4.1, and its whole splits; `experiment=paper` sets them."""
 
 DATASETS = ("obqa", "arc", "piqa", "riddle", "pubmedqa", "bioasq")
 STUDENTS = ("flan_t5_small", "flan_t5_base", "flan_t5_large")
@@ -108,14 +95,3 @@ def _read(name: str, index: list[str]) -> pd.DataFrame:
 
     with resources.files("tinyllm").joinpath("paper_numbers", name).open(encoding="utf-8") as file:
         return pd.read_csv(file).set_index(index)
-
-
-def deviations(config: ExperimentConfig) -> dict[str, list[str]]:
-    """Where a run's settings are not the paper's: key -> [the paper's value, this run's], as texts."""
-    found: dict[str, list[str]] = {}
-    for key, value in PAPER_SETTINGS.items():
-        group, name = key.split(".")
-        own = getattr(getattr(config, group), name)
-        if own != value:
-            found[key] = ["null" if one is None else f"{one:g}" for one in (value, own)]
-    return found

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from tests.integration.conftest import SMALL, load_script
 
-from tinyllm.cli.compose import compose, config_folder
+from tinyllm.compose import compose, config_folder
 from tinyllm.errors import UserError
 from tinyllm.runs import run_name
 
@@ -88,6 +88,8 @@ def test_a_sweep_is_expanded_as_hydra_does() -> None:
         ("seed=1", "method=tinyllm", "store='a,b'"),
     ]
     grid = experiments.jobs("train", ["alpha=grid", "teachers=paper"])
+    staged = experiments.jobs("train", ["alpha=staged", "teachers=paper", "seed=0,1"])
+    assert len(set(staged)) == len(staged) == 8, "the cells of the second stage are not known yet"
     assert len(grid) == 36 and "alpha.flan_t5_xl=0.01" in grid[0] and "alpha.llama2_7b_chat=0.01" in grid[0]
 
 

@@ -61,6 +61,7 @@ def test_adapters_from_training_to_export(stage: Stage, tmp_path: Path) -> None:
     assert changed == 3 * 2, "q and v of three attentions"
     card = (tmp_path / "exported" / "README.md").read_text()
     assert "low-rank adapters (rank 16, alpha 32.0, on q, v)" in card
+    assert "licence" not in card, "it had no teacher"
 
 
 def test_adapters_go_with_any_streams(stage: Stage, tmp_path: Path) -> None:
@@ -154,7 +155,9 @@ def test_a_rationale_in_every_source_from_training_to_export(stage: Stage, tmp_p
     assert scores[0][0] == scores[1][0] and scores[0][1] != scores[1][1], "of the option whose rationale is another"
     code, _, err = stage("export", "run=run", "output=exported")
     assert code == 0, err
-    assert "a line `Rationale: {rationale}`: what terse writes" in (tmp_path / "exported" / "README.md").read_text()
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "a line `Rationale: {rationale}`: what terse writes" in card
+    assert "| terse | terse | Apache-2.0 |" in card and "| wordy |" not in card
 
 
 def _test_records(store: Path) -> list[Path]:

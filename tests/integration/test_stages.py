@@ -76,7 +76,9 @@ def test_from_questions_to_a_result_and_back(stage: Stage, tmp_path: Path) -> No
     best_state = {k.removeprefix("model."): v for k, v in weights(run, "best.ckpt").items()}
     assert all(torch.equal(value, best_state[key]) for key, value in model.state_dict().items())
     assert tokenizer.decode(tokenizer("(b) spoon").input_ids, skip_special_tokens=True) == "(b) spoon"
-    assert f"{result['accuracy']:.4f}" in (exported / "README.md").read_text()
+    card = (exported / "README.md").read_text()
+    assert f"{result['accuracy']:.4f}" in card
+    assert "| terse | terse | Apache-2.0 |" in card and "| wordy | wordy | Apache-2.0 |" in card
     code, _, err = stage("export", "run=run", "output=exported")
     assert code == 2 and "output=" in err
     code, _, err = stage(

@@ -89,3 +89,25 @@ def test_ddp_under_multirun_writes_one_folder_a_cell(tmp_path: Path) -> None:
     for path in results(tmp_path):
         assert json.loads(path.read_text())["steps"] == 2
         assert (path.parent / "predictions.jsonl").read_text().count("\n") == 24
+
+
+@pytest.mark.slow
+def test_a_staged_search_runs_seven_cells_and_says_what_it_chose(tmp_path: Path) -> None:
+    """Killed after its second cell, it goes on; called again, it only says the same."""
+    finish(tmp_path, "rationales", "data.limit_train=40")
+    search = ["-m", "alpha=staged", "hydra/launcher=joblib", *SMALL, "trainer.max_steps=1"]
+    process = popen(tmp_path, "train", *search)
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None and len(results(tmp_path)) < 2:
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()[0]
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = {path: path.stat().st_mtime_ns for path in results(tmp_path)}
+    out = finish(tmp_path, "train", *search)
+    assert len(results(tmp_path)) == len(list(tmp_path.glob("runs/minilab/tiny/*"))) == 7
+    assert all(path.stat().st_mtime_ns == moment for path, moment in before.items())
+    best = max(json.loads(path.read_text())["valid_accuracy"] for path in results(tmp_path))
+    last = out.splitlines()[-1]
+    assert last.startswith("alpha=staged") and f"{best:.4f}" in last and "7 cells" in last and "alpha.terse=" in last
+    assert finish(tmp_path, "train", *search).splitlines()[-1] == last

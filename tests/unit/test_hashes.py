@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from tinyllm import runs
-from tinyllm.cli.compose import register
+from tinyllm.compose import register
 from tinyllm.config import DataConfig, ExperimentConfig, OptimizerConfig, Schedule, StreamConfig, TeacherConfig
 
 CONF = Path(__file__).parents[2] / "conf" / "data"

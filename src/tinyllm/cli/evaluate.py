@@ -8,6 +8,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 
 from tinyllm import runs
+from tinyllm.cli.ignored import log_ignored
 from tinyllm.config import EvaluateConfig, ExperimentConfig
 from tinyllm.data.questions import load_questions
 from tinyllm.errors import UserError
@@ -27,6 +28,7 @@ def main(config: EvaluateConfig, _: Path) -> None:
     if config.teacher is not None:
         if config.run is not None:
             raise UserError("evaluate: expected run=... or teacher=..., found both")
+        log_ignored(runs.asked_freely(config, config.teacher))
         log.info("%s", runs.summary(*evaluate_teacher(config, config.teacher)))
         return
     trained = Path(config.run).expanduser() if config.run is not None else None
@@ -40,6 +42,7 @@ def main(config: EvaluateConfig, _: Path) -> None:
     reader = runs.as_trained(chosen, trained) if trained is not None else chosen
     rationales = source_rationales(reader, questions[split], split)
     if trained is None:
+        log_ignored(chosen)
         if not chosen.student.pretrained and not chosen.method.train:
             log.info("student.pretrained is null: random weights are evaluated")
         answers = answer_stream(chosen.method, questions[Split.train])

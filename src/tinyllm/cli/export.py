@@ -22,16 +22,18 @@ def main(config: ExportConfig, _: Path) -> None:
     trained, student = runs.read_config(run), runs.student_folder(run)
     if output.exists() and any(output.iterdir()):
         raise UserError(f"output={output}: expected a new or empty folder, found files: choose another")
-    voices = runs.taught_teachers(run)
+    voices, result = runs.taught_teachers(run), runs.result_of(run)
+    set_of = runs.as_trained(trained, run).teachers
     card = Environment(
         loader=PackageLoader("tinyllm", "reporting/templates"), undefined=StrictUndefined, trim_blocks=True
     ).get_template("model_card.md.jinja")
     text = card.render(
         config=trained,
-        result=runs.result_of(run),
+        result=result,
         answer_prefix=answer_prefix(trained.method),
         reader=single_teacher(trained.method, trained.teachers) if trained.method.source_rationale else None,
-        teachers=[(name, prefix, alpha_of(trained.alpha, name)) for name, prefix in voices.items()],
+        voices=[(name, prefix, alpha_of(trained.alpha, name)) for name, prefix in voices.items()],
+        teachers=[set_of[name] for name in result.teachers if name in set_of],
     )
     shutil.copytree(student, output, dirs_exist_ok=True)
     if (run / runs.ADAPTER).is_dir():

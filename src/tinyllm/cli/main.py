@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
@@ -23,9 +24,10 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import tinyllm
 from tinyllm import runs
-from tinyllm.cli.alpha_grid import with_alpha_grid
-from tinyllm.cli.compose import config_folder, refuse_unknown_keys, register
+from tinyllm.cli.alpha_grid import search_of, with_alpha_grid
+from tinyllm.cli.alpha_staged import Search, run_staged
 from tinyllm.cli.failures import Failure, collected, record
+from tinyllm.compose import config_folder, refuse_unknown_keys, register
 from tinyllm.errors import UserError
 
 STAGES = {
@@ -163,10 +165,19 @@ def main() -> None:
     warnings.filterwarnings("ignore", module=r"(lightning|torch|transformers)\b.*")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     register()
+
+    def run(given: list[str]) -> None:
+        GlobalHydra.instance().clear()  # a search runs several sweeps
+        sys.argv = [f"tinyllm {stage}", *given]
+        _hydra_main(stage)()
+
+    searches: list[Search] = []
     try:
-        sys.argv = [f"tinyllm {stage}", *with_alpha_grid(stage, arguments[1:])]
         with collected() as failures:
-            _hydra_main(stage)()
+            if search_of(arguments[1:]) == "staged":
+                searches = run_staged(stage, arguments[1:], run)
+            else:
+                run(with_alpha_grid(stage, arguments[1:]))
     except MISTAKES as error:
         _end(one_line(error))
     except AttributeError as error:  # OmegaConf's own, for a value inside of a null
@@ -188,5 +199,7 @@ def main() -> None:
     for failure in failures:
         job = f"[{failure.overrides}] " if len(failures) > 1 else ""
         print(f"error: {job}{failure.message}", file=sys.stderr)
+    for search in searches:
+        print(search)
     if failures:
         sys.exit(min(failure.exit_code for failure in failures))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tinyllm.cli.ignored import log_ignored
 from tinyllm.config import RationalesStageConfig, Target
 from tinyllm.data.questions import load_questions
 from tinyllm.errors import UserError
@@ -25,6 +26,7 @@ def main(config: RationalesStageConfig, _: Path) -> None:
     """Generate what is missing from the store, teacher by teacher, then print the audit and write `audit.json`."""
     if not config.teachers:
         raise UserError("teachers: expected a teacher set with one teacher or more, found none: choose teachers=...")
+    log_ignored(config)
     questions = load_questions(config.data)
     config = resolve_strongest_teacher(config, questions[Split.valid])
     if config.method.teacher is not None and uses_single_teacher(config.method):

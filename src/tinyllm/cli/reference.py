@@ -14,12 +14,14 @@ from enum import StrEnum
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
+from omegaconf import OmegaConf
 
 from tinyllm import config as schema
-from tinyllm.cli.compose import SCHEMAS, config_folder
+from tinyllm import deviations
+from tinyllm.compose import SCHEMAS, compose, config_folder
 from tinyllm.errors import UserError
 
 INTRO = """\
@@ -133,12 +135,13 @@ def generate() -> str:
             sections["teacher"] = _options("teacher")
         sections[field.name] = _section(field.name, inner)
     sections["experiment"] = _options("experiment")
+    sections["Where the authors' code contradicts the paper"] = contradictions()
     for stage, owner in STAGES.items():
         sections[f"tinyllm {stage}"] = [
             f"Keys of this stage alone. {_own_keys(stage)}",
             _table(list(keys(owner, f"{stage}.yaml"))),
         ]
-    contents = " · ".join(f"[{name}](#{name.replace(' ', '-')})" for name in sections)
+    contents = " · ".join(f"[{name}](#{_anchor(name)})" for name in sections)
     chosen = ", ".join(f"`{group}={option}`" for group, option in default_options().items() if option != "none")
     parts = [INTRO.format(options=chosen, contents=contents)]
     for name, paragraphs in sections.items():
@@ -146,11 +149,27 @@ def generate() -> str:
     return "\n".join(parts)
 
 
+def contradictions() -> list[str]:
+    """What `experiment=authors_code` and `experiment=paper` set differently, as both compose."""
+    chosen = ["experiment=authors_code", "teachers=paper", "data=obqa", "student=flan_t5_small"]
+    config = cast(schema.ExperimentConfig, OmegaConf.to_object(compose("train", chosen)))
+    rows = [
+        f"| `{key}` | {_cell(paper)} | {_cell(own)} |" for key, (paper, own) in deviations.deviations(config).items()
+    ]
+    intro = "`experiment=authors_code` against `experiment=paper`; its file says what it does not follow."
+    return [intro, "\n".join(["| key | paper | authors' code |", "| --- | --- | --- |", *rows])]
+
+
 def main() -> None:
     """Write `conf/README.md`, and say where."""
     path = config_folder() / "README.md"
     path.write_text(generate(), encoding="utf-8")
     print(path)
+
+
+def _anchor(heading: str) -> str:
+    """As GitHub makes it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def _section(name: str, owner: type | None) -> list[str]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from lightning.pytorch import seed_everything
 
 from tinyllm import runs
+from tinyllm.cli.ignored import log_ignored
 from tinyllm.config import ExperimentConfig
 from tinyllm.data.questions import load_questions
+from tinyllm.deviations import deviations
 from tinyllm.evaluation.evaluate import evaluate, make_result
-from tinyllm.paper import deviations
 from tinyllm.records import Split
 from tinyllm.student.loggers import log_result, make_loggers
 from tinyllm.student.student import Student
@@ -42,6 +43,7 @@ def main(config: ExperimentConfig, folder: Path) -> None:
     (folder / runs.ERROR).unlink(missing_ok=True)
     log.info("run folder: %s", folder)
     log.info("%s: %s", config.data.name, ", ".join(f"{len(part)} {name}" for name, part in questions.items()))
+    log_ignored(composed)
     for key, (paper, own) in deviations(config).items():
         log.info("differs from the paper: %s=%s (paper: %s)", key, own, paper)
     seed_everything(config.seed, verbose=False)

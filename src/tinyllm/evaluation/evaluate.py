@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 import tinyllm
 from tinyllm.config import EvaluationConfig, ExperimentConfig
+from tinyllm.deviations import deviations
 from tinyllm.evaluation.score import chance, majority, score, score_subsets
 from tinyllm.methods import alpha_of, single_teacher, uses_single_teacher
-from tinyllm.paper import deviations
 from tinyllm.records import Prediction, Question, Result, Scores
 from tinyllm.student.student import Student
 from tinyllm.student.training import Fit

@@ -24,9 +24,10 @@ from tinyllm.config import (
     Target,
     WhichTeachers,
 )
+from tinyllm.deviations import deviations
 from tinyllm.errors import UserError
 from tinyllm.methods import alpha_of
-from tinyllm.paper import ONE_TEACHER, deviations
+from tinyllm.paper import ONE_TEACHER
 from tinyllm.records import Result
 from tinyllm.reporting.training import training_columns
 from tinyllm.runs import CONFIG, NOT_RESULT_INSIDE, RESULT, TEACHER, as_row, hash_of, read_config, read_result
@@ -247,7 +248,7 @@ def _of_config(config: ExperimentConfig | None, result: Result) -> dict[str, Any
     else:
         if _which(config) is WhichTeachers.all:  # a dropped stream is a point of the α grid too
             weights |= {name: 0.0 for name, weight in config.alpha.items() if weight == 0 and name in config.teachers}
-        deviating = result.deviations or (deviations(config) if config.method.train else {})
+        deviating = deviations(config) if config.method.train else result.deviations  # an old list lacks most keys
         own = {
             "train_fraction": config.data.train_fraction,
             "data_seed": config.data.seed,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyllm.cli.alpha_grid import with_alpha_grid
+from tinyllm.cli.alpha_grid import overrides_of, search_of, with_alpha_grid
 from tinyllm.errors import UserError
 
 GRID = "0.01,0.1,0.5,1,2,3"
@@ -40,10 +40,23 @@ def test_a_teacher_set_of_ones_own_is_swept(tmp_path: Path) -> None:
         assert with_alpha_grid("train", arguments) == [*arguments, f"alpha.wordy={GRID}"]
 
 
+@pytest.mark.parametrize("option", ["grid", "staged"])
 @pytest.mark.parametrize(
     "arguments",
-    [["alpha=grid"], ["-m", "alpha=grid,uniform"], ["-m", "alpha=grid", "teachers=minilab,paper"]],
+    [["alpha={}"], ["-m", "alpha={},uniform"], ["-m", "alpha={}", "teachers=minilab,paper"]],
 )
-def test_a_grid_that_is_no_single_sweep_is_refused(arguments: list[str]) -> None:
-    with pytest.raises(UserError, match="alpha=grid"):
-        with_alpha_grid("train", arguments)
+def test_a_search_that_is_no_single_sweep_is_refused(arguments: list[str], option: str) -> None:
+    with pytest.raises(UserError, match=f"alpha={option}"):
+        search_of([argument.format(option) for argument in arguments])
+
+
+@pytest.mark.parametrize("shown", [["--help"], ["--cfg", "job"], ["--cfg=job"], ["--info", "searchpath"]])
+def test_a_call_that_only_shows_something_searches_nothing(shown: list[str]) -> None:
+    assert search_of(["alpha=staged", *shown]) is None
+    assert with_alpha_grid("train", ["alpha=grid", *shown]) == ["alpha=grid", *shown]
+
+
+def test_overrides_are_told_from_options() -> None:
+    given = ["-m", "seed=0,1", "--config-dir", "mine", "+x=1", "--multirun"]
+    assert overrides_of(given) == ["seed=0,1", "+x=1"]
+    assert search_of(given) is None and search_of([*given, "alpha=staged"]) == "staged"

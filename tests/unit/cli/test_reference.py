@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from tinyllm import config as schema
 from tinyllm.cli import reference
-from tinyllm.cli.compose import compose, config_folder
+from tinyllm.compose import compose, config_folder
 from tinyllm.errors import UserError
 
 DATACLASSES = [one for one in vars(schema).values() if isinstance(one, type) and is_dataclass(one)]
@@ -55,3 +55,19 @@ def test_every_option_of_every_group_is_listed() -> None:
     for file in config_folder().glob("*/*.yaml"):
         section = text.split(f"\n## {file.parent.name}\n")[1].split("\n## ")[0]
         assert f"| `{file.stem}`" in section, file
+
+
+def test_the_contradictions_are_those_of_the_composed_presets() -> None:
+    """Against the two presets themselves, leaf by leaf."""
+    chosen = ["teachers=paper", "data=obqa", "student=flan_t5_small"]
+    paper, own = (compose("train", [f"experiment={name}", *chosen]) for name in ("paper", "authors_code"))
+    differing = {
+        f"{group}.{key}": (paper[group][key], own[group][key])
+        for group in ("student", "prompt", "rationales", "loss", "optimizer", "trainer", "data", "method")
+        for key in paper[group]
+        if paper[group][key] != own[group][key]
+    }
+    assert differing.pop("trainer.accumulate_grad_batches") == (1, 8)  # it changes no update
+    rows = re.findall(r"^\| `([a-z_.]+)` \| (.*) \| (.*) \|$", reference.contradictions()[1], re.M)
+    assert {key for key, _, _ in rows} == set(differing)
+    assert ("trainer.batch_size", "8", "64") in rows and ("loss.reduction", "example", "token") in rows

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 import tinyllm
@@ -43,15 +44,25 @@ def register() -> None:
     OmegaConf.register_new_resolver("stem", lambda path: Path(path).stem if path else "jsonl", replace=True)
 
 
-def compose(stage: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """A stage's configuration, composed without running the stage.
+def compose(stage: str, overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictConfig:
+    """A stage's configuration, composed without running the stage; also inside of a running one.
+
+    Args:
+        stage: of `SCHEMAS`.
+        overrides: as on the command line, without options.
+        with_hydra: keep Hydra's own keys, under `hydra`.
 
     Raises:
         HydraException, OmegaConfBaseException: for an unknown key or option, or a value of the wrong type.
     """
     register()
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
-        return hydra.compose(stage, overrides=list(overrides))
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
+            return hydra.compose(stage, overrides=list(overrides), return_hydra_config=with_hydra)
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def refuse_unknown_keys(node: DictConfig, path: str = "") -> None:
