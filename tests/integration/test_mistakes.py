@@ -51,7 +51,7 @@ MISTAKES = [
     (["train", "teacher=openai"], ["teacher", "teachers"]),
     (["train", "seed=0,1"], ["seed", "-m"]),
     (["train", "paper=true"], ["paper", "seed", "trainer"]),
-    (["train", "method=pinto", "prompt.teacher_forcing=true"], ["prompt.teacher_forcing"]),
+    (["train", "method=pinto"], ["per_option", "tinyllm rationales"]),
     (["evaluate", "run=."], ["config.yaml"]),
     (["predict"], ["run", "run=..."]),
     (["export", "run=."], ["output", "output=..."]),
