@@ -17,7 +17,6 @@ from tinyllm.config import (
     ExperimentConfig,
     MethodConfig,
     PromptConfig,
-    PromptKind,
     RationalesConfig,
     Source,
     StudentConfig,
@@ -28,7 +27,7 @@ from tinyllm.deviations import deviations
 from tinyllm.errors import UserError
 from tinyllm.methods import alpha_of
 from tinyllm.paper import ONE_TEACHER
-from tinyllm.records import Result
+from tinyllm.records import PromptKind, Result
 from tinyllm.reporting.training import training_columns
 from tinyllm.runs import CONFIG, NOT_RESULT_INSIDE, RESULT, TEACHER, as_row, hash_of, read_config, read_result
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 
-from tinyllm.config import ExperimentConfig, PromptKind, TeacherConfig
+from tinyllm.config import ExperimentConfig, TeacherConfig
 from tinyllm.methods import prompt_kinds
+from tinyllm.records import PromptKind
 from tinyllm.teachers.stored import is_recorded
 
 PUBLISHED, GENERATED, SCRIPTED = "published", "generated", "scripted"
