@@ -11,7 +11,7 @@ from tinyllm.config import Metric
 from tinyllm.reporting.labels import label, order, seeds_text
 
 GROUP = ("dataset", "student", "method", "ablation", "train_fraction", "variant")
-"""A cell of the tables: its settings differ in α and in the single teacher at most."""
+"""A cell of the tables: its settings differ in α, the single teacher and the learning rate at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +65,22 @@ def selection_note(frame: pd.DataFrame) -> str:
     """
     used = set(frame.loc[frame["valid_accuracy"].notna(), "selected_by"])
     how = " and ".join(text for metric, text in _SELECTED_BY.items() if metric in used)
+    by = f" ({how})" if how else ""
     return (
-        f"α, the checkpoint and the best teacher were selected on the validation split{f' ({how})' if how else ''}; "
-        "test results were not used for selection."
+        f"α, the learning rate, the checkpoint and the best teacher were selected on the validation split{by}; test "
+        "results were not used for selection."
     )
 
 
 def setting_name(run: pd.Series) -> str:
-    """What tells a run's setting from others of its method: `teacher wordy, α wordy=2`, or "" where nothing does."""
+    """What tells a run's setting from others of its method: `teacher wordy, α wordy=2`, or "" where nothing does.
+
+    The learning rate is named where several were tried.
+    """
     teacher = f"teacher {run['method_teacher']}" if run["method_teacher"] else ""
     alpha = f"α {run['alpha']}" if run["alpha"] else ""
-    return ", ".join(part for part in (teacher, alpha) if part)
+    rate = f"learning rate {run['learning_rate']}" if run["learning_rate"] else ""
+    return ", ".join(part for part in (teacher, alpha, rate) if part)
 
 
 def choose(frame: pd.DataFrame) -> list[Choice]:

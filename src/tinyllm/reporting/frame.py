@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from tinyllm.config import (
-    AblationConfig,
-    EvaluationConfig,
     ExperimentConfig,
-    MethodConfig,
-    PromptConfig,
-    RationalesConfig,
-    Source,
-    StudentConfig,
     Target,
     WhichTeachers,
 )
 from tinyllm.deviations import deviations
 from tinyllm.errors import UserError
-from tinyllm.methods import alpha_of
 from tinyllm.paper import ONE_TEACHER
 from tinyllm.records import PromptKind, Result
+from tinyllm.reporting.identity import (
+    NO_RUN,
+    Identity,
+    composed_alpha,
+    identity_of,
+    single_teacher_of,
+    variants_of,
+    which_teachers,
+)
 from tinyllm.reporting.training import training_columns
-from tinyllm.runs import CONFIG, NOT_RESULT_INSIDE, RESULT, TEACHER, as_row, hash_of, read_config, read_result
+from tinyllm.runs import CONFIG, RESULT, TEACHER, as_row, read_config, read_result
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,9 @@ class Collected(NamedTuple):
     - `apart_from_texts`: the same for families that differ in their teachers, prompts and ablations at most;
     - `epochs`, and `passes`: epochs times streams, the forward passes that each training question had; NaN if unknown;
     - `setting`: the same for runs that differ in their seeds, or in the split that they were evaluated on, alone;
-    - `family`: the same for settings that differ in α, the single teacher or the training fraction at most;
+    - `family`: the same for settings that differ in α, the single teacher, the learning rate or the training fraction
+      at most;
+    - `learning_rate`: the peak, as text, where the family has several; else "";
     - `variant`: "" for the family with the settings that most runs of its dataset and student share; for another one of
       the same method and ablation, the keys by which it differs from that one, such as `trainer.max_epochs=18`;
     - `folder`: where the run's files are; `run`: the same, relative to the folder that was searched.
@@ -73,23 +75,13 @@ class Collected(NamedTuple):
     """A line for every run that was left out because the same setting with the same seeds stands in another folder."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Identity:
-    setting: str
-    family: str
-    shared_settings: str
-    """Hash of what methods share: data, student, optimizer, trainer."""
-    values: dict[str, str]
-    """Flattened settings of the family, by which families differ."""
-
-
 def collect(folders: Sequence[Path]) -> Collected:
     """All results below the folders; what can't be used is named in a warning and skipped.
 
     Raises:
         UserError: when a folder is missing, or none holds a result.
     """
-    rows: list[tuple[dict[str, Any], _Identity]] = []
+    rows: list[tuple[dict[str, Any], Identity]] = []
     skipped: list[str] = []
     for root, path in _results(folders):
         run = path.parent.name if path.parent == root else path.parent.relative_to(root).as_posix()
@@ -104,15 +96,17 @@ def collect(folders: Sequence[Path]) -> Collected:
         raise UserError(f"runs: no {RESULT} below {', '.join(map(str, folders))}: run 'tinyllm train'")
     kept, repeated = _once(rows)
     frame = pd.DataFrame([row for row, _ in kept])
-    frame["variant"] = _variants(frame, [identity for _, identity in kept])
+    frame["variant"] = variants_of(frame, [identity for _, identity in kept])
+    several = frame.groupby("family")["learning_rate"].transform("nunique") > 1
+    frame["learning_rate"] = frame["learning_rate"].map("{:g}".format).where(several, "")
     return Collected(frame.drop(columns="evaluated_only"), skipped, repeated)
 
 
-def _read(path: Path, run: str) -> tuple[dict[str, Any], _Identity]:
+def _read(path: Path, run: str) -> tuple[dict[str, Any], Identity]:
     """One run's row of the frame; whatever is wrong with its `result.json` raises here."""
     result, config = _as_now(read_result(path), _config(path.parent))
     row = _row(result)
-    identity = _identity(config, result)
+    identity = identity_of(config, result)
     row |= _of_config(config, result) | training_columns(config, result)
     row["setting"], row["family"] = identity.setting, identity.family
     row["evaluated_only"] = config is not None and config.method.train and result.train_examples == 0
@@ -120,7 +114,7 @@ def _read(path: Path, run: str) -> tuple[dict[str, Any], _Identity]:
     return row, identity
 
 
-def _once(rows: list[tuple[dict[str, Any], _Identity]]) -> tuple[list[tuple[dict[str, Any], _Identity]], list[str]]:
+def _once(rows: list[tuple[dict[str, Any], Identity]]) -> tuple[list[tuple[dict[str, Any], Identity]], list[str]]:
     """Every setting once for the same seeds and split; evaluations get the validation accuracy of their training run.
 
     A run that trained goes before a later evaluation of it.
@@ -131,7 +125,7 @@ def _once(rows: list[tuple[dict[str, Any], _Identity]]) -> tuple[list[tuple[dict
         if not row["evaluated_only"]
     }
     first: dict[tuple[object, ...], str] = {}
-    kept: list[tuple[dict[str, Any], _Identity]] = []
+    kept: list[tuple[dict[str, Any], Identity]] = []
     repeated: list[str] = []
     for row, identity in sorted(rows, key=lambda pair: bool(pair[0]["evaluated_only"])):
         key = (row["setting"], row["seed"], row["data_seed"])
@@ -145,7 +139,7 @@ def _once(rows: list[tuple[dict[str, Any], _Identity]]) -> tuple[list[tuple[dict
             row["valid_accuracy"] = trained[key]
         elif row["evaluated_only"]:
             # Perhaps a student that learned on other data: the configuration can't tell.
-            identity = replace(identity, family=f"{identity.family}-unknown", values={_NO_RUN: ""})
+            identity = replace(identity, family=f"{identity.family}-unknown", values={NO_RUN: ""})
             row["family"] = identity.family
         kept.append((row, identity))
     return kept, repeated
@@ -238,6 +232,7 @@ def _of_config(config: ExperimentConfig | None, result: Result) -> dict[str, Any
             "train_fraction": 1.0,
             "data_seed": result.seed,
             "method_teacher": "",
+            "learning_rate": float("nan"),
             "untrained": result.method == TEACHER,
             "composed_alpha": "",
             "dropped": "",
@@ -245,165 +240,18 @@ def _of_config(config: ExperimentConfig | None, result: Result) -> dict[str, Any
         }
         deviating = result.deviations
     else:
-        if _which(config) is WhichTeachers.all:  # a dropped stream is a point of the α grid too
+        if which_teachers(config) is WhichTeachers.all:  # a dropped stream is a point of the α grid too
             weights |= {name: 0.0 for name, weight in config.alpha.items() if weight == 0 and name in config.teachers}
         deviating = deviations(config) if config.method.train else result.deviations  # an old list lacks most keys
         own = {
             "train_fraction": config.data.train_fraction,
             "data_seed": config.data.seed,
-            "method_teacher": _single_teacher(config),
+            "method_teacher": single_teacher_of(config),
+            "learning_rate": config.optimizer.lr if config.method.train else float("nan"),
             "untrained": result.method == TEACHER or not config.method.train,
-            "composed_alpha": " ".join(f"{name}={weight:g}" for name, weight in _composed_alpha(config).items()),
+            "composed_alpha": " ".join(f"{name}={weight:g}" for name, weight in composed_alpha(config).items()),
             "dropped": "+".join(name for name in config.teachers if name in config.ablation.drop),
             "strongest": result.teachers[0] if config.ablation.strongest is not None and result.teachers else "",
         }
     own["deviations"] = "; ".join(f"{key}={ours} (paper: {paper})" for key, (paper, ours) in deviating.items())
     return own | {f"alpha/{name}": float(weight) for name, weight in weights.items()}
-
-
-def _composed_alpha(config: ExperimentConfig) -> dict[str, float]:
-    return {name: alpha_of(config.alpha, name) for name in config.teachers}
-
-
-def _which(config: ExperimentConfig) -> WhichTeachers:
-    """What a method asks of its teachers, over all its streams."""
-    asked = {stream.teachers for stream in config.method.streams.values()}
-    if WhichTeachers.all in asked:
-        return WhichTeachers.all
-    return WhichTeachers.one if WhichTeachers.one in asked or config.method.source_rationale else WhichTeachers.none
-
-
-def _single_teacher(config: ExperimentConfig) -> str:
-    if _which(config) is not WhichTeachers.one:
-        return ""
-    return config.method.teacher or next(iter(config.teachers), "")
-
-
-def _identity(config: ExperimentConfig | None, result: Result) -> _Identity:
-    if config is None:
-        return _Identity(result.config_hash, result.config_hash, result.config_hash, {_NO_CONFIG: result.config_hash})
-    data = replace(config.data, seed=0)
-    shaping = replace(config, seed=0, data=data, evaluation=EvaluationConfig())
-    which = _which(config)
-    if result.method == TEACHER:
-        all_questions = replace(data, train_fraction=1.0)
-        shaping = ExperimentConfig(
-            data=all_questions,
-            student=StudentConfig(name=result.student),
-            teachers=config.teachers,
-            method=MethodConfig(name=TEACHER),
-            prompt=config.prompt,
-        )
-    elif not config.method.train:
-        base = ExperimentConfig()
-        shaping = replace(shaping, optimizer=base.optimizer, loss=base.loss, trainer=base.trainer)
-    if which is WhichTeachers.none and result.method != TEACHER:
-        shaping = replace(shaping, teachers={}, alpha={}, prompt=PromptConfig(), rationales=RationalesConfig())
-    elif result.method != TEACHER:
-        method = replace(config.method, teacher=_single_teacher(config) or None)
-        # Seeds may find different teachers to be the strongest: the same setting all the same.
-        doubled = config.ablation.strongest is not None
-        alpha = _composed_alpha(config) if doubled else dict(result.alpha)
-        shaping = replace(shaping, alpha=alpha, method=method)
-    family = replace(
-        shaping,
-        alpha={},
-        method=replace(shaping.method, teacher=None),
-        data=replace(shaping.data, train_fraction=1.0),
-        teachers={} if which is WhichTeachers.one else shaping.teachers,
-    )
-    common = ExperimentConfig(
-        data=family.data,
-        student=family.student,
-        optimizer=family.optimizer,
-        trainer=family.trainer,
-        loss=family.loss,
-        method=MethodConfig(name=""),
-        ablation=AblationConfig(),
-    )
-    return _Identity(
-        hash_of(shaping),
-        hash_of(family),
-        hash_of(common),
-        dict(_flat(asdict(family))),
-    )
-
-
-def _flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted key -> value as text."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-_NO_CONFIG = "without config.yaml"
-"""Key of `_Identity.values` where nothing else is known."""
-_NO_RUN = "training run unknown"
-"""Key of `_Identity.values` of a student that was evaluated without the run that trained it."""
-_NOT_SETTINGS = (
-    "store", "cache", "logger.", "evaluation.",
-    *(f"{group}.{key}" for group, keys in NOT_RESULT_INSIDE.items() for key in keys if group != "data"),
-)  # fmt: skip
-"""Starts of keys that no result depends on; `data.root` is one with most sources."""
-
-
-def _variants(frame: pd.DataFrame, identities: Sequence[_Identity]) -> list[str]:
-    """Each run's variant.
-
-    The reference family is the one whose shared settings most runs of the dataset and the student have: a control that
-    trained three times as long stays the exception however many seeds it has.
-    """
-    variants = [""] * len(frame)
-    shared: Counter[tuple[object, ...]] = Counter()
-    for position, row in enumerate(frame.itertuples()):
-        shared[row.dataset, row.student, row.split, identities[position].shared_settings] += 1
-    for _, group in frame.groupby(["dataset", "student", "method", "ablation", "split"], sort=False, dropna=False):
-        places = list(group.index)
-        sizes = Counter(identities[i].family for i in places)
-        if len(sizes) == 1:
-            continue
-        row = frame.loc[places[0]]
-        reference = min(
-            places,
-            key=lambda i: (
-                _NO_CONFIG in identities[i].values,
-                -shared[row["dataset"], row["student"], row["split"], identities[i].shared_settings],
-                -sizes[identities[i].family],
-                identities[i].family,
-            ),
-        )
-        unknown = {identities[i].family for i in places if _NO_CONFIG in identities[i].values}
-        for i in places:
-            if identities[i].family == identities[reference].family:
-                continue
-            variants[i] = _differing_settings(identities[i].values, identities[reference].values)
-            if variants[i] == _NO_CONFIG and len(unknown) > 1:
-                # Nobody knows whether these are seeds of one setting: they are neither averaged nor chosen among.
-                variants[i] += f" ({identities[i].values[_NO_CONFIG]})"
-    return variants
-
-
-def _differing_settings(own: Mapping[str, str], reference: Mapping[str, str]) -> str:
-    """The keys that differ; a teacher or stream that only one of the two has is given by its name."""
-    if _NO_RUN in own:
-        return _NO_RUN
-    if _NO_CONFIG in own:
-        return _NO_CONFIG
-    parts: dict[str, None] = {}
-    for key in [*own, *(key for key in reference if key not in own)]:
-        if key.startswith(_NOT_SETTINGS) or own.get(key) == reference.get(key):
-            continue
-        if key == "data.root" and own.get("data.source") != Source.jsonl:  # else it only says where the files are
-            continue
-        group = "teachers." if key.startswith("teachers.") else "method.streams."
-        if key.startswith(group) and _names(own, group) != _names(reference, group):
-            parts[f"{group.rstrip('.')}={'+'.join(_names(own, group)) or 'none'}"] = None
-        else:
-            parts[f"{key}={own.get(key, 'null')}"] = None
-    return ", ".join(parts) or "other settings"
-
-
-def _names(values: Mapping[str, str], group: str) -> list[str]:
-    return list(dict.fromkeys(key.removeprefix(group).split(".")[0] for key in values if key.startswith(group)))

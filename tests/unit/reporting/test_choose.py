@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from tests.unit.reporting.conftest import MakeRun
 
+from tinyllm.config import ExperimentConfig
 from tinyllm.reporting.choose import choose, chosen, selection_note
 from tinyllm.reporting.frame import collect
 
@@ -99,3 +102,18 @@ def test_fractions_and_variants_are_chosen_apart(make_run: MakeRun, tmp_path: Pa
     found = collect([tmp_path / "runs"]).frame
     picked = {c.train_fraction: c.name for c in choose(found)}
     assert picked == {0.5: "α terse=0.1", 1.0: "α terse=3"}
+
+
+def test_a_learning_rate_is_chosen_like_any_other_setting(make_run: MakeRun, tmp_path: Path) -> None:
+    """LoRA at three rates is one row, of the rate that is best on validation."""
+
+    def at(rate: float) -> Callable[[ExperimentConfig], ExperimentConfig]:
+        return lambda config: replace(config, optimizer=replace(config.optimizer, lr=rate))
+
+    for rate, valid in ((1e-4, 0.3), (3e-4, 0.5), (1e-3, 0.4)):
+        make_run("lora", valid=valid, config=at(rate), result={"config_hash": f"{rate}"})
+    make_run("full_ft")
+    frame = collect([tmp_path / "runs"]).frame
+    (choice,) = choose(frame)
+    assert (choice.method, choice.name, choice.candidates) == ("lora", "learning rate 0.0003", 3)
+    assert set(frame["variant"]) == {""}
