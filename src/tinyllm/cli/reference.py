@@ -156,7 +156,9 @@ def contradictions() -> list[str]:
     rows = [
         f"| `{key}` | {_cell(paper)} | {_cell(own)} |" for key, (paper, own) in deviations.deviations(config).items()
     ]
-    intro = "`experiment=authors_code` against `experiment=paper`; its file says what it does not follow."
+    intro = (
+        "`experiment=authors_code` against `experiment=paper`; its file says what it does not follow, and what is ours."
+    )
     return [intro, "\n".join(["| key | paper | authors' code |", "| --- | --- | --- |", *rows])]
 
 
