@@ -12,13 +12,11 @@ import pandas as pd
 
 from tinyllm.config import (
     ExperimentConfig,
-    Target,
     WhichTeachers,
 )
 from tinyllm.deviations import deviations
 from tinyllm.errors import UserError
-from tinyllm.paper import ONE_TEACHER
-from tinyllm.records import PromptKind, Result
+from tinyllm.records import Result
 from tinyllm.reporting.identity import (
     NO_RUN,
     Identity,
@@ -28,7 +26,7 @@ from tinyllm.reporting.identity import (
     variants_of,
     which_teachers,
 )
-from tinyllm.reporting.training import training_columns
+from tinyllm.reporting.training import as_now, training_columns
 from tinyllm.runs import CONFIG, RESULT, TEACHER, as_row, read_config, read_result
 
 log = logging.getLogger(__name__)
@@ -104,7 +102,7 @@ def collect(folders: Sequence[Path]) -> Collected:
 
 def _read(path: Path, run: str) -> tuple[dict[str, Any], Identity]:
     """One run's row of the frame; whatever is wrong with its `result.json` raises here."""
-    result, config = _as_now(read_result(path), _config(path.parent))
+    result, config = as_now(read_result(path), _config(path.parent))
     row = _row(result)
     identity = identity_of(config, result)
     row |= _of_config(config, result) | training_columns(config, result)
@@ -212,16 +210,6 @@ def _config(folder: Path) -> ExperimentConfig | None:
         # No list of keys but a bare text, say, is no error that OmegaConf has a name for.
         log.warning("counted without its configuration: %s", error or f"{folder / CONFIG} is no mapping")
         return None
-
-
-def _as_now(result: Result, config: ExperimentConfig | None) -> tuple[Result, ExperimentConfig | None]:
-    """Distilling step-by-step asks its teacher without the answer: a run with other texts is another method."""
-    if config is None or result.method != "step_by_step":
-        return result, config
-    taught = [stream for stream in config.method.streams.values() if stream.target is Target.rationale]
-    if all(stream.prompt is PromptKind.solve for stream in taught):
-        return result, config
-    return replace(result, method=ONE_TEACHER), replace(config, method=replace(config.method, name=ONE_TEACHER))
 
 
 def _of_config(config: ExperimentConfig | None, result: Result) -> dict[str, Any]:

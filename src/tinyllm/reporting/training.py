@@ -7,9 +7,20 @@ from typing import Any
 
 from tinyllm.config import AblationConfig, EvaluationConfig, ExperimentConfig, PromptConfig, RationalesConfig, Target
 from tinyllm.methods import two_samples_of
-from tinyllm.records import Result
+from tinyllm.paper import ONE_TEACHER
+from tinyllm.records import PromptKind, Result
 from tinyllm.reporting.texts import RunTexts, texts_of
 from tinyllm.runs import hash_of
+
+
+def as_now(result: Result, config: ExperimentConfig | None) -> tuple[Result, ExperimentConfig | None]:
+    """Distilling step-by-step asks its teacher without the answer: a run with other texts is another method."""
+    if config is None or result.method != "step_by_step":
+        return result, config
+    taught = [stream for stream in config.method.streams.values() if stream.target is Target.rationale]
+    if all(stream.prompt is PromptKind.solve for stream in taught):
+        return result, config
+    return replace(result, method=ONE_TEACHER), replace(config, method=replace(config.method, name=ONE_TEACHER))
 
 
 def training_columns(config: ExperimentConfig | None, result: Result) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from tinyllm.config import (
     Engine,
     ExperimentConfig,
     MethodConfig,
-    PromptKind,
     StreamConfig,
     StudentConfig,
     Target,
@@ -24,7 +23,7 @@ from tinyllm.config import (
     WhichTeachers,
 )
 from tinyllm.evaluation.score import score
-from tinyllm.records import Prediction, Result
+from tinyllm.records import Prediction, PromptKind, Result
 
 MakeRun = Callable[..., Path]
 

@@ -11,8 +11,9 @@ import pytest
 from tests.unit.reporting.conftest import MakeRun
 
 from tinyllm import runs
-from tinyllm.config import ExperimentConfig, PromptKind
+from tinyllm.config import ExperimentConfig
 from tinyllm.errors import UserError
+from tinyllm.records import PromptKind
 from tinyllm.reporting.frame import collect, on_test
 
 

@@ -10,8 +10,9 @@ import pytest
 from tests.unit.reporting.conftest import MakeRun
 from tests.unit.reporting.tables.conftest import ablated, first, made
 
-from tinyllm.config import Engine, ExperimentConfig, Metric, PromptKind, Source, TeacherConfig
+from tinyllm.config import Engine, ExperimentConfig, Metric, Source, TeacherConfig
 from tinyllm.paper import DATASETS
+from tinyllm.records import PromptKind
 from tinyllm.reporting.claims import paper_claims
 from tinyllm.reporting.study import Study
 from tinyllm.reporting.table import Cell, Table

@@ -102,11 +102,11 @@ def at(temperature: float) -> Callable[[ExperimentConfig], ExperimentConfig]:
 
 def twice(config: ExperimentConfig) -> ExperimentConfig:
     ablation = replace(config.ablation, name="no_diverse_teachers", strongest="terse")
-    return replace(generated(config), ablation=ablation, alpha={"terse": 1.0, "wordy": 1.0})
+    return replace(at(0.7)(config), ablation=ablation, alpha={"terse": 1.0, "wordy": 1.0})
 
 
 def test_two_samples_are_compared_at_the_same_decoding(make_run: MakeRun, tmp_path: Path) -> None:
-    """A greedy teacher is asked twice at temperature 0.7: the whole method has to be at 0.7 too."""
+    """A greedy teacher says the same twice, so the ablation is sampled: the whole method has to be sampled too."""
     make_run("tinyllm", right=first(30), config=generated)
     make_run("tinyllm", right=first(20), alpha={"terse": 1.0, "terse_2": 1.0}, config=twice)
     (accuracies,) = table2(made(tmp_path))
