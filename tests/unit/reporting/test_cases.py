@@ -42,8 +42,8 @@ def run(
     """A row of the frame, with its predictions in a folder."""
     row = {
         "dataset": "trees", "student": student, "method": method, "ablation": "none", "variant": "", "seed": seed,
-        "teachers": teachers, "method_teacher": teachers if method == "step_by_step" else "", "alpha": "", "learning_rate": "",
-        "train_fraction": 1.0, "valid_accuracy": 0.5,
+        "teachers": teachers, "method_teacher": teachers if method == "step_by_step" else "", "alpha": "",
+        "learning_rate": "",        "train_fraction": 1.0, "valid_accuracy": 0.5,
     } | columns  # fmt: skip
     where = folder / "-".join(map(str, row.values()))
     runs.write_predictions(predictions, where)

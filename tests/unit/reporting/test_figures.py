@@ -32,7 +32,8 @@ def run(method: str, accuracy: float, seed: int = 0, **columns: Any) -> dict[str
     alpha = {key.removeprefix("alpha/"): value for key, value in columns.items() if key.startswith("alpha/")}
     row = {
         "dataset": "trees", "student": "tiny", "method": method, "ablation": "none", "variant": "", "seed": seed,
-        "teachers": "+".join(alpha), "method_teacher": "", "learning_rate": "", "alpha": " ".join(f"{n}={a:g}" for n, a in alpha.items()),
+        "teachers": "+".join(alpha), "method_teacher": "",
+        "learning_rate": "", "alpha": " ".join(f"{n}={a:g}" for n, a in alpha.items()),
         "train_fraction": 1.0, "valid_accuracy": 0.5, "train_tokens": 1000, "parameters": 10, "folder": "nowhere",
     }  # fmt: skip
     row |= columns
