@@ -130,7 +130,12 @@ def leaves(node: DictConfig, path: str = "") -> dict[str, Any]:
 def other(key: str, value: Any, kind: Any) -> Any:
     """Another value of the same type."""
     fixed = {"trainer.precision": "64-true", "method.lora": LoraConfig(r=3), "method.teacher": "llama2_7b_chat"}
-    fixed |= {"data.name": "minilab", "data.source": "jsonl", "ablation.strongest": "flan_t5_xl"}
+    fixed |= {
+        "data.name": "minilab",
+        "data.source": "jsonl",
+        "ablation.strongest": "flan_t5_xl",
+        "data.world": "answers_suffice",
+    }
     if key in fixed:
         return fixed[key]
     if isinstance(value, Enum):

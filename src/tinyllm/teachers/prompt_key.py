@@ -15,7 +15,7 @@ POOL_VERSION = 2
 """Raised whenever a teacher is asked otherwise for the examples that it invents."""
 SCORES_VERSION = 1
 """Raised whenever what a teacher reads when it scores options changes."""
-SCRIPT_VERSION = 1
+SCRIPT_VERSION = 2
 """Raised whenever the texts of minilab's scripted teachers change."""
 
 
@@ -40,8 +40,8 @@ def prompt_key(
     if recorded:
         return _digest({"recorded": 1})
     if not teacher.reads_prompts:
-        how = {"teacher_forcing": kind is PromptKind.forced} if kind in _OLDER_KINDS else {"kind": str(kind)}
-        return _digest({"voice": teacher.model, "version": SCRIPT_VERSION} | how)
+        script = {"voice": teacher.model, "knows": str(teacher.knows), "version": SCRIPT_VERSION}
+        return _digest(script | {"kind": str(kind)})
     shape: dict[str, object] = {
         "template": TEMPLATE_VERSION,
         "kind": str(kind),
@@ -55,10 +55,6 @@ def prompt_key(
     if in_authors_words(prompt, kind):
         shape["words"] = str(PromptTemplate.authors)
     return _digest(shape | _model(teacher))
-
-
-_OLDER_KINDS = (PromptKind.forced, PromptKind.solve)
-"""Scripted texts of these have the keys of earlier versions, which knew no others."""
 
 
 def in_authors_words(prompt: PromptConfig, kind: PromptKind) -> bool:
