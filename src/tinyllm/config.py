@@ -14,6 +14,26 @@ from omegaconf import MISSING
 from tinyllm.records import Finding, PromptKind, Split
 
 
+class World(StrEnum):
+    """What the training answers of minilab tell; its questions of validation and test are the same in all worlds."""
+
+    links_in_rationales = "links_in_rationales"
+    """On hidden situations, only rationales say which property is needed."""
+    answers_suffice = "answers_suffice"
+    """Training answers cover hidden situations as well: rationales tell nothing new."""
+
+
+class Knows(StrEnum):
+    """The links from situations to properties that a scripted teacher knows; it has no text on others."""
+
+    all = "all"
+    """Every link."""
+    even = "even"
+    """One half: setting and property stand at places of the family that add up to an even number."""
+    odd = "odd"
+    """The other half."""
+
+
 class Source(StrEnum):
     """Where the questions come from."""
 
@@ -209,6 +229,8 @@ class DataConfig:
     """Maximum number of test questions; null for all."""
     seed: int = 0
     """Random seed of the training subset and, for minilab, of the sample of questions."""
+    world: World | None = None
+    """Of minilab: what its training answers tell; null for other datasets."""
     topic: str = "general knowledge and reasoning"
     """What the questions are about, in words: a teacher that invents in-context examples is asked for this."""
 
@@ -249,6 +271,8 @@ class TeacherConfig:
     """Commit, branch or tag of `model` on the hub; part of the prompt key."""
     gguf_file: str | None = None
     """File inside `model`, for weights in GGUF."""
+    knows: Knows = Knows.all
+    """Of a scripted teacher: the links that it knows."""
     chat: bool = False
     """Use the model's chat template; false sends plain text."""
     prefix: str = MISSING

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from tinyllm.config import ColumnsConfig, DataConfig, Source
+from tinyllm.config import ColumnsConfig, DataConfig, Source, World
 from tinyllm.data import hub, jsonl, minilab, release
 from tinyllm.errors import UserError
 from tinyllm.records import Question, Split
@@ -40,7 +40,9 @@ def _read(data: DataConfig) -> dict[Split, list[Question]]:
             raise UserError(
                 f"data.source=builtin: expected data=minilab, found data={data.name}: choose another source"
             )
-        return minilab.generate(data.seed)
+        return minilab.generate(data.seed, data.world or World.links_in_rationales)
+    if data.world is not None:
+        raise UserError(f"data.world={data.world}: expected data=minilab, found data={data.name}: leave the key out")
     if data.name == "minilab":
         raise UserError(f"data=minilab: expected data.source=builtin, found {data.source}: minilab is embedded")
     if data.source is not Source.hub and data.columns != ColumnsConfig():

@@ -15,7 +15,7 @@ POOL_VERSION = 2
 """Raised whenever a teacher is asked otherwise for the examples that it invents."""
 SCORES_VERSION = 1
 """Raised whenever what a teacher reads when it scores options changes."""
-SCRIPT_VERSION = 1
+SCRIPT_VERSION = 2
 """Raised whenever the texts of minilab's scripted teachers change."""
 
 
@@ -41,7 +41,7 @@ def prompt_key(
         return _digest({"recorded": 1})
     if not teacher.reads_prompts:
         how = {"teacher_forcing": kind is PromptKind.forced} if kind in _OLDER_KINDS else {"kind": str(kind)}
-        return _digest({"voice": teacher.model, "version": SCRIPT_VERSION} | how)
+        return _digest({"voice": teacher.model, "knows": str(teacher.knows), "version": SCRIPT_VERSION} | how)
     shape: dict[str, object] = {
         "template": TEMPLATE_VERSION,
         "kind": str(kind),

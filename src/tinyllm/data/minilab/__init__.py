@@ -1,14 +1,16 @@
 """`minilab`: an embedded testbed in plain English, with two scripted teachers.
 
-Every fact has two hops: a situation needs a property, and an object has it ("saw a table leg to match the other
-three" -> length -> tape measure). The first kind of question asks for the object; its distractors are objects of
-other properties of the same family, so the options alone say nothing. The second kind asks where, when or by whom the
-same thing is done; its answer never needs the property, but the teachers' rationales name it.
+Every fact has two hops: a situation needs a property, and objects have it ("saw a table leg to match the other three"
+-> length -> tape measure). The first kind of question asks which object suits a situation; its distractors are objects
+of other properties of the same family, so the options alone say nothing. The second kind says which object somebody
+chose in a situation, and asks for that: the answer stands in the question and never needs the property, but the
+teachers' rationales name the object that would have suited, and its property.
 
-A quarter of the situations, those of two settings in each family, are *hidden*: training holds only the second kind
-on them, so the link from such a situation to its property stands in training rationales alone, never in a training
-answer. Validation and test ask the first kind on (situation, answer) pairs that training never shows, and name the
-subset of each question, `visible` or `hidden`. The seed draws 7 of 8 families and 4 of 7 properties in each.
+Some situations are *hidden*: training asks about them in the second kind only, so the link from such a situation to
+its property stands in training rationales alone, never in a training answer. Each teacher knows one half of the links.
+Validation and test ask the first kind on (situation, object) pairs that training never shows, and name the subset of
+each question, `visible` or `hidden`. In the world `answers_suffice`, a control, training asks about hidden situations
+in the first kind as well. The seed draws 4 of 8 families and 4 of 7 properties in each.
 
 Source: facts, sentences and errors are written for this project; nothing is downloaded.
 """
@@ -25,6 +27,7 @@ from tinyllm.data.minilab.scripted import (
     argue,
     explain,
     is_wrong,
+    knows_link,
     reason,
 )
 
@@ -47,5 +50,6 @@ __all__ = [
     "facts_of",
     "generate",
     "is_wrong",
+    "knows_link",
     "reason",
 ]

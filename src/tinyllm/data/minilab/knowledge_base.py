@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal, cast, get_args
@@ -12,9 +13,12 @@ from omegaconf import OmegaConf
 from tinyllm.errors import UserError
 from tinyllm.records import Question
 
-Kind = Literal["object", "setting"]
-"""`object`: the first kind of question, which needs the property. `setting`: the second kind, which does not."""
+Kind = Literal["object", "choice"]
+"""`object`: the first kind of question, what suits a situation, which needs the property. `choice`: the second kind,
+what somebody chose in it, which the question itself says."""
 
+_ASKED = re.compile(rf"({'|'.join(get_args(Kind))})(\d)(\w*)")
+"""Kind, template and, of the second kind, the chosen option."""
 _FAMILY_FILES = ("instrument", "material", "animal", "device", "plant", "food", "vehicle", "expert")
 
 
@@ -41,16 +45,12 @@ class Family:
     """Whether a sentence puts `a` or `an` before an object."""
     questions: tuple[str, ...]
     """Templates of the first kind, with `{situation}`."""
-    setting_questions: tuple[str, ...]
-    """Templates of the second kind, with `{situation}`."""
-    settings: dict[str, str]
-    """Key -> option text: 8 places, occasions or persons."""
-    needs: tuple[str, ...]
-    """Verb phrases with `{property}`: what a situation asks for."""
+    choice_questions: tuple[str, ...]
+    """Templates of the second kind, with `{situation}` and `{object}`."""
+    settings: tuple[str, ...]
+    """8 places, occasions or persons that the situations belong to."""
     has: tuple[str, ...]
     """Verb phrases with `{property}`: what an object has; they fit one object or many."""
-    settled: tuple[str, ...]
-    """Clauses with `{setting}`: how a rationale states the answer of the second kind."""
     properties: dict[str, Property]
 
     def noun(self, thing: str) -> str:
@@ -73,7 +73,9 @@ class Facts:
     template: int
     """Index into the family's templates of this kind."""
     options: tuple[str, ...]
-    """Codes in the order of the choices: `<property key><index into its objects>`, or setting keys."""
+    """Codes in the order of the choices: `<property key><index into its objects>`."""
+    chosen: str = ""
+    """Code of the option that somebody chose, in a question of the second kind."""
 
     @property
     def situation(self) -> str:
@@ -88,18 +90,19 @@ class Facts:
     @property
     def answer_option(self) -> str:
         """Code of the right option."""
-        if self.kind == "setting":
-            return self.setting
+        return self.chosen if self.kind == "choice" else self.suitable_option
+
+    @property
+    def suitable_option(self) -> str:
+        """Code of the one option that has the property."""
         return next(option for option in self.options if self.option_property(option) is self.needed)
 
     def option_text(self, option: str) -> str:
         """The text that the option with this code shows."""
-        if self.kind == "setting":
-            return self.family.settings[option]
         return self.option_property(option).objects[int(option[-1])]
 
     def option_property(self, option: str) -> Property:
-        """The property of the object with this code (first kind only)."""
+        """The property of the object with this code."""
         return self.family.properties[option[:-1]]
 
     def question(self, subset: str = "") -> Question:
@@ -107,13 +110,14 @@ class Facts:
 
         Questions on one (situation, answer) pair are a group.
         """
-        templates = self.family.questions if self.kind == "object" else self.family.setting_questions
-        text = templates[self.template].format(situation=self.situation)
+        templates = self.family.questions if self.kind == "object" else self.family.choice_questions
+        named = self.family.noun(self.option_text(self.answer_option))
+        text = templates[self.template].format(situation=self.situation, object=named)
         digest = hashlib.sha256("\n".join((text, *self.choices)).encode()).hexdigest()[:8]
-        where = f"{self.family.key}.{self.needed.key}.{self.setting}.{self.kind}{self.template}"
+        where = f"{self.family.key}.{self.needed.key}.{self.setting}.{self.kind}{self.template}{self.chosen}"
         identifier = f"{where}.{'-'.join(self.options)}.{digest}"
         answer = self.answer_option
-        group = f"{self.family.key}.{self.needed.key}.{self.setting}.{answer}"
+        group = f"{self.family.key}.{self.needed.key}.{self.setting}.{self.kind}.{answer}"
         return Question(identifier, text, self.choices, self.option_text(answer), subset=subset, group=group)
 
 
@@ -126,16 +130,18 @@ def facts_of(question: Question) -> Facts:
     try:
         family_key, property_key, setting, asked, options, _ = question.id.split(".")
         family = FAMILIES[family_key]
-        kind, template = asked[:-1], int(asked[-1])
-        if kind not in get_args(Kind):
-            raise ValueError(f"unknown kind {kind!r}")
+        match = _ASKED.fullmatch(asked)
+        if match is None:
+            raise ValueError(f"unknown kind {asked!r}")
+        kind, template, chosen = match.groups()
         facts = Facts(
             family,
             family.properties[property_key],
             setting,
             cast(Kind, kind),
-            template,
+            int(template),
             tuple(options.split("-")),
+            chosen,
         )
         rebuilt = facts.question(question.subset)
     except (ValueError, KeyError, IndexError, StopIteration) as error:

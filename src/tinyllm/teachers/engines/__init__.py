@@ -26,7 +26,7 @@ def open_engine(teacher: TeacherConfig, published: Published | None = None) -> E
     if teacher.engine is EngineName.scripted:
         from tinyllm.teachers.engines.scripted import ScriptedEngine
 
-        return ScriptedEngine(voice=teacher.model, sample=teacher.sample)
+        return ScriptedEngine(voice=teacher.model, sample=teacher.sample, knows=teacher.knows)
     if teacher.engine is EngineName.openai:
         from tinyllm.teachers.engines.openai import OpenAIEngine
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from tinyllm.config import Knows
 from tinyllm.data.minilab import answer_freely, argue, explain, reason
 from tinyllm.errors import UserError
 from tinyllm.records import PromptKind
@@ -16,11 +17,13 @@ class ScriptedEngine:
     Args:
         voice: of `data.minilab`, such as `terse`.
         sample: 0 for the first text on a question, 1 for a second one in other words, ...
+        knows: links that it knows; where it is given the answer, its text on others is empty.
     """
 
-    def __init__(self, *, voice: str, sample: int = 0) -> None:
+    def __init__(self, *, voice: str, sample: int = 0, knows: Knows = Knows.all) -> None:
         self.voice = voice
         self.sample = sample
+        self.knows = knows
 
     def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
         """Completions in the order of `requests`; where the teacher is to solve the question, with its choice.
@@ -36,11 +39,11 @@ class ScriptedEngine:
         if question is None:
             raise UserError(f"scripted teacher {self.voice}: expected a question of minilab, found a prompt alone")
         if kind is PromptKind.solve:
-            text, choice = answer_freely(question, self.voice, self.sample)
+            text, choice = answer_freely(question, self.voice, self.sample, knows=self.knows)
             return Completion(request.id, text, "stop", answer=choice)
         if kind is PromptKind.per_option:
             if request.option is None:
                 raise ValueError("expected the option that is asked about, found none")
             return Completion(request.id, argue(question, request.option, self.voice, self.sample), "stop")
         write = explain if kind is PromptKind.forced else reason
-        return Completion(request.id, write(question, self.voice, self.sample), "stop")
+        return Completion(request.id, write(question, self.voice, self.sample, knows=self.knows), "stop")
