@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tinyllm.config import Knows, World
 from tinyllm.data.minilab import (
     ERROR_SHARES,
     FAMILIES,
@@ -24,6 +25,7 @@ from tinyllm.data.minilab import (
     facts_of,
     generate,
     is_wrong,
+    knows_link,
 )
 from tinyllm.errors import UserError
 from tinyllm.records import SPLITS, Question, Split
@@ -74,11 +76,12 @@ def test_knowledge_base_has_its_shape() -> None:
     assert len(FAMILIES) == 8
     for family in FAMILIES.values():
         assert len(family.properties) == 7
-        assert len(set(family.settings.values())) == 8
+        assert len(set(family.settings)) == 8
         assert len(family.questions) >= 2
-        assert len(family.setting_questions) >= 2
-        assert all("{situation}" in template for template in family.questions + family.setting_questions)
-        assert all("{property}" in phrase for phrase in family.needs + family.has)
+        assert len(family.choice_questions) >= 2
+        assert all("{situation}" in template for template in family.questions + family.choice_questions)
+        assert all("{object}" in template for template in family.choice_questions)
+        assert len(family.has) == len(VOICES) and all("{property}" in phrase for phrase in family.has)
         objects = [thing for prop in family.properties.values() for thing in prop.objects]
         assert len(objects) == len(set(objects)) == 28
 
@@ -122,10 +125,10 @@ def test_situations_of_a_property_share_few_words() -> None:
 
 
 def test_sizes(draw: Draw) -> None:
-    assert {split: len(questions) for split, questions in draw.items()} == {"train": 1456, "valid": 336, "test": 784}
-    assert Counter(question.subset for question in draw["valid"]) == {"visible": 224, "hidden": 112}
-    assert Counter(question.subset for question in draw["test"]) == {"visible": 448, "hidden": 336}
-    assert Counter(facts_of(question).kind for question in draw["train"]) == {"object": 1008, "setting": 448}
+    assert {split: len(questions) for split, questions in draw.items()} == {"train": 4896, "valid": 192, "test": 512}
+    assert Counter(question.subset for question in draw["valid"]) == {"visible": 64, "hidden": 128}
+    assert Counter(question.subset for question in draw["test"]) == {"visible": 256, "hidden": 256}
+    assert Counter(facts_of(question).kind for question in draw["train"]) == {"object": 3360, "choice": 1536}
     assert all(len(set(question.choices)) == 4 for split in SPLITS for question in draw[split])
 
 
@@ -152,8 +155,8 @@ def test_seeds_hide_different_situations() -> None:
     def hidden(seed: int) -> set[str]:
         return {facts_of(question).situation for question in generate(seed)["test"] if question.subset == "hidden"}
 
-    assert len(hidden(0)) == len(hidden(1)) == 56
-    assert len(hidden(0) & hidden(1)) < 40
+    assert len(hidden(0)) == len(hidden(1)) == 32
+    assert len(hidden(0) & hidden(1)) < 20
 
 
 def test_an_id_means_the_same_question_whatever_the_seed() -> None:
@@ -170,18 +173,27 @@ def test_an_id_means_the_same_question_whatever_the_seed() -> None:
             )
 
 
+def test_the_seed_gives_the_same_held_out_questions_in_both_worlds() -> None:
+    for seed in (0, 1):
+        first, second = generate(seed), generate(seed, World.answers_suffice)
+        assert first["valid"] == second["valid"] and first["test"] == second["test"]
+        assert set(first["train"]) < set(second["train"])
+        assert len(second["train"]) == 6912
+
+
 def test_no_question_twice_and_no_pair_in_two_splits(draw: Draw) -> None:
     asked = [(question.question, question.choices) for split in SPLITS for question in draw[split]]
     assert len(asked) == len(set(asked))
     ids = [question.id for split in SPLITS for question in draw[split]]
     assert len(ids) == len(set(ids))
     pairs = {split: {(facts_of(q).situation, q.answer) for q in draw[split]} for split in SPLITS}
-    for one, other in itertools.combinations(SPLITS, 2):
-        assert not pairs[one] & pairs[other]
+    assert not pairs["valid"] & pairs["test"]
+    suitable = {(facts_of(q).situation, facts_of(q).option_text(facts_of(q).suitable_option)) for q in draw["train"]}
+    assert not suitable & (pairs["valid"] | pairs["test"]), "no question of either kind offers a held-out pair"
 
 
 def test_questions_on_one_pair_are_a_group(draw: Draw) -> None:
-    """Held-out pairs are asked twice; in training, objects three times and settings twice."""
+    """A held-out pair is asked 4 times where it is visible, 8 times where it is hidden; a training pair 14 times."""
     for split in SPLITS:
         pairs: dict[tuple[str, str, str], list[Question]] = {}
         for question in draw[split]:
@@ -189,30 +201,43 @@ def test_questions_on_one_pair_are_a_group(draw: Draw) -> None:
             pairs.setdefault((facts.situation, facts.kind, question.answer), []).append(question)
         groups = [{question.group for question in asked} for asked in pairs.values()]
         assert all(len(names) == 1 for names in groups) and len(set.union(*groups)) == len(pairs)
-        sizes = {(kind, len(asked)) for (_, kind, _), asked in pairs.items()}
-        assert sizes == ({("object", 3), ("setting", 2)} if split == "train" else {("object", 2)})
+        sizes = {(asked[0].subset, len(asked)) for (_, kind, _), asked in pairs.items() if kind == "object"}
+        assert sizes == ({("", 14)} if split == "train" else {("visible", 4), ("hidden", 8)})
 
 
-def test_hidden_situations_have_only_the_second_kind_in_training(draw: Draw) -> None:
+@pytest.mark.parametrize("world", World)
+def test_only_the_control_asks_what_suits_hidden_situations(world: World) -> None:
+    draw = generate(0, world)
     kinds: dict[str, set[str]] = {}
     for question in draw["train"]:
         kinds.setdefault(facts_of(question).situation, set()).add(facts_of(question).kind)
-    hidden = {situation for situation, found in kinds.items() if found == {"setting"}}
-    assert len(hidden) * 4 == len(kinds)
+    hidden = {situation for situation, found in kinds.items() if found == {"choice"}}
+    assert len(kinds) == 128 and len(hidden) == (48 if world is World.links_in_rationales else 0)
     for question in draw["valid"] + draw["test"]:
         facts = facts_of(question)
-        assert facts.kind == "object"
-        assert (question.subset == "hidden") == (facts.situation in hidden)
-        assert facts.situation in kinds
+        assert facts.kind == "object" and facts.situation in kinds
+        assert ((question.subset == "hidden") == (facts.situation in hidden)) or not hidden
         assert question.answer in {q.answer for q in draw["train"]}
+
+
+def test_choices_say_nothing_about_situations(draw: Draw) -> None:
+    """Of the second kind: every situation has each property's objects chosen equally often, the suitable ones too."""
+    counts: dict[str, Counter[str]] = {}
+    for question in draw["train"]:
+        facts = facts_of(question)
+        if facts.kind == "choice":
+            assert question.answer in question.question
+            counts.setdefault(facts.situation, Counter())[facts.option_property(facts.chosen).key] += 1
+    suits = sum(facts.chosen == facts.suitable_option for q in draw["train"] if (facts := facts_of(q)).kind == "choice")
+    assert {sum(count.values()) for count in counts.values()} == {12}
+    assert abs(suits / 1536 - 0.25) < 4 * (0.25 * 0.75 / 1536) ** 0.5
 
 
 def test_distractors_belong_to_other_properties_of_the_family(draw: Draw) -> None:
     for split in SPLITS:
         for question in draw[split]:
             facts = facts_of(question)
-            if facts.kind == "object":
-                assert len({facts.option_property(option).key for option in facts.options}) == 4
+            assert len({facts.option_property(option).key for option in facts.options}) == 4
 
 
 def test_answers_are_balanced_over_positions(draw: Draw) -> None:
@@ -295,8 +320,14 @@ def frequency_prior_accuracy(draw: Draw) -> float:
     return sum(credit) / len(credit)
 
 
-def test_likeness_to_visible_situations_does_not_betray_hidden_ones(draw: Draw) -> None:
+def test_likeness_to_visible_situations_does_not_betray_hidden_ones() -> None:
     # Words of the setting recur in other situations: they must neither point to the right option nor away from it.
+    credit = [value for seed in range(6) for value in likeness_credit(generate(seed))]
+    assert abs(sum(credit) / len(credit) - 0.25) < 0.06
+
+
+def likeness_credit(draw: Draw) -> list[float]:
+    """For every hidden test question, whether the option whose visible situations share most words is right."""
     visible: dict[tuple[str, str], set[str]] = {}
     for question in draw["train"]:
         facts = facts_of(question)
@@ -312,7 +343,7 @@ def test_likeness_to_visible_situations_does_not_betray_hidden_ones(draw: Draw) 
                 for option in facts.options
             ]
             credit.append((likeness[question.answer_index] == max(likeness)) / likeness.count(max(likeness)))
-    assert abs(sum(credit) / len(credit) - 0.25) < 0.06
+    return credit
 
 
 # The teachers
@@ -342,7 +373,7 @@ def test_voices_differ_in_length(draw: Draw) -> None:
     def words(voice: str) -> float:
         return float(np.mean([len(explain(question, voice).split()) for question in draw["train"]]))
 
-    assert words("terse") < 25 < 35 < words("wordy") < 70
+    assert words("terse") < 12 < 18 < words("wordy") < 30
 
 
 @pytest.mark.parametrize("voice", VOICES)
@@ -362,10 +393,29 @@ def test_wrong_rationales_name_another_property_and_option(draw: Draw, voice: st
     for question in wrong:
         facts = facts_of(question)
         text = explain(question, voice)
-        sentences = text.split(". ")
-        conclusion = sentences[-1] if voice == "wordy" else text
-        assert any(choice.lower() in conclusion.lower() for choice in question.choices if choice != question.answer)
-        assert any(other.name in text for other in facts.family.properties.values() if other is not facts.needed)
+        assert any(choice.lower() in text.lower() for choice in question.choices if choice != question.answer)
+        if facts.kind == "object":
+            assert question.answer not in text
+            assert any(other.name in text for other in facts.family.properties.values() if other is not facts.needed)
+
+
+@pytest.mark.parametrize("voice", VOICES)
+def test_on_a_link_that_it_does_not_know_a_teacher_is_silent_or_guesses(draw: Draw, voice: str) -> None:
+    for knows, other in ((Knows.even, Knows.odd), (Knows.odd, Knows.even)):
+        for question in draw["train"]:
+            known = knows_link(question, knows)
+            assert known != knows_link(question, other) and knows_link(question, Knows.all)
+            assert explain(question, voice, knows=knows) == (explain(question, voice) if known else "")
+    test = draw["test"]
+    unknown = [question for question in test if not knows_link(question, Knows.even)]
+    right = np.mean([answer_freely(q, voice, knows=Knows.even)[1] == q.answer for q in unknown])
+    assert abs(float(right) - 0.25) < 4 * (0.25 * 0.75 / len(unknown)) ** 0.5
+    assert all(answer_freely(q, voice, knows=Knows.even)[0] for q in unknown)
+
+
+def test_each_half_holds_as_many_hidden_links(draw: Draw) -> None:
+    halves = Counter(knows_link(q, Knows.even) for q in draw["test"] if q.subset == "hidden")
+    assert halves == {True: 128, False: 128}
 
 
 @pytest.mark.parametrize("voice", VOICES)
