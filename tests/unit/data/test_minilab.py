@@ -125,10 +125,10 @@ def test_situations_of_a_property_share_few_words() -> None:
 
 
 def test_sizes(draw: Draw) -> None:
-    assert {split: len(questions) for split, questions in draw.items()} == {"train": 4896, "valid": 192, "test": 512}
+    assert {split: len(questions) for split, questions in draw.items()} == {"train": 9280, "valid": 192, "test": 512}
     assert Counter(question.subset for question in draw["valid"]) == {"visible": 64, "hidden": 128}
     assert Counter(question.subset for question in draw["test"]) == {"visible": 256, "hidden": 256}
-    assert Counter(facts_of(question).kind for question in draw["train"]) == {"object": 3360, "choice": 1536}
+    assert Counter(facts_of(question).kind for question in draw["train"]) == {"object": 6720, "choice": 2560}
     assert all(len(set(question.choices)) == 4 for split in SPLITS for question in draw[split])
 
 
@@ -178,7 +178,7 @@ def test_the_seed_gives_the_same_held_out_questions_in_both_worlds() -> None:
         first, second = generate(seed), generate(seed, World.answers_suffice)
         assert first["valid"] == second["valid"] and first["test"] == second["test"]
         assert set(first["train"]) < set(second["train"])
-        assert len(second["train"]) == 6912
+        assert len(second["train"]) == 13312
 
 
 def test_no_question_twice_and_no_pair_in_two_splits(draw: Draw) -> None:
@@ -193,7 +193,7 @@ def test_no_question_twice_and_no_pair_in_two_splits(draw: Draw) -> None:
 
 
 def test_questions_on_one_pair_are_a_group(draw: Draw) -> None:
-    """A held-out pair is asked 4 times where it is visible, 8 times where it is hidden; a training pair 14 times."""
+    """A held-out pair is asked 4 times where it is visible, 8 times where it is hidden; a training pair 28 times."""
     for split in SPLITS:
         pairs: dict[tuple[str, str, str], list[Question]] = {}
         for question in draw[split]:
@@ -202,7 +202,7 @@ def test_questions_on_one_pair_are_a_group(draw: Draw) -> None:
         groups = [{question.group for question in asked} for asked in pairs.values()]
         assert all(len(names) == 1 for names in groups) and len(set.union(*groups)) == len(pairs)
         sizes = {(asked[0].subset, len(asked)) for (_, kind, _), asked in pairs.items() if kind == "object"}
-        assert sizes == ({("", 14)} if split == "train" else {("visible", 4), ("hidden", 8)})
+        assert sizes == ({("", 28)} if split == "train" else {("visible", 4), ("hidden", 8)})
 
 
 @pytest.mark.parametrize("world", World)
@@ -229,8 +229,8 @@ def test_choices_say_nothing_about_situations(draw: Draw) -> None:
             assert question.answer in question.question
             counts.setdefault(facts.situation, Counter())[facts.option_property(facts.chosen).key] += 1
     suits = sum(facts.chosen == facts.suitable_option for q in draw["train"] if (facts := facts_of(q)).kind == "choice")
-    assert {sum(count.values()) for count in counts.values()} == {12}
-    assert abs(suits / 1536 - 0.25) < 4 * (0.25 * 0.75 / 1536) ** 0.5
+    assert {sum(count.values()) for count in counts.values()} == {20}
+    assert abs(suits / 2560 - 0.25) < 4 * (0.25 * 0.75 / 2560) ** 0.5
 
 
 def test_distractors_belong_to_other_properties_of_the_family(draw: Draw) -> None:

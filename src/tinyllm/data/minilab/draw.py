@@ -21,9 +21,9 @@ HIDDEN_SETTINGS = 3
 They are the same for all properties of the family. Otherwise the words of a hidden situation's setting ("patient")
 would stand in visible situations of the other properties alone, and point away from the right answer.
 """
-TRAIN_ASKS = 14
+TRAIN_ASKS = 28
 """Questions of the first kind on each training pair, with other distractors: a small student needs many a fact."""
-CHOICE_ASKS = 12
+CHOICE_ASKS = 20
 """Questions of the second kind on every situation in training."""
 HELD_OUT_ASKS = {"visible": 4, "hidden": 8}
 """Questions on each held-out pair by subset, with other distractors."""
@@ -47,7 +47,7 @@ def generate(seed: int, world: World = World.links_in_rationales) -> dict[Split,
     situation has one of the property's four objects held out: in training nothing pairs the two, and validation and
     test ask about such pairs alone. The questions on one held-out pair are a `group`.
 
-    Train: 3,360 questions of the first kind on visible situations (`answers_suffice`: 5,376 on all), and 1,536 of the
+    Train: 6,720 questions of the first kind on visible situations (`answers_suffice`: 10,752 on all), and 2,560 of the
     second kind on all situations. Validation: 64 visible and 128 hidden, test: 256 of each, all of the first kind, and
     the same in both worlds.
 
