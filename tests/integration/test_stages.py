@@ -112,7 +112,7 @@ def test_weight_zero_and_ablation_cost_nothing(stage: Stage, tmp_path: Path) -> 
     assert all(torch.equal(first[key], second[key]) for key in first if key.startswith("model."))
     code, _, err = stage("train", *SMALL, "method=full_ft", "store=nowhere", "hydra.run.dir=ft")
     assert code == 0, err
-    code, _, err = stage("train", *SMALL, "method=step_by_step", "method.teacher=wordy", "hydra.run.dir=single")
+    code, _, err = stage("train", *SMALL, "method=one_teacher", "method.teacher=wordy", "hydra.run.dir=single")
     assert code == 0, err
     assert json.loads((tmp_path / "single" / "result.json").read_text())["teachers"] == ["wordy"]
 
@@ -250,13 +250,13 @@ def test_a_teacher_in_place_of_a_student(stage: Stage, tmp_path: Path) -> None:
 def test_other_settings_and_other_files_are_other_runs(stage: Stage, tmp_path: Path) -> None:
     """A report never averages over settings, and two files of questions never share a run."""
     tiny = [*SMALL, "method=full_ft", "trainer.max_steps=1"]
-    code, _, err = stage("train", "-m", *tiny, "optimizer.lr=1e-3,1e-4", "seed=0,300000000")
+    code, _, err = stage("train", "-m", *tiny, "optimizer.warmup_steps=0,1", "seed=0,300000000")
     assert code == 0, err
     code, out, err = stage("report", "runs=[runs,runs/minilab]")
     assert code == 0, err
     rows = (tmp_path / "report" / "tables" / "settings.csv").read_text().splitlines()
     assert len(rows) == 1 + 2 and "4 runs" in err, out
-    assert "Full fine-tuning" in out and "[optimizer.lr=0.0001]" in out
+    assert "Full fine-tuning" in out and "[optimizer.warmup_steps=" in out
     for name in ("a", "b"):
         lines = [
             {"id": str(i), "question": f"{name} {i}?", "choices": ["yes", "no"], "answer": "yes", "split": split}

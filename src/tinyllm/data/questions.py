@@ -41,10 +41,10 @@ def _read(data: DataConfig) -> dict[Split, list[Question]]:
                 f"data.source=builtin: expected data=minilab, found data={data.name}: choose another source"
             )
         return minilab.generate(data.seed, data.world or World.links_in_rationales)
-    if data.world is not None:
-        raise UserError(f"data.world={data.world}: expected data=minilab, found data={data.name}: leave the key out")
     if data.name == "minilab":
         raise UserError(f"data=minilab: expected data.source=builtin, found {data.source}: minilab is embedded")
+    if data.world is not None:
+        raise UserError(f"data.world={data.world}: expected data=minilab, found data={data.name}: leave the key out")
     if data.source is not Source.hub and data.columns != ColumnsConfig():
         raise UserError(f"data.columns: expected data.source=hub, found {data.source}, whose fields have fixed names")
     if data.source is Source.hub:
