@@ -165,7 +165,7 @@ def test_one_device_accumulation_and_two_processes_give_the_same_update(tmp_path
     for number, rows in enumerate(zip(*logged, strict=True)):
         for row in rows:  # of the same weights at the first step, of nearly the same later
             assert row == pytest.approx(rows[0], rel=1e-3 if number else 1e-5)
-            assert row[0] == pytest.approx(sum(row[1:]), rel=1e-6), "each stream weighs 1"
+            assert row[0] == pytest.approx(row[1] + 3 * sum(row[2:]), rel=1e-6), "answers weigh 1, each teacher 3"
     assert not (tmp_path / "runs").exists() and not (tmp_path / "outputs").exists(), "one folder a run"
 
 
