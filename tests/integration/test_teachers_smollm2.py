@@ -23,7 +23,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tinyllm.config import DataConfig, Engine, ExperimentConfig, PromptConfig, Source, TeacherConfig
+from tinyllm.config import (
+    DataConfig,
+    Engine,
+    ExperimentConfig,
+    MethodConfig,
+    PromptConfig,
+    Source,
+    StreamConfig,
+    Target,
+    TeacherConfig,
+    WhichTeachers,
+)
 from tinyllm.errors import UserError
 from tinyllm.prompts import teacher_messages
 from tinyllm.records import PromptKind, Question, Split
@@ -75,12 +86,16 @@ QUESTIONS = [
 ]
 
 
+TINYLLM = MethodConfig(name="tinyllm", streams={"rationale": StreamConfig(Target.rationale, WhichTeachers.all)})
+
+
 def config(folder: Path, teacher: TeacherConfig) -> ExperimentConfig:
     return ExperimentConfig(
         store=str(folder / "store"),
         data=DataConfig(name="mine", source=Source.jsonl),
         teachers={teacher.name: teacher},
         prompt=PromptConfig(examples=0),
+        method=TINYLLM,
     )
 
 
@@ -237,7 +252,7 @@ def test_a_server_says_what_the_model_says_here(
     )
     summary = run(config(tmp_path, teacher))
     assert (summary.written, summary.failed) == (len(QUESTIONS), {})
-    kept = stored(config(tmp_path, teacher), teacher, "train")
+    kept = stored(config(tmp_path, teacher), teacher, PromptKind.forced, "train")
     assert {i: record.text for i, record in kept.items()} == texts
     assert summary.completion_tokens == sum(record.tokens for record in kept.values()) > 0
 
@@ -261,7 +276,7 @@ def test_in_the_end_every_question_has_one_record(
     )
     runs = 0
     try:
-        while len(stored(config(tmp_path, teacher), teacher, "train")) < len(QUESTIONS):
+        while len(stored(config(tmp_path, teacher), teacher, PromptKind.forced, "train")) < len(QUESTIONS):
             runs += 1
             assert runs < 30
             try:
