@@ -30,7 +30,7 @@ from tinyllm.prompts import student_source
 from tinyllm.records import PromptKind, Question, Rationale, Split
 from tinyllm.teachers.prompt_key import prompt_key
 from tinyllm.teachers.store import RationaleStore
-from tinyllm.teachers.stored import is_recorded, source_rationales, teacher_answers
+from tinyllm.teachers.stored import is_recorded, shuffle_by_options, source_rationales, teacher_answers
 
 FORCED = PromptKind.forced
 QUESTIONS = [Question(f"q{i}", f"What is {i}?", ("a cup", "a cap"), "a cup") for i in range(4)]
@@ -115,6 +115,13 @@ def test_scripted_cases_name_no_answer_and_do_not_tell_which_is_right(voice: str
         assert all(without_conclusion(case, question.choices) == case for case in cases)
         other = next(choice for choice in question.choices if choice != question.answer)
         assert cases == [argue(replace(question, answer=other), i, voice) for i in range(len(question.choices))]
+
+
+def test_shuffled_cases_go_to_a_question_with_as_many_options() -> None:
+    texts = {f"q{i}": tuple(f"{i}/{option}" for option in range(2 + i % 2)) for i in range(8)}
+    mixed = shuffle_by_options(texts, 0)
+    assert sorted(mixed.values()) == sorted(texts.values())
+    assert all(mixed[i] != own and len(mixed[i]) == len(own) for i, own in texts.items())
 
 
 def test_another_text_in_the_store_is_another_source(tmp_path: Path) -> None:
