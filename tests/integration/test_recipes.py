@@ -94,14 +94,16 @@ def test_a_student(stage: Stage, tmp_path: Path) -> None:
 
 
 def test_a_method(stage: Stage, tmp_path: Path) -> None:
-    """The loss is the answer's and half of each teacher's."""
+    """The loss is the answer's and half of what each teacher's has by its alpha."""
     run = recipe("A method", stage, tmp_path)
+    alpha = result(run)["alpha"]
+    assert alpha == {"terse": 3.0, "wordy": 3.0}
     assert result(run)["method"] == "light" and result(run)["teachers"] == ["terse", "wordy"]
     rows = [row for row in read_metrics(run) if row["train/loss"]]
     assert len(rows) == 2
     for row in rows:
         answer, terse, wordy = (float(row[f"train/loss/{name}"]) for name in ("answer", "terse", "wordy"))
-        assert float(row["train/loss"]) == pytest.approx(answer + 0.5 * (terse + wordy), rel=1e-5)
+        assert float(row["train/loss"]) == pytest.approx(answer + 0.5 * 3 * (terse + wordy), rel=1e-5)
 
 
 def test_a_table(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def test_from_questions_to_a_result_and_back(stage: Stage, tmp_path: Path) -> No
     result = json.loads((run / "result.json").read_text())
     assert set(result) >= RESULT_KEYS
     assert (result["n"], result["train_examples"], result["steps"]) == (24, 40, 10)
-    assert result["teachers"] == ["terse", "wordy"] and result["alpha"] == {"terse": 1.0, "wordy": 1.0}
+    assert result["teachers"] == ["terse", "wordy"] and result["alpha"] == {"terse": 3.0, "wordy": 3.0}
     predictions = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     assert len({row["id"] for row in predictions}) == 24
     assert all(set(row["rationales"]) == {"terse", "wordy"} and len(row["scores"]) == 4 for row in predictions)
