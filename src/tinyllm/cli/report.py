@@ -28,5 +28,5 @@ def main(config: ReportConfig, _: Path) -> None:
     report = make_report(config.title, collected, study)
     path = write_report(report, Path(config.output).expanduser())
     log.info("%d runs, %d skipped", len(collected.frame), len(collected.skipped))
-    print_tables(report.tables)
+    print_tables(report.tables, report.in_short)
     print(path)

@@ -26,6 +26,7 @@ _MOST_CASE_BYTES = 2_000_000
 def page(
     title: str,
     *,
+    in_short: str = "",
     tables: Sequence[Table],
     figures: Sequence[Figure],
     cases: Sequence[Case],
@@ -38,6 +39,7 @@ def page(
 
     Args:
         title: heading.
+        in_short: what the tables say, under the heading.
         tables: in order.
         figures: in order; they go in as PNG.
         cases: all of them; at most some 300 go in, drawn as the page says.
@@ -55,6 +57,7 @@ def page(
     )
     return environment.get_template("report.html.jinja").render(
         title=title,
+        in_short=in_short,
         notes=notes,
         tables=tables,
         figures=[(figure, base64.b64encode(png(figure)).decode(), _width(figure)) for figure in figures],

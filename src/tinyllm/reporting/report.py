@@ -16,6 +16,7 @@ from tinyllm.reporting.page import READING, page
 from tinyllm.reporting.study import Study
 from tinyllm.reporting.table import Table, shared_notes
 from tinyllm.reporting.tables import all_tables
+from tinyllm.reporting.tables.claims import in_short
 from tinyllm.reporting.writers import PAPER_NOTE, markdown, markdown_list, write
 
 _WRITTEN = ("tables/*.md", "tables/*.tex", "tables/*.csv", "figures/*.png", "figures/*.pdf")
@@ -26,6 +27,8 @@ class Report:
     """What a reader gets."""
 
     title: str
+    in_short: str
+    """Which of the paper's claims hold, in a line; "" where none was tested."""
     notes: list[str]
     """Where the numbers come from: runs, and what was left out."""
     tables: list[Table]
@@ -50,6 +53,7 @@ def make_report(title: str, collected: Collected, study: Study) -> Report:
     others = [f"Selected for the figures: {c}." for c in study.choices if c not in study.choices_in_tables]
     return Report(
         title,
+        in_short(study),
         [
             f"{len(collected.frame)} runs; tables and figures show the {len(study.frame)} that were evaluated on the "
             "test split.",
@@ -83,6 +87,7 @@ def write_report(report: Report, folder: Path) -> Path:
     path = folder / "index.html"
     html = page(
         report.title,
+        in_short=report.in_short,
         tables=report.tables,
         figures=report.figures,
         cases=report.cases,
@@ -97,6 +102,7 @@ def _markdown(report: Report) -> str:
     reading = [*([PAPER_NOTE] if any(table.has_paper for table in report.tables) else []), *report.reading]
     parts = [
         f"# {report.title}\n",
+        *([f"{report.in_short}\n"] if report.in_short else []),
         markdown_list(report.notes) + "\n",
         *(markdown(table, alone=False) for table in report.tables),
         f"## {READING}\n\n{markdown_list(reading)}\n",

@@ -29,8 +29,13 @@ _LEGEND = {
 }
 
 
-def print_tables(tables: Sequence[Table]) -> None:
-    """Print to standard output those tables that are meant for the terminal, with one line on how to read them."""
+def print_tables(tables: Sequence[Table], in_short: str = "") -> None:
+    """Print to standard output those tables that are meant for the terminal, with one line on how to read them.
+
+    Args:
+        tables: all of a report's.
+        in_short: what they say, printed after them.
+    """
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     used: set[str] = set()
     for table in (part for whole in tables if whole.in_terminal for part in _for_terminal(whole)):
@@ -47,6 +52,8 @@ def print_tables(tables: Sequence[Table]) -> None:
     legend = [text for part, text in _LEGEND.items() if part in used]
     if used:
         console.print(Text(" ".join(["Percent", *legend])))
+    if in_short:
+        console.print(Text(f"\n{in_short}\n", style="bold"))
 
 
 def _for_terminal(table: Table) -> list[Table]:

@@ -12,6 +12,8 @@ from tinyllm.reporting.verdicts import Line, Tested, Verdict, judge
 _CLAIM, _STUDENT, _DATASETS, _P, _WHERE, _REMARKS, _ID = (
     "claim", "student", "datasets", "p (Holm)", "where", "remarks", "id",
 )  # fmt: skip
+_IN_SHORT = 3
+"""Claims that `in_short` names for each verdict."""
 _NOT_SHOWN = (
     "holds: the interval is above 0. contradicted: it is below 0. not shown: 0 lies inside; MDE (minimum detectable "
     "effect) is the difference that would have been found."
@@ -57,6 +59,26 @@ def claims(study: Study) -> list[Table]:
         files_only=(_P, _WHERE, _REMARKS, _ID),
     )
     return [table]
+
+
+def in_short(study: Study) -> str:
+    """What was tested and what came out, as a line; "" where nothing was."""
+    lines = [line for line in judge(study, paper_claims()) if line.difference is not None]
+    parts = []
+    for verdict in (Verdict.holds, Verdict.contradicted, Verdict.not_shown):
+        found = [line for line in lines if line.verdict is verdict]
+        named = [_with_difference(line, study) for line in found[:_IN_SHORT]]
+        named += [f"{len(found) - _IN_SHORT} more"] if len(found) > _IN_SHORT else []
+        parts += [f"{str(verdict).capitalize()}: {'; '.join(named)}."] if found else []
+    if lines and all(len(pair.seeds) == 1 for line in lines for one in line.datasets if (pair := one.pair) is not None):
+        parts.append("With one seed this is about one training run each: another seed can differ by more.")
+    return " ".join(parts)
+
+
+def _with_difference(line: Line, study: Study) -> str:
+    mean = line.difference.mean if line.difference is not None else 0.0
+    where = f", student {line.student}" if len(study.students) > 1 else ""
+    return f"{line.sentence} ({100 * mean:+.1f} points{where})"
 
 
 def claims_by_dataset(study: Study) -> list[Table]:

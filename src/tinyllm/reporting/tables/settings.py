@@ -14,6 +14,8 @@ from tinyllm.reporting.study import Study
 from tinyllm.reporting.table import Cell, Table
 from tinyllm.reporting.tables import notes
 
+_TERMINAL_ROWS = 12
+"""With more settings, or several datasets or students, the terminal leaves them to the report."""
 _HEAD = {Metric.accuracy: "greedy", Metric.accuracy_ranked: "ranked", Metric.accuracy_exact: "exact"}
 
 
@@ -57,6 +59,8 @@ def settings(study: Study) -> list[Table]:
             "source and target tokens of training. seconds: of training, or of the whole run where that is unknown.",
         ),
         (notes.INTERVALS,),
+        in_terminal=len(lines) <= _TERMINAL_ROWS and len(frame[["dataset", "student"]].drop_duplicates()) == 1,
+        files_only=("dataset", "student", "training fraction", "n", "exact", *subsets, "valid", "tokens read"),
     )
     return [table]
 

@@ -16,7 +16,7 @@ from tinyllm.records import PromptKind
 from tinyllm.reporting.claims import paper_claims
 from tinyllm.reporting.study import Study
 from tinyllm.reporting.table import Cell, Table
-from tinyllm.reporting.tables.claims import claims, claims_by_dataset
+from tinyllm.reporting.tables.claims import claims, claims_by_dataset, in_short
 
 Line = dict[str, Cell]
 TEACHER = {"method": "teacher", "train_examples": 0}
@@ -66,6 +66,26 @@ def test_the_four_verdicts(make_run: MakeRun, tmp_path: Path) -> None:
     assert above["paper"].text == "3.6 to 7.6"  # 780M to 80M: no number of this student and dataset
     for line in (above, below, same):
         assert 0 < float(str(line["p (Holm)"].text).strip("<")) <= 1
+
+
+def test_in_short(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("inference", right=first(4), result={"train_examples": 0})
+    assert in_short(made(tmp_path)) == ""
+    make_run("tinyllm", right=first(24))
+    make_run("full_ft", right=first(6))
+    assert in_short(made(tmp_path)) == (
+        "Holds: TinyLLM is above the untrained student (+50.0 points); TinyLLM is above full fine-tuning (+45.0 points). "
+        "With one seed this is about one training run each: another seed can differ by more."
+    )
+    make_run("tinyllm", seed=1, right=first(24))
+    make_run("full_ft", seed=1, right=first(4))
+    make_run("standard_kd", right=first(40))
+    make_run("standard_kd", seed=1, right=first(39))
+    make_run("step_by_step", teacher="terse", right=first(24, start=1))
+    words = in_short(made(tmp_path))
+    assert "Contradicted: TinyLLM is above standard KD (-38.8 points)." in words
+    assert "Not shown: TinyLLM is above Distilling step-by-step (+0.0 points)." in words
+    assert "one seed" not in words
 
 
 def test_what_was_not_run_comes_last_and_not_to_the_terminal(make_run: MakeRun, tmp_path: Path) -> None:

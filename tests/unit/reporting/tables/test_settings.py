@@ -72,3 +72,10 @@ def test_parts_of_the_training_set_are_for_figure_2(make_run: MakeRun, tmp_path:
     (table,) = table1(study)
     assert cell(table, "TinyLLM", "minilab").value == 0.5
     assert len(settings(study)[0].rows) == 2
+
+
+def test_few_settings_of_one_dataset_are_shown_in_the_terminal(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("tinyllm", right=first(20))
+    assert settings(made(tmp_path))[0].in_terminal
+    make_run("tinyllm", dataset="arc", right=first(20))
+    assert not settings(made(tmp_path))[0].in_terminal
