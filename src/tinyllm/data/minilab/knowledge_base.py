@@ -45,13 +45,18 @@ class Family:
     """Whether a sentence puts `a` or `an` before an object."""
     questions: tuple[str, ...]
     """Templates of the first kind, with `{situation}`."""
-    choice_questions: tuple[str, ...]
-    """Templates of the second kind, with `{situation}` and `{object}`."""
+    choice: str
+    """What a question of the second kind adds to one of the first, with `{object}`: somebody's choice, and which it
+    was. It repeats the question, so that a hidden situation stands in the same words in training as in test."""
     settings: tuple[str, ...]
     """8 places, occasions or persons that the situations belong to."""
     has: tuple[str, ...]
     """Verb phrases with `{property}`: what an object has; they fit one object or many."""
     properties: dict[str, Property]
+
+    def templates(self, kind: Kind) -> tuple[str, ...]:
+        """Questions of one kind, with `{situation}` and, of the second kind, `{object}`."""
+        return self.questions if kind == "object" else tuple(f"{question} {self.choice}" for question in self.questions)
 
     def noun(self, thing: str) -> str:
         """`thing` as it stands in a sentence: `an hourglass`, `a pH meter`, `cork`."""
@@ -110,9 +115,8 @@ class Facts:
 
         Questions on one (situation, answer) pair are a group.
         """
-        templates = self.family.questions if self.kind == "object" else self.family.choice_questions
         named = self.family.noun(self.option_text(self.answer_option))
-        text = templates[self.template].format(situation=self.situation, object=named)
+        text = self.family.templates(self.kind)[self.template].format(situation=self.situation, object=named)
         digest = hashlib.sha256("\n".join((text, *self.choices)).encode()).hexdigest()[:8]
         where = f"{self.family.key}.{self.needed.key}.{self.setting}.{self.kind}{self.template}{self.chosen}"
         identifier = f"{where}.{'-'.join(self.options)}.{digest}"
