@@ -27,7 +27,7 @@ $(RUN) $(DEV) $(SMOLLM2): .venv/.%: pyproject.toml constraints.txt
 run: $(RUN)  ## install, then train and compare TinyLLM on the embedded dataset (offline)
 	$(BIN)/tinyllm rationales
 	@export OMP_NUM_THREADS=1; \
-	$(BIN)/tinyllm train experiment=minilab method=full_ft trainer.max_epochs=12 trainer.valid_every=1.5 & \
+	$(BIN)/tinyllm train experiment=minilab method=full_ft trainer.max_epochs=12 trainer.valid_every=12 & \
 	$(BIN)/tinyllm train -m experiment=minilab method=full_ft,tinyllm; code=$$?; \
 	wait $$! && exit $$code
 	$(BIN)/tinyllm report runs=runs/minilab metric=accuracy_ranked
