@@ -40,7 +40,7 @@ MISTAKES = [
     (["train", "data.source=jsonl"], ["data=minilab", "data.source=builtin", "jsonl"]),
     (["train", "data=jsonl"], ["data.root"]),
     (["train", "data=obqa", "data.source=release", "data.root=nowhere"], ["nowhere"]),
-    (["train"], ["4640 of 4640", "minilab/train", "terse", "tinyllm rationales"]),
+    (["train"], ["9280 of 9280", "minilab/train", "terse", "tinyllm rationales"]),
     (["train", "method=full_ft", "trainer.accumulate_grad_batches=3"], ["trainer.batch_size"]),
     (["train", "method=full_ft", "student.pretrained=no_such_folder"], ["student.pretrained=no_such_folder"]),
     (["train", "method=full_ft", "+student.architecture.d_modell=3"], ["student.architecture", "d_modell", "d_model"]),

@@ -125,10 +125,10 @@ def test_situations_of_a_property_share_few_words() -> None:
 
 
 def test_sizes(draw: Draw) -> None:
-    assert {split: len(questions) for split, questions in draw.items()} == {"train": 4640, "valid": 96, "test": 256}
-    assert Counter(question.subset for question in draw["valid"]) == {"visible": 32, "hidden": 64}
-    assert Counter(question.subset for question in draw["test"]) == {"visible": 128, "hidden": 128}
-    assert Counter(facts_of(question).kind for question in draw["train"]) == {"object": 3360, "choice": 1280}
+    assert {split: len(questions) for split, questions in draw.items()} == {"train": 9280, "valid": 192, "test": 512}
+    assert Counter(question.subset for question in draw["valid"]) == {"visible": 64, "hidden": 128}
+    assert Counter(question.subset for question in draw["test"]) == {"visible": 256, "hidden": 256}
+    assert Counter(facts_of(question).kind for question in draw["train"]) == {"object": 6720, "choice": 2560}
     assert all(len(set(question.choices)) == 4 for split in SPLITS for question in draw[split])
 
 
@@ -155,8 +155,8 @@ def test_seeds_hide_different_situations() -> None:
     def hidden(seed: int) -> set[str]:
         return {facts_of(question).situation for question in generate(seed)["test"] if question.subset == "hidden"}
 
-    assert len(hidden(0)) == len(hidden(1)) == 16
-    assert len(hidden(0) & hidden(1)) < 10
+    assert len(hidden(0)) == len(hidden(1)) == 32
+    assert len(hidden(0) & hidden(1)) < 20
 
 
 def test_an_id_means_the_same_question_whatever_the_seed() -> None:
@@ -178,7 +178,7 @@ def test_the_seed_gives_the_same_held_out_questions_in_both_worlds() -> None:
         first, second = generate(seed), generate(seed, World.answers_suffice)
         assert first["valid"] == second["valid"] and first["test"] == second["test"]
         assert set(first["train"]) < set(second["train"])
-        assert len(second["train"]) == 6656
+        assert len(second["train"]) == 13312
 
 
 def test_no_question_twice_and_no_pair_in_two_splits(draw: Draw) -> None:
@@ -212,7 +212,7 @@ def test_only_the_control_asks_what_suits_hidden_situations(world: World) -> Non
     for question in draw["train"]:
         kinds.setdefault(facts_of(question).situation, set()).add(facts_of(question).kind)
     hidden = {situation for situation, found in kinds.items() if found == {"choice"}}
-    assert len(kinds) == 64 and len(hidden) == (24 if world is World.links_in_rationales else 0)
+    assert len(kinds) == 128 and len(hidden) == (48 if world is World.links_in_rationales else 0)
     for question in draw["valid"] + draw["test"]:
         facts = facts_of(question)
         assert facts.kind == "object" and facts.situation in kinds
@@ -230,7 +230,7 @@ def test_choices_say_nothing_about_situations(draw: Draw) -> None:
             counts.setdefault(facts.situation, Counter())[facts.option_property(facts.chosen).key] += 1
     suits = sum(facts.chosen == facts.suitable_option for q in draw["train"] if (facts := facts_of(q)).kind == "choice")
     assert {sum(count.values()) for count in counts.values()} == {20}
-    assert abs(suits / 1280 - 0.25) < 4 * (0.25 * 0.75 / 1280) ** 0.5
+    assert abs(suits / 2560 - 0.25) < 4 * (0.25 * 0.75 / 2560) ** 0.5
 
 
 def test_distractors_belong_to_other_properties_of_the_family(draw: Draw) -> None:
@@ -415,7 +415,7 @@ def test_on_a_link_that_it_does_not_know_a_teacher_is_silent_or_guesses(draw: Dr
 
 def test_each_half_holds_as_many_hidden_links(draw: Draw) -> None:
     halves = Counter(knows_link(q, Knows.even) for q in draw["test"] if q.subset == "hidden")
-    assert halves == {True: 64, False: 64}
+    assert halves == {True: 128, False: 128}
 
 
 @pytest.mark.parametrize("voice", VOICES)

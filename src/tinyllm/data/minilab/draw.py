@@ -11,7 +11,7 @@ from tinyllm.config import World
 from tinyllm.data.minilab.knowledge_base import FAMILIES, Facts, Family, Property
 from tinyllm.records import Question, Split
 
-FAMILIES_DRAWN = 2
+FAMILIES_DRAWN = 4
 """Families of the knowledge base (of 8) that one draw asks about."""
 PROPERTIES_DRAWN = 4
 """Properties of each drawn family (of 7)."""
@@ -43,12 +43,12 @@ _HELD_OUT = {
 def generate(seed: int, world: World = World.links_in_rationales) -> dict[Split, list[Question]]:
     """The questions of one draw of minilab, with 4 options each.
 
-    A draw takes 2 families with 4 properties each: 8 properties, 32 objects, 64 situations, 24 of them hidden. Each
+    A draw takes 4 families with 4 properties each: 16 properties, 64 objects, 128 situations, 48 of them hidden. Each
     situation has one of the property's four objects held out: in training nothing pairs the two, and validation and
     test ask about such pairs alone. The questions on one held-out pair are a `group`.
 
-    Train: 3,360 questions of the first kind on visible situations (`answers_suffice`: 5,376 on all), and 1,280 of the
-    second kind on all situations. Validation: 32 visible and 64 hidden, test: 128 of each, all of the first kind, and
+    Train: 6,720 questions of the first kind on visible situations (`answers_suffice`: 10,752 on all), and 2,560 of the
+    second kind on all situations. Validation: 64 visible and 128 hidden, test: 256 of each, all of the first kind, and
     the same in both worlds.
 
     Within each of these groups every object is a distractor exactly three times as often as it is the answer, every
