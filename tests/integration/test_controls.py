@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -9,35 +10,32 @@ from typing import Any
 import pytest
 from tests.integration.conftest import finish, popen
 
-EVERY = ["experiment=minilab", "seed=100"]
 
-
-def trained(folder: Path, world: str) -> dict[str, dict[str, Any]]:
-    """Results of full fine-tuning and of TinyLLM, trained side by side."""
-    own = [*EVERY, f"data.world={world}"]
-    finish(folder, "rationales", *own[1:])
-    processes = [popen(folder, "train", *own, f"method={method}") for method in ("full_ft", "tinyllm")]
+def compared(folder: Path, world: str) -> tuple[str, dict[str, Any]]:
+    """Half as many epochs as the experiment has: the verdict on TinyLLM above full fine-tuning, and both results."""
+    own = ["seed=0", f"data.world={world}"]
+    finish(folder, "rationales", *own)
+    short = ["experiment=minilab", "trainer.max_epochs=2", "trainer.valid_every=2"]
+    processes = [popen(folder, "train", *short, *own, f"method={method}") for method in ("full_ft", "tinyllm")]
     for process in processes:
         out, _ = process.communicate(timeout=1800)
         assert process.returncode == 0, out
-    results = [json.loads(path.read_text()) for path in folder.glob("runs/minilab/tiny/*/result.json")]
-    return {result["method"]: result for result in results}
+    finish(folder, "report", "metric=accuracy_ranked", "output=report")
+    with (folder / "report" / "tables" / "claims.csv").open(newline="") as file:
+        (verdict,) = [row["verdict"] for row in csv.DictReader(file) if row["id"] == "above_full_ft"]
+    found = [json.loads(path.read_text()) for path in folder.glob("runs/minilab/tiny/*/result.json")]
+    return verdict, {result["method"]: result for result in found}
 
 
 @pytest.mark.slow
-def test_both_controls(tmp_path: Path) -> None:
-    """With links in rationales alone TinyLLM is ahead on hidden questions; where answers suffice nobody is."""
-    verdicts = {}
-    for world in ("links_in_rationales", "answers_suffice"):
-        folder = tmp_path / world
-        folder.mkdir()
-        found = trained(folder, world)
-        hidden = {method: result["subsets"]["hidden"]["accuracy_ranked"] for method, result in found.items()}
-        if world == "answers_suffice":
-            assert min(result["accuracy_ranked"] for result in found.values()) > 0.95, found
-        else:
-            assert hidden["tinyllm"] - hidden["full_ft"] > 0.1, hidden
-        out = finish(folder, "report", "runs=runs", "metric=accuracy_ranked")
-        (line,) = [line for line in (folder / "report" / "tables" / "claims.csv").read_text().splitlines() if "above_full_ft," in line + ","]
-        verdicts[world] = line
-    assert "holds" in verdicts["links_in_rationales"] and "not shown" in verdicts["answers_suffice"]
+def test_rationales_help_where_they_tell_more_than_answers(tmp_path: Path) -> None:
+    verdict, found = compared(tmp_path, "links_in_rationales")
+    hidden = {method: result["subsets"]["hidden"]["accuracy_ranked"] for method, result in found.items()}
+    assert verdict == "holds" and hidden["tinyllm"] > hidden["full_ft"] + 0.1, hidden
+
+
+@pytest.mark.slow
+def test_rationales_help_nobody_where_answers_suffice(tmp_path: Path) -> None:
+    verdict, found = compared(tmp_path, "answers_suffice")
+    assert verdict == "not shown"
+    assert min(result["accuracy_ranked"] for result in found.values()) > 0.9, found
