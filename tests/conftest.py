@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    PreTrainedModel,
+    Qwen3Config,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
@@ -41,6 +49,34 @@ def small_t5(
     if not tied:  # transformers 5 ties a new T5 whatever its config says
         model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight) * 0.2)
     return model
+
+
+DECODER: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": None,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+    "tie_word_embeddings": False,
+}
+
+
+def small_decoder(kind: str = "llama", seed: int = 0, **overrides: Any) -> PreTrainedModel:
+    """A decoder of some ten thousand parameters in fp32; `gemma3` has two windowed layers of three."""
+    torch.manual_seed(seed)
+    fields = {**DECODER, **overrides}
+    if kind == "gemma3":
+        layers = ["sliding_attention", "full_attention", "sliding_attention"]
+        fields = {"sliding_window": 16, "layer_types": layers, "query_pre_attn_scalar": 8, **fields}
+    config = {"llama": LlamaConfig, "qwen3": Qwen3Config, "gemma3": Gemma3TextConfig}[kind](**fields)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 @pytest.fixture(scope="session")
