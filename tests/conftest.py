@@ -18,6 +18,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from tinyllm.student.family import family_of
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ.pop("HYDRA_FULL_ERROR", None)
@@ -77,6 +79,18 @@ def small_decoder(kind: str = "llama", seed: int = 0, **overrides: Any) -> PreTr
         fields = {"sliding_window": 16, "layer_types": layers, "query_pre_attn_scalar": 8, **fields}
     config = {"llama": LlamaConfig, "qwen3": Qwen3Config, "gemma3": Gemma3TextConfig}[kind](**fields)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def ranked(model: PreTrainedModel, sources: Any, options: Any) -> list[list[float]]:
+    """Scores of options behind their sources, by the model's family."""
+    family = family_of(model.config)
+    return family.rank(model, family.read(model, sources), options)
+
+
+def generated(model: PreTrainedModel, sources: Any, max_new_tokens: int, ends: tuple[int, ...] = (1,)) -> Any:
+    """Greedy texts behind sources, by the model's family."""
+    family = family_of(model.config)
+    return family.generate(model, family.read(model, sources), ends=ends, max_new_tokens=max_new_tokens)
 
 
 @pytest.fixture(scope="session")

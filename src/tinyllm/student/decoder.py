@@ -382,6 +382,12 @@ def check(model: PreTrainedModel, name: str) -> None:
     targets = tuple(TargetText(ids, normaliser=1.0, lead=lead) for ids in texts)
     training = model.training
     model.eval()
+    dropped = next((key for key in ("attention_dropout", "attn_pdrop") if getattr(model.config, key, 0)), None)
+    if dropped is not None:
+        raise UserError(
+            f"student.pretrained={name}: {dropped}={getattr(model.config, dropped)} of its config.json would drop "
+            "attention weights, which trees do not: set it to 0"
+        )
     batch = lay_out([Pair(source, targets)], model.config).to(model.device)
     try:
         _, losses_M = token_losses(model, batch)

@@ -11,7 +11,7 @@ import torch
 from tests.conftest import small_decoder
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import BloomConfig, BloomForCausalLM, PreTrainedModel
 
 from tinyllm.config import Accelerator
 from tinyllm.data.steps import Pair, TargetText
@@ -275,16 +275,21 @@ def test_served_architectures_pass_the_check(kind: str) -> None:
 
 def test_an_architecture_that_computes_something_else_is_refused() -> None:
     """Logits with a cap: the head alone does not give them."""
-    with pytest.raises(UserError, match=r"student.pretrained=capped: model_type gemma3_text can't be trained as a tree"):
+    with pytest.raises(
+        UserError, match=r"student.pretrained=capped: model_type gemma3_text can't be trained as a tree"
+    ):
         check(small_decoder("gemma3", final_logit_softcapping=2.0), "capped")
 
 
-def test_an_architecture_without_rotary_positions_is_refused() -> None:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
+def test_an_architecture_with_attention_of_its_own_is_refused() -> None:
+    """Bloom's positions are biases of its own attention, which transformers lets nobody replace."""
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=97, n_embd=24, n_layer=2, n_head=3))
-    try:
-        check(model, "gpt2")
-    except UserError as error:
-        assert "gpt2" in str(error) and len(str(error).splitlines()) == 1
+    model = BloomForCausalLM(BloomConfig(vocab_size=97, hidden_size=24, n_layer=2, n_head=3))
+    with pytest.raises(UserError, match="model_type bloom can't be trained as a tree") as found:
+        check(model, "bloom")
+    assert len(str(found.value).splitlines()) == 1
+
+
+def test_attention_dropout_is_refused() -> None:
+    with pytest.raises(UserError, match=r"attention_dropout=0.1 of its config.json .* set it to 0"):
+        check(small_decoder(attention_dropout=0.1), "dropping")
