@@ -537,5 +537,6 @@ def form(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> Form:
         raise UserError("student.chat=true: this model's chat template does not show what is said once and as it is")
     start, turn = text.split(said)
     after = tokenizer(whole.split(reply)[1], add_special_tokens=False)["input_ids"]
-    closes = bool(after) and after[0] in tokenizer.all_special_ids
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    closes = bool(after) and after[0] in special
     return Form(after[0] if closes else cast(int, tokenizer.eos_token_id), behind=True, start=start, turn=turn)
