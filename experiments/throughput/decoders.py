@@ -1,7 +1,8 @@
 """Speed of a decoder student against the plain way, on the same questions and weights.
 
-The plain way is one padded forward and backward of transformers' model per stream, and for ranking one padded forward
-over all options of a batch. Each measurement has a process of its own; the two ways take turns, and medians are printed.
+The plain way is one padded forward and backward of transformers' model per stream, and for ranking one padded
+forward over all options of a batch. Each measurement has a process of its own; the two ways take turns, and medians are
+printed.
 
     python experiments/throughput/decoders.py --root <folder of the published data> --threads 2
 """

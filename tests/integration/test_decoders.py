@@ -98,15 +98,18 @@ def test_from_a_folder_to_a_result_and_back(stage: Stage, model: Path, tmp_path:
 )
 def test_every_method(stage: Stage, model: Path, tmp_path: Path, method: str) -> None:
     own = [*SMALL, f"method={method}", "trainer.max_epochs=1", "hydra.run.dir=run"]
-    code, _, err = stage("rationales", *own, *(["rationales.splits=[train,valid,test]"] if method == "pinto" else []))
-    assert code == 0, err
+    if method not in ("inference", "full_ft", "lora"):
+        splits = ["rationales.splits=[train,valid,test]"] if method == "pinto" else []
+        code, _, err = stage("rationales", *own, *splits)
+        assert code == 0, err
     code, _, err = stage("train", *own)
     assert code == 0, err
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["n"] == 24 and result["method"] == method
     if "lora" in method:
         adapter = json.loads((tmp_path / "run" / "checkpoints" / "adapter" / "adapter_config.json").read_text())
-        assert len(adapter["target_modules"]) == 7 * 3  # every linear layer of three, but not the head
+        layers = {name.rpartition(".")[2] for name in adapter["target_modules"]}
+        assert layers == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}  # not the head
 
 
 def test_logits_of_another_vocabulary_are_refused(stage: Stage, model: Path) -> None:
