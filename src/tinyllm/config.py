@@ -242,7 +242,14 @@ class StudentConfig:
     name: str = MISSING
     """Name of the student in results and in the run's folder."""
     pretrained: str | None = None
-    """Hub id or folder; null: random weights in `architecture`, with a tokenizer made from the run's texts."""
+    """Hub id, folder, or `package:<name>` for the folder of an installed Python package, of a T5 or a decoder; null:
+    random weights in `architecture`, with a tokenizer made from the run's texts."""
+    gguf_file: str | None = None
+    """File inside `pretrained`, for weights in GGUF; they are de-quantized."""
+    chat: bool = False
+    """Of a decoder: put question and instruction into the model's chat template; false reads and writes plain text."""
+    lora_modules: list[str] = field(default_factory=lambda: ["q", "v"])
+    """What `method.lora.target_modules` is by default: names of linear layers, or `all-linear` for all but the head."""
     revision: str | None = None
     """Commit, branch or tag of `pretrained` on the hub; null for the newest."""
     architecture: dict[str, float | int | str | bool] = field(default_factory=dict)
@@ -410,7 +417,7 @@ class LoraConfig:
     dropout: float = 0.05
     """Probability, on the adapters' input."""
     target_modules: list[str] = field(default_factory=lambda: ["q", "v"])
-    """Names of the linear layers that get adapters."""
+    """Names of the linear layers that get adapters; `all-linear` for all but the head."""
 
 
 @dataclass

@@ -39,6 +39,7 @@ NO_DEVIATION = {
     "rationales.splits": "what the teachers are asked about; training reads what it needs",
     "evaluation.rationales": "written beside the answers",
     "evaluation.max_rationale_tokens": "written beside the answers",
+    "student.lora_modules": "method.lora.target_modules says it",
     "method.teacher": "the paper takes the best of its teachers",
     "teachers.*.name": "the key that it stands under",
     "teachers.*.engine": "a server gives what the model gives",

@@ -20,7 +20,17 @@ GROUPS = {
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
 CONTRACT = {
     "data": {"minilab", "obqa", "arc", "piqa", "riddle", "pubmedqa", "bioasq", "jsonl"},
-    "student": {"tiny", "flan_t5_small", "flan_t5_base", "flan_t5_large"},
+    "student": {
+        "tiny",
+        "flan_t5_small",
+        "flan_t5_base",
+        "flan_t5_large",
+        "smollm2",
+        "smollm2_360m",
+        "qwen3_0_6b",
+        "llama3_2_1b",
+        "gemma3_270m",
+    },
     "teachers": {"minilab", "paper", "flan_t5_xl", "llama2_7b_chat", "smollm2"},
     "method": {"inference", "full_ft", "lora", "pinto", "standard_kd", "step_by_step", "tinyllm"},
     "ablation": {"none", "no_in_context", "no_llama", "no_t5", "no_diverse_teachers", "no_teacher_forcing"},

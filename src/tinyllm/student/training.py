@@ -93,6 +93,7 @@ def train(
         evaluation_batch_size=config.evaluation.batch_size,
         cache=student.cache,
         rationales=rationales,
+        form=student.form,
     )
     _log_cuts(data, student.max_source_length, config.student.max_target_length)
     module = StudentModule(

