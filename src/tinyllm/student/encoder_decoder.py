@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, T5ForConditionalGeneration
 from tinyllm.config import Accelerator
 from tinyllm.data.steps import Pair, TargetText
 from tinyllm.student.cpu_speed import accelerate, dropout
-from tinyllm.student.losses import batch_loss, is_plain_linear, mean_by_text
+from tinyllm.student.losses import batch_loss, is_plain_linear, mean_by_text, ranks
 
 ALIKE = 2.0
 """Lengths of one attention group differ by this factor at most, where the group has `FEW` rows already."""
@@ -340,6 +340,12 @@ def token_losses(
 ) -> tuple[Tensor, Tensor]:
     """The batch's loss, a scalar, and each target token's cross-entropy [M] in nats, detached; see `batch_loss`."""
     return batch_loss(model.lm_head, target_states(model, batch), batch, factor_M)
+
+
+@torch.no_grad()
+def token_ranks(model: T5ForConditionalGeneration, batch: FlatBatch) -> tuple[Tensor, Tensor]:
+    """Place among the vocabulary and cross-entropy (nats) of each target token, [M] each; see `losses.ranks`."""
+    return ranks(model.lm_head, target_states(model, batch), batch.label_M)
 
 
 @torch.no_grad()

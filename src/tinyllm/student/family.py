@@ -28,6 +28,10 @@ class Family(Protocol):
         """`losses.batch_loss` of a batch: the loss, a scalar, and each token's cross-entropy [M] in nats, detached."""
         ...
 
+    def token_ranks(self, model: Any, batch: Any) -> tuple[Tensor, Tensor]:
+        """`losses.ranks` of a batch: place among the vocabulary and cross-entropy of each target token, [M] each."""
+        ...
+
     def rank(
         self, model: Any, sources: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]
     ) -> list[list[float]]:

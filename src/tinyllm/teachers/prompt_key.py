@@ -15,6 +15,8 @@ POOL_VERSION = 2
 """Raised whenever a teacher is asked otherwise for the examples that it invents."""
 SCORES_VERSION = 1
 """Raised whenever what a teacher reads when it scores options changes."""
+CONFIDENCE_VERSION = 1
+"""Raised whenever what a teacher reads when it scores the answer after its own text changes."""
 SCRIPT_VERSION = 2
 """Raised whenever the texts of minilab's scripted teachers change."""
 
@@ -92,6 +94,15 @@ def scores_key(teacher: TeacherConfig, vocabulary: str) -> str:
             "vocabulary": vocabulary,
         }
     )
+
+
+def confidence_key(teacher: TeacherConfig, texts: str) -> str:
+    """The same of what a teacher expects after its own texts.
+
+    texts: the `prompt_key` of these.
+    """
+    names = ("model", "revision", "gguf_file")
+    return _digest({"confidence": CONFIDENCE_VERSION, "texts": texts} | {n: getattr(teacher, n) for n in names})
 
 
 def _digest(shape: dict[str, object]) -> str:
