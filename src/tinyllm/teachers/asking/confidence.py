@@ -50,8 +50,12 @@ def _score(scorer: Scorer, texts: Mapping[str, str]) -> Ask:
 
     def ask(items: Iterable[Item]) -> Iterator[list[Completion]]:
         asked = (item.question for item in items)
-        yield from scorer.score(
-            ScoreRequest(q.id, "".join(student_source(q, "", texts[q.id])) + "\nAnswer:", (q.answer,)) for q in asked
-        )
+        requests = (ScoreRequest(q.id, source_of(q, texts[q.id]), (q.answer,)) for q in asked)
+        yield from scorer.score(requests, continues=True)
 
     return ask
+
+
+def source_of(question: Question, text: str) -> str:
+    """What a teacher reads before the answer: context, question, options and its text."""
+    return "".join(student_source(question, "", text)) + "\nAnswer:"

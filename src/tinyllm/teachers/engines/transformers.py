@@ -78,7 +78,7 @@ class TransformersEngine:
         self._load()
         return self._tokenizer
 
-    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[list[Completion]]:
+    def score(self, requests: Iterable[ScoreRequest], *, continues: bool = False) -> Iterator[list[Completion]]:
         """Mean token log-likelihood (nats) of every option after its source.
 
         An encoder-decoder's includes the end token. A decoder reads the option after the source and a space, plain
@@ -86,11 +86,17 @@ class TransformersEngine:
 
         A completion's text is the JSON list of the scores, in the order of the options.
 
+        Args:
+            requests: what to score.
+            continues: an option continues the text of its source, which a decoder can score too.
+
         Raises:
-            UserError: the model can't be loaded.
+            UserError: the model can't be loaded, or is a decoder and the options don't continue their source.
         """
         for batch in in_batches(requests, self.batch_size):
             self._load()
+            if not (self._model.config.is_encoder_decoder or continues):
+                raise UserError(f"{self.name}: expected an encoder-decoder to score options, found a decoder alone")
             yield self._score(batch)
 
     def _score(self, batch: Sequence[ScoreRequest]) -> list[Completion]:
