@@ -294,6 +294,8 @@ class TeacherConfig:
     """File inside `model`, for weights in GGUF."""
     knows: Knows = Knows.all
     """Of a scripted teacher: the links that it knows."""
+    share: float | None = None
+    """Of minilab's `misleading` teacher: share of its texts that are wrong, 0 to 1; null for every other."""
     chat: bool = False
     """Use the model's chat template; false sends plain text."""
     prefix: str = MISSING

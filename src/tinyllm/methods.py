@@ -259,8 +259,13 @@ def build_streams(
         raise UserError(f"expected a name of its own for every stream, found {names}: rename a teacher or a stream")
     prefixes = [stream.prefix for stream in streams]
     voices = [stream.prefix for stream in streams if stream.name in active]
-    if any(prefixes.count(prefix) > 1 for prefix in voices):
-        raise UserError(f"expected a prefix of its own for every stream, found {prefixes}: set teachers.<name>.prefix")
+    for prefix in voices:
+        if prefixes.count(prefix) > 1:
+            same = " and ".join(stream.name for stream in streams if stream.prefix == prefix)
+            raise UserError(
+                f"expected a prefix of its own for every stream, found {prefix!r} for {same}: "
+                "set teachers.<name>.prefix"
+            )
     return streams
 
 

@@ -24,7 +24,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import tinyllm
 from tinyllm import runs
-from tinyllm.cli.alpha_grid import search_of, with_alpha_grid
+from tinyllm.cli.alpha_grid import own_folder, search_of, with_alpha_grid
 from tinyllm.cli.alpha_staged import Search, run_staged
 from tinyllm.cli.failures import Failure, collected, record
 from tinyllm.compose import config_folder, refuse_unknown_keys, register
@@ -164,7 +164,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", module=r"(lightning|torch|transformers)\b.*")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    register()
+    register(own_folder(arguments[1:]))
 
     def run(given: list[str]) -> None:
         GlobalHydra.instance().clear()  # a search runs several sweeps

@@ -18,6 +18,7 @@ from tinyllm.config import (
     RationalesConfig,
     Source,
     StudentConfig,
+    WeightingConfig,
     WhichTeachers,
 )
 from tinyllm.methods import alpha_of
@@ -78,6 +79,7 @@ def identity_of(config: ExperimentConfig | None, result: Result) -> Identity:
         shaping = replace(shaping, optimizer=base.optimizer, loss=base.loss, trainer=base.trainer)
     if which is WhichTeachers.none and result.method != TEACHER:
         shaping = replace(shaping, teachers={}, alpha={}, prompt=PromptConfig(), rationales=RationalesConfig())
+        shaping = replace(shaping, weighting=WeightingConfig())
     elif result.method != TEACHER:
         method = replace(config.method, teacher=single_teacher_of(config) or None)
         # Seeds may find different teachers to be the strongest: the same setting all the same.

@@ -42,8 +42,9 @@ def prompt_key(
     if recorded:
         return _digest({"recorded": 1})
     if not teacher.reads_prompts:
-        script = {"voice": teacher.model, "knows": str(teacher.knows), "version": SCRIPT_VERSION}
-        return _digest(script | {"kind": str(kind)})
+        script: dict[str, object] = {"voice": teacher.model, "knows": str(teacher.knows), "version": SCRIPT_VERSION}
+        wrong = {} if teacher.share is None else {"share": teacher.share}
+        return _digest(script | {"kind": str(kind)} | wrong)
     shape: dict[str, object] = {
         "template": TEMPLATE_VERSION,
         "kind": str(kind),
