@@ -135,7 +135,8 @@ def variants_of(frame: pd.DataFrame, identities: Sequence[Identity]) -> list[str
     """Each run's variant.
 
     The reference family is the one whose shared settings most runs of the dataset and the student have: a control that
-    trained three times as long stays the exception however many seeds it has.
+    trained three times as long stays the exception however many seeds it has. Then one that neither weighs its texts
+    nor leaves teachers out.
     """
     variants = [""] * len(frame)
     shared: Counter[tuple[object, ...]] = Counter()
@@ -152,6 +153,8 @@ def variants_of(frame: pd.DataFrame, identities: Sequence[Identity]) -> list[str
             key=lambda i: (
                 NO_CONFIG in identities[i].values,
                 -shared[row["dataset"], row["student"], row["split"], identities[i].shared_settings],
+                identities[i].values.get("weighting.name", "uniform") != "uniform",
+                identities[i].values.get("ablation.drop", "[]") != "[]" and row["ablation"] == "none",
                 -sizes[identities[i].family],
                 identities[i].family,
             ),

@@ -6,6 +6,7 @@ import json
 
 import pandas as pd
 
+from tinyllm.config import Weighting
 from tinyllm.reporting.figures.drawing import (
     LOOKS,
     Figure,
@@ -64,7 +65,10 @@ def misleading(study: Study) -> list[Figure]:
     metric = study.metric.value
     for place, (title, runs) in enumerate(sets):
         left, right = axes[2 * place], axes[2 * place + 1]
-        for number, (name, own) in enumerate(runs.groupby("weighting", sort=False)):
+        by_name = [(name, runs[runs["weighting"] == name]) for name in Weighting]
+        for number, (name, own) in enumerate(by_name):
+            if own.empty:
+                continue
             look = (*LOOKS[number % len(LOOKS)], str(name))
             shares = by_number(own, "wrong_share")
             errorbar(left, [(share, *percent_interval(at, metric)) for share, at in shares], *look)

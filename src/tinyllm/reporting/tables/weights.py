@@ -25,14 +25,14 @@ def weights(study: Study) -> list[Table]:
             }
             mean, low, high = t_interval(last["mean"]) if len(own) > 1 else (last["mean"][0], None, None)
             numbers = [Cell(mean, low, high), *(Cell(sum(last[key]) / len(own)) for key in ("spread", "zeros"))]
-            where = (str(runs["dataset"].iloc[0]), str(runs["student"].iloc[0]), name, teacher)
+            where = (*(str(runs[column].iloc[0]) for column in ("dataset", "student", "weighting")), name, teacher)
             lines.append((*(Cell(text=text) for text in where), *numbers, Cell(text=str(len(own)))))
     if not lines:
         return []
     table = Table(
         "weights",
         "Weights of the teachers' texts",
-        ("dataset", "student", "method", "teacher", "mean weight", "spread", "share of zeros", "seeds"),
+        ("dataset", "student", "weighting", "method", "teacher", "mean weight", "spread", "share of zeros", "seeds"),
         tuple(lines),
         (
             "Over the training questions that the teacher has a text on; times α in the loss. On each question the "
