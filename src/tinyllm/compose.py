@@ -53,6 +53,12 @@ def register(own: Path | None = None) -> None:
     OmegaConf.register_new_resolver("stem", lambda path: Path(path).stem if path else "jsonl", replace=True)
 
 
+def options_of(group: str) -> list[str]:
+    """The shipped options of a group."""
+    folders = ("teachers", "teacher") if group == "teachers" else (group,)
+    return sorted(file.stem for name in folders for file in (config_folder() / name).glob("*.yaml"))
+
+
 def compose(stage: str, overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictConfig:
     """A stage's configuration, composed without running the stage; also inside of a running one.
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from tinyllm.cli.alpha_grid import search_of
+from tinyllm.cli.main import one_line
 from tinyllm.compose import compose as compose_stage
 from tinyllm.config import Engine, ExperimentConfig, TeacherConfig
 from tinyllm.data import minilab
@@ -68,6 +71,17 @@ def test_a_set_is_a_list_of_names_without_a_file_of_its_own() -> None:
     assert list(compose_stage("train", ["teachers=qwen3_4b"]).teachers) == ["qwen3_4b"]
     mixed = compose_stage("train", ["experiment=table1", "teachers=[smollm2,minilab]"])
     assert list(mixed.teachers) == ["smollm2", "terse", "wordy"] and mixed.alpha.terse == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [("teachers=[terse,nobody]", r"^teachers=nobody: no such option; expected one of .*minilab4.*qwen3_4b"),
+     ("teachers=[terse,terse]", r"^[^\n]*teachers\.terse appears more than once[^\n]*$")],
+)  # fmt: skip
+def test_a_wrong_list_is_told_in_one_line(given: str, named: str) -> None:
+    with pytest.raises(HydraException) as error:
+        compose_stage("train", [given])
+    assert re.search(named, one_line(error.value))
 
 
 def test_every_teacher_is_a_set_of_one_and_no_two_share_a_prefix() -> None:
