@@ -26,9 +26,11 @@ from tinyllm.config import (
     Target,
     TeacherConfig,
     TrainerConfig,
+    Weighting,
+    WeightingConfig,
     WhichTeachers,
 )
-from tinyllm.methods import prompt_kinds
+from tinyllm.methods import prompt_kinds, weighs_texts
 from tinyllm.records import PromptKind
 from tinyllm.runs import NOT_RESULT_INSIDE
 from tinyllm.teachers.stored import is_recorded
@@ -119,6 +121,16 @@ RUN_RULES = (
     OfRun(("prompt.example_source",), "prompt.examples=0", lambda c: c.prompt.examples == 0),
     OfRun(("rationales.recorded",), "only data.source=release has published texts",
           lambda c: c.data.source is not Source.release),
+    OfRun(_of("weighting", WeightingConfig), "the method teaches no teacher's text", lambda c: not weighs_texts(c)),
+    OfRun(("weighting.floor",), "only weighting=correct has one", lambda c: c.weighting.name is not Weighting.correct),
+    OfRun(("weighting.temperature",), "only weighting=consensus, confidence and surprisal have one",
+          lambda c: c.weighting.name not in (Weighting.consensus, Weighting.confidence, Weighting.surprisal)),
+    OfRun(("weighting.embeddings",), "only weighting=consensus compares texts",
+          lambda c: c.weighting.name is not Weighting.consensus),
+    OfRun(("weighting.folds",), "only weighting=router has a classifier",
+          lambda c: c.weighting.name is not Weighting.router),
+    OfRun(("weighting.lr",), "only weighting=learned is trained",
+          lambda c: c.weighting.name is not Weighting.learned),
     OfRun(("method.teacher",), "the method takes no single teacher",
           lambda c: not (_takes(c, WhichTeachers.one) or c.method.source_rationale)),
     OfRun(("data.hub_id", "data.hub_config", "data.hub_revision"), "data.source is not hub",

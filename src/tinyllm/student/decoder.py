@@ -41,7 +41,7 @@ from tinyllm.data.tokens import Form
 from tinyllm.errors import UserError
 from tinyllm.student.cpu_speed import accelerate
 from tinyllm.student.generation import greedy
-from tinyllm.student.losses import batch_loss, mean_by_text, moved, token_fields
+from tinyllm.student.losses import batch_loss, mean_by_text, moved, ranks, token_fields
 
 TREE = "tinyllm_tree"
 """Name of the attention function."""
@@ -419,6 +419,12 @@ def prepare(model: PreTrainedModel, accelerator: Accelerator) -> None:
 def token_losses(model: PreTrainedModel, batch: TreeBatch, factor_M: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The batch's loss, a scalar, and each target token's cross-entropy [M] in nats, detached; see `batch_loss`."""
     return batch_loss(_head(model), target_states(model, batch), batch, factor_M)
+
+
+@torch.no_grad()
+def token_ranks(model: PreTrainedModel, batch: TreeBatch) -> tuple[Tensor, Tensor]:
+    """Place among the vocabulary and cross-entropy (nats) of each target token, [M] each; see `losses.ranks`."""
+    return ranks(_head(model), target_states(model, batch), batch.label_M)
 
 
 def _head(model: PreTrainedModel) -> torch.nn.Module:

@@ -29,7 +29,7 @@ from tinyllm.data.tokens import Form
 from tinyllm.errors import UserError
 from tinyllm.student.cpu_speed import accelerate, dropout
 from tinyllm.student.generation import greedy
-from tinyllm.student.losses import batch_loss, is_plain_linear, mean_by_text, moved, token_fields
+from tinyllm.student.losses import batch_loss, is_plain_linear, mean_by_text, moved, ranks, token_fields
 
 ALIKE = 2.0
 """Lengths of one attention group differ by this factor at most, where the group has `FEW` rows already."""
@@ -375,6 +375,12 @@ def read(model: T5ForConditionalGeneration, sources: Sequence[Sequence[int]]) ->
     embedded_ND = model.get_input_embeddings()(torch.tensor(flat, device=model.device))
     encoded_ND = _encode(model, embedded_ND, moved(groups, model.device))
     return Memory([tuple(source) for source in sources], encoded_ND, first)
+
+
+@torch.no_grad()
+def token_ranks(model: T5ForConditionalGeneration, batch: FlatBatch) -> tuple[Tensor, Tensor]:
+    """Place among the vocabulary and cross-entropy (nats) of each target token, [M] each; see `losses.ranks`."""
+    return ranks(model.lm_head, target_states(model, batch), batch.label_M)
 
 
 @torch.no_grad()

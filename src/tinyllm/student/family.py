@@ -33,6 +33,10 @@ class Family(Protocol):
         """`losses.batch_loss` of a batch: the loss, a scalar, and each token's cross-entropy [M] in nats, detached."""
         ...
 
+    def token_ranks(self, model: Any, batch: Any) -> tuple[Tensor, Tensor]:
+        """`losses.ranks` of a batch: place among the vocabulary and cross-entropy of each target token, [M] each."""
+        ...
+
     def read(self, model: Any, sources: Sequence[Sequence[int]]) -> Any:
         """What the model remembers of sources, for `rank` and `generate`: they are read here, and only here."""
         ...

@@ -100,6 +100,17 @@ def linear_cross_entropy(
     return loss, losses
 
 
+@torch.no_grad()
+def ranks(head: nn.Module, states_MD: Tensor, label_M: Tensor) -> tuple[Tensor, Tensor]:
+    """Place of every target token among the vocabulary (1 is the likeliest), and its cross-entropy (nats): [M] each."""
+    places, losses = [], []
+    for states, labels in zip(states_MD.split(CHUNK), label_M.split(CHUNK), strict=True):
+        logits = head(states).float()
+        places.append(1 + (logits > logits.gather(1, labels[:, None])).sum(dim=1))
+        losses.append(nn.functional.cross_entropy(logits, labels, reduction="none"))
+    return torch.cat(places), torch.cat(losses)
+
+
 def mean_by_text(losses_M: Tensor, text_M: Tensor) -> Tensor:
     """Mean token loss of every target text: [texts], in the order of the pairs."""
     count = int(text_M.max()) + 1

@@ -49,6 +49,19 @@ def student_vocabulary(student: StudentConfig) -> str:
         ) from error
 
 
+def check_confidence(teacher: TeacherConfig) -> None:
+    """Refuse a teacher that can't say how much it expects an answer.
+
+    Raises:
+        UserError: for a scripted teacher or one behind a server.
+    """
+    if not teacher.scores_options:
+        raise UserError(
+            f"weighting=confidence: expected teachers with engine=transformers, which have likelihoods, found "
+            f"{teacher.name} ({teacher.engine} engine): choose another weighting"
+        )
+
+
 def check_scorer(teacher: TeacherConfig) -> None:
     """Refuse a teacher whose likelihoods can't be read.
 

@@ -78,17 +78,24 @@ class TransformersEngine:
         self._load()
         return self._tokenizer
 
-    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[list[Completion]]:
-        """Mean token log-likelihood (nats, the end token included) of every option after its source.
+    def score(self, requests: Iterable[ScoreRequest], *, continues: bool = False) -> Iterator[list[Completion]]:
+        """Mean token log-likelihood (nats) of every option after its source.
+
+        An encoder-decoder's includes the end token. A decoder reads the option after the source and a space, plain
+        text without chat template; it seldom ends after a short answer, so its end token doesn't count.
 
         A completion's text is the JSON list of the scores, in the order of the options.
 
+        Args:
+            requests: what to score.
+            continues: an option continues the text of its source, which a decoder can score too.
+
         Raises:
-            UserError: the model can't be loaded, or is no encoder-decoder.
+            UserError: the model can't be loaded, or is a decoder and the options don't continue their source.
         """
         for batch in in_batches(requests, self.batch_size):
             self._load()
-            if not self._model.config.is_encoder_decoder:
+            if not (self._model.config.is_encoder_decoder or continues):
                 raise UserError(f"{self.name}: expected an encoder-decoder to score options, found a decoder alone")
             yield self._score(batch)
 
@@ -96,14 +103,38 @@ class TransformersEngine:
         import torch
 
         try:
-            scores = self._option_scores(batch)
+            decoder = not self._model.config.is_encoder_decoder
+            scores = self._scores_of_decoder(batch) if decoder else self._option_scores(batch)
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
             if len(batch) > 1:
                 middle = len(batch) // 2
                 return self._score(batch[:middle]) + self._score(batch[middle:])
             return [Completion(batch[0].id, "", "error", error="the GPU's memory is too small for this question")]
-        return [Completion(r.id, json.dumps(row), "stop") for r, row in zip(batch, scores, strict=True)]
+        lengths = [len(ids) for ids in self._tokenizer([r.source for r in batch])["input_ids"]]
+        rows = zip(batch, scores, lengths, strict=True)
+        return [Completion(r.id, json.dumps(row), "stop", prompt_tokens=length) for r, row, length in rows]
+
+    def _scores_of_decoder(self, batch: Sequence[ScoreRequest]) -> list[list[float]]:
+        import torch
+
+        sources = self._tokenizer([r.source for r in batch])["input_ids"]
+        texts = [[f" {option}" for option in r.options] for r in batch]
+        options = [self._tokenizer(own, add_special_tokens=False)["input_ids"] for own in texts]
+        pairs = [(source, option) for source, own in zip(sources, options, strict=True) for option in own]
+        length = max(len(source) + len(option) for source, option in pairs)
+        ids = torch.full((len(pairs), length), self._tokenizer.pad_token_id)
+        mask, inside = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
+        for row, (source, option) in enumerate(pairs):
+            end = len(source) + len(option)
+            ids[row, :end], mask[row, :end] = torch.tensor([*source, *option]), 1
+            inside[row, len(source) : end] = True
+        ids, inside = ids.to(self._model.device), inside.to(self._model.device)[:, 1:]
+        with torch.inference_mode():
+            logits = self._model(input_ids=ids, attention_mask=mask.to(ids.device)).logits[:, :-1].float()
+            losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+        means = iter((-(losses * inside).sum(dim=1) / inside.sum(dim=1)).tolist())
+        return [[next(means) for _ in own] for own in options]
 
     def _option_scores(self, batch: Sequence[ScoreRequest]) -> list[list[float]]:
         import torch

@@ -74,7 +74,8 @@ def test_in_short(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("tinyllm", right=first(24))
     make_run("full_ft", right=first(6))
     assert in_short(made(tmp_path)) == (
-        "Holds: TinyLLM is above the untrained student (+50.0 points); TinyLLM is above full fine-tuning (+45.0 points). "
+        "Holds: TinyLLM is above the untrained student (+50.0 points); TinyLLM is above full fine-tuning "
+        "(+45.0 points). "
         "With one seed this is about one training run each: another seed can differ by more."
     )
     make_run("tinyllm", seed=1, right=first(24))
