@@ -54,6 +54,7 @@ format: $(DEV)  ## let ruff format and fix
 
 bench: $(RUN)  ## training and evaluation speed against the plain way; ROOT=<published data> for OBQA
 	$(BIN)/python experiments/throughput/run.py $(if $(ROOT),--root $(ROOT))
+	$(BIN)/python experiments/throughput/decoders.py $(if $(ROOT),--root $(ROOT))
 
 docs: $(RUN)  ## write conf/README.md, the reference of all options and keys
 	$(BIN)/python -m tinyllm.cli.reference

@@ -34,14 +34,29 @@ def config_folder() -> Path:
     return inside if inside.is_dir() else package.parents[1] / "conf"
 
 
-def register() -> None:
-    """Make the schemas and resolvers known to Hydra; may be called again."""
+def register(own: Path | None = None) -> None:
+    """Make the schemas, the resolvers and every teacher as a set of one known to Hydra; may be called again.
+
+    Args:
+        own: folder of the user's own options (`--config-dir`).
+    """
     store = ConfigStore.instance()
+    folders = [config_folder(), *([own] if own is not None else [])]
+    sets = {file.stem for folder in folders for file in (folder / "teachers").glob("*.yaml")}
+    for name in sorted({file.stem for folder in folders for file in (folder / "teacher").glob("*.yaml")} - sets):
+        alone = {"defaults": [{f"/teacher@teachers.{name}": name}, "_self_"], "alpha": {name: 1.0}}
+        store.store(group="teachers", name=name, package="_global_", node=alone)
     for stage, node in SCHEMAS.items():
         store.store(name=f"{stage}_schema", node=node)
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)
     OmegaConf.register_new_resolver("topic_of", pinned_topic, replace=True)
     OmegaConf.register_new_resolver("stem", lambda path: Path(path).stem if path else "jsonl", replace=True)
+
+
+def options_of(group: str) -> list[str]:
+    """The shipped options of a group."""
+    folders = ("teachers", "teacher") if group == "teachers" else (group,)
+    return sorted(file.stem for name in folders for file in (config_folder() / name).glob("*.yaml"))
 
 
 def compose(stage: str, overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictConfig:

@@ -142,6 +142,27 @@ class WhichTeachers(StrEnum):
     """Every teacher of the set."""
 
 
+class Weighting(StrEnum):
+    """How much each teacher's text on a question counts beside the others': 1 on average over them."""
+
+    uniform = "uniform"
+    """All alike."""
+    correct = "correct"
+    """The teacher solves the question itself: 1, else `weighting.floor`."""
+    consensus = "consensus"
+    """The text says what the other teachers' texts say."""
+    confidence = "confidence"
+    """The teacher expects the right answer after its own text."""
+    surprisal = "surprisal"
+    """The text is new to the student, but not strange to it (rank-surprisal ratio; Yang et al. 2026)."""
+    router = "router"
+    """One text a question: of the teacher that a classifier expects to solve it."""
+    random_router = "random_router"
+    """One text a question, at random: the control for `router`."""
+    learned = "learned"
+    """exp(-s) for a teacher, with s trained beside the student (Kendall et al. 2018)."""
+
+
 class Accelerator(StrEnum):
     """What a student runs on."""
 
@@ -242,7 +263,14 @@ class StudentConfig:
     name: str = MISSING
     """Name of the student in results and in the run's folder."""
     pretrained: str | None = None
-    """Hub id or folder; null: random weights in `architecture`, with a tokenizer made from the run's texts."""
+    """Hub id, folder, or `package:<name>` for the folder of an installed Python package, of a T5 or a decoder; null:
+    random weights in `architecture`, with a tokenizer made from the run's texts."""
+    gguf_file: str | None = None
+    """File inside `pretrained`, for weights in GGUF; they are de-quantized."""
+    chat: bool = False
+    """Of a decoder: put question and instruction into the model's chat template; false reads and writes plain text."""
+    lora_modules: list[str] = field(default_factory=lambda: ["q", "v"])
+    """What `method.lora.target_modules` is by default: names of linear layers, or `all-linear` for all but the head."""
     revision: str | None = None
     """Commit, branch or tag of `pretrained` on the hub; null for the newest."""
     architecture: dict[str, float | int | str | bool] = field(default_factory=dict)
@@ -273,6 +301,8 @@ class TeacherConfig:
     """File inside `model`, for weights in GGUF."""
     knows: Knows = Knows.all
     """Of a scripted teacher: the links that it knows."""
+    share: float | None = None
+    """Of minilab's `misleading` teacher: share of its texts that are wrong, 0 to 1; null for every other."""
     chat: bool = False
     """Use the model's chat template; false sends plain text."""
     prefix: str = MISSING
@@ -410,7 +440,7 @@ class LoraConfig:
     dropout: float = 0.05
     """Probability, on the adapters' input."""
     target_modules: list[str] = field(default_factory=lambda: ["q", "v"])
-    """Names of the linear layers that get adapters."""
+    """Names of the linear layers that get adapters; `all-linear` for all but the head."""
 
 
 @dataclass
@@ -429,6 +459,26 @@ class MethodConfig:
     """Train adapters in place of the weights; null trains all weights."""
     streams: dict[str, StreamConfig] = field(default_factory=dict)
     """The streams by name: each a weighted pair of source and target."""
+
+
+@dataclass
+class WeightingConfig:
+    """Whom to believe, question by question: the factor of a teacher's text beside the teacher's α."""
+
+    name: Weighting = Weighting.uniform
+    """How much each teacher's text counts."""
+    drop_conflicts: bool = False
+    """Leave out all texts on a question where one of them concludes on another option than the right one."""
+    floor: float = 0.0
+    """Of `correct`: what a text counts whose teacher doesn't solve the question, 0 to 1."""
+    temperature: float = 1.0
+    """Of `consensus`, `confidence` and `surprisal`, above 0: the lower, the more the best text of a question counts."""
+    embeddings: str | None = None
+    """Of `consensus`: hub id or folder of a sentence-transformers model; null compares words (TF-IDF)."""
+    folds: int = 5
+    """Of `router`: parts of the training questions; the classifier of each is trained on the others."""
+    lr: float = 1e-2
+    """Of `learned`: peak learning rate of s."""
 
 
 @dataclass
@@ -550,6 +600,7 @@ class ExperimentConfig:
     """Stream weight of each teacher (α of equation 2); 0 drops the stream."""
     method: MethodConfig = field(default_factory=MethodConfig)
     ablation: AblationConfig = field(default_factory=AblationConfig)
+    weighting: WeightingConfig = field(default_factory=WeightingConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     rationales: RationalesConfig = field(default_factory=RationalesConfig)
     loss: LossConfig = field(default_factory=LossConfig)

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from tinyllm.compose import compose
 from tinyllm.config import EvaluateConfig, ExperimentConfig, Source, StreamConfig, Target, WhichTeachers
-from tinyllm.methods import alpha_of, two_samples_of
+from tinyllm.methods import alpha_of, two_samples_of, weighs_texts
 from tinyllm.paper import ABLATIONS, ALPHA_GRID, DATASETS, METHODS, STUDENTS, TEACHERS
 from tinyllm.runs import NOT_RESULT_INSIDE
 
@@ -23,6 +23,7 @@ STATED = {
     "evaluation.split", "method.name", "method.train", "ablation.name", "ablation.drop",  # tables 1 and 2
     "prompt.teacher_forcing", "prompt.example_source",  # section 3.2
     "loss.reduction", "rationales.shuffle",  # equations 3 and 4
+    "weighting.name",  # equation 2
 }  # fmt: skip
 """Keys whose value the paper gives; `*` stands for a teacher. Of all others `experiment=paper` has a value of ours."""
 _STREAMS_OF_OURS = ("pinto", "standard_kd")
@@ -39,6 +40,7 @@ NO_DEVIATION = {
     "rationales.splits": "what the teachers are asked about; training reads what it needs",
     "evaluation.rationales": "written beside the answers",
     "evaluation.max_rationale_tokens": "written beside the answers",
+    "student.lora_modules": "method.lora.target_modules says it",
     "method.teacher": "the paper takes the best of its teachers",
     "teachers.*.name": "the key that it stands under",
     "teachers.*.engine": "a server gives what the model gives",
@@ -180,6 +182,8 @@ def _unread(key: str, config: ExperimentConfig) -> bool:
         if name == "source":
             return not known_data or config.data.source in (Source.hub, Source.release)
         return not known_data or (name != "topic" and config.data.source is not Source.hub)
+    if group == "weighting":
+        return not weighs_texts(config)
     if key == "rationales.recorded":
         return config.data.source is not Source.release
     if name.startswith(("architecture", "trim_vocabulary")) and group == "student":

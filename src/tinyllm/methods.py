@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from tinyllm.config import (
@@ -16,6 +16,7 @@ from tinyllm.config import (
     StreamLoss,
     Target,
     TeacherConfig,
+    Weighting,
     WhichTeachers,
 )
 from tinyllm.errors import UserError
@@ -55,6 +56,8 @@ class Stream:
     """Share of the tokens of the source's rationale that are masked."""
     replace: float = 0.0
     """Share of them that are replaced with random tokens; of both, a question and epoch gets one, by a fair coin."""
+    importance: Mapping[str, float] = field(default_factory=dict)
+    """Question id -> factor of its loss (`weighting`), 0 or more; 1 where none is given. At 0 nothing is computed."""
 
     def __str__(self) -> str:
         parts = [f"weight {self.weight:g}", f"prefix {self.prefix!r}", f"{len(self.targets)} targets"]
@@ -64,6 +67,9 @@ class Stream:
         perturbed = " or ".join(f"{share:.0%} {way}" for share, way in ways if share)
         if perturbed:
             parts.append(f"tokens of the source's rationale: {perturbed}")
+        if self.importance:
+            given = [self.importance.get(question_id, 1.0) for question_id in self.targets]
+            parts.append(f"importance {sum(given) / len(given):.3f} on average, 0 for {given.count(0)}")
         return f"stream {self.name}: {', '.join(parts)}"
 
 
@@ -112,6 +118,19 @@ def prompt_kinds(method: MethodConfig, prompt: PromptConfig) -> list[PromptKind]
     if method.source_rationale:
         kinds.add(PromptKind.per_option)
     return [kind for kind in PromptKind if kind in kinds]
+
+
+def kinds_to_ask(config: ExperimentConfig) -> list[PromptKind]:
+    """All kinds of texts that a run reads: those of its method, and solutions where its weighting goes by them."""
+    kinds = set(prompt_kinds(config.method, config.prompt))
+    if weighs_texts(config) and config.weighting.name in (Weighting.correct, Weighting.router):
+        kinds.add(PromptKind.solve)
+    return [kind for kind in PromptKind if kind in kinds]
+
+
+def weighs_texts(config: ExperimentConfig) -> bool:
+    """Whether a run's method teaches teachers' texts, which a weighting could weigh."""
+    return config.method.train and teaches(config.method, Target.rationale)
 
 
 def rationale_kind(method: MethodConfig, prompt: PromptConfig) -> PromptKind:
@@ -240,8 +259,13 @@ def build_streams(
         raise UserError(f"expected a name of its own for every stream, found {names}: rename a teacher or a stream")
     prefixes = [stream.prefix for stream in streams]
     voices = [stream.prefix for stream in streams if stream.name in active]
-    if any(prefixes.count(prefix) > 1 for prefix in voices):
-        raise UserError(f"expected a prefix of its own for every stream, found {prefixes}: set teachers.<name>.prefix")
+    for prefix in voices:
+        if prefixes.count(prefix) > 1:
+            same = " and ".join(stream.name for stream in streams if stream.prefix == prefix)
+            raise UserError(
+                f"expected a prefix of its own for every stream, found {prefix!r} for {same}: "
+                "set teachers.<name>.prefix"
+            )
     return streams
 
 

@@ -75,6 +75,27 @@ def student_source(question: Question, prefix: str, rationale: str = "") -> tupl
     return prefix, context, f"{question.question}\n{options(question.choices)}", tail
 
 
+def student_prompt(question: Question, rationale: str = "") -> tuple[str, str, str]:
+    """What a student without an encoder reads first, in parts to be concatenated: context, question, rationale.
+
+    Each part ends with a newline, at which a byte-level tokenizer splits, or is empty; so the tokens of the parts are
+    the tokens of the whole. `instruction` comes next.
+
+    Args:
+        question: the question, which stands with its options.
+        rationale: a teacher's text that the student reads with the question (PINTO); empty for none.
+    """
+    context = f"{question.context.strip()}\n" if question.context.strip() else ""
+    tail = f"{RATIONALE_LABEL.strip()} {rationale.strip()}\n" if rationale.strip() else ""
+    return context, f"{question.question.strip()}\n{options(question.choices)}".rstrip() + "\n", tail
+
+
+def instruction(prefix: str) -> str:
+    """A stream's prefix as it stands behind the question: `Explain:` for `explain: `, and `Answer:` for `predict: `."""
+    words = prefix.strip()
+    return "Answer:" if words == "predict:" else words[:1].upper() + words[1:]
+
+
 def teacher_prompt(
     question: Question,
     examples: Sequence[Example],

@@ -201,6 +201,10 @@ class Result(Scores):
     """Weights of the student."""
     trained_parameters: int = 0
     """Weights that training changed: fewer than `parameters` with LoRA, 0 where nothing was trained."""
+    weights: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """What the weighting gave each teacher's texts: teacher -> their `mean`, `spread` (standard deviation) and share of
+    `zeros`, over the questions it has a text on; one number each, or one an epoch where weights are learned. Empty
+    where all are 1."""
     selected_by: str = "accuracy"
     """Which accuracy `valid_accuracy` is: a `config.Metric`."""
     valid_examples: int = 0

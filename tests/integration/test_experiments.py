@@ -24,13 +24,13 @@ experiments = load_script(EXPERIMENTS / "run.py")
 
 def test_the_papers_tables_and_figures_are_there_at_both_scales() -> None:
     paper = {"table1", "table2_ablation", "fig2_train_size", "fig3_alpha", "fig4_cases"}
-    assert {name for name, scale in SCALES if scale == "paper"} == paper
-    assert {name for name, scale in SCALES if scale == "minilab"} == {*paper, "minilab"}
+    assert {name for name, scale in SCALES if scale == "paper"} == {*paper, "teachers"}
+    assert {name for name, scale in SCALES if scale == "minilab"} == {*paper, "teachers", "minilab"}
     assert set(NAMES) <= {path.stem for path in (config_folder() / "experiment").glob("*.yaml")}
     for name in NAMES:
-        assert (
-            (EXPERIMENTS / name / "sweep.yaml").read_text().startswith(f"# make experiment NAME={name} SCALE=minilab")
-        )
+        first = next(scale for other, scale in SCALES if other == name and scale != "choose")
+        text = (EXPERIMENTS / name / "sweep.yaml").read_text()
+        assert text.startswith(f"# make experiment NAME={name} SCALE={first}")
 
 
 @pytest.mark.parametrize(("name", "scale"), SCALES)

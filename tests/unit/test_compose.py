@@ -20,11 +20,31 @@ GROUPS = {
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
 CONTRACT = {
     "data": {"minilab", "obqa", "arc", "piqa", "riddle", "pubmedqa", "bioasq", "jsonl"},
-    "student": {"tiny", "flan_t5_small", "flan_t5_base", "flan_t5_large"},
-    "teachers": {"minilab", "paper", "flan_t5_xl", "llama2_7b_chat", "smollm2"},
+    "student": {
+        "tiny",
+        "flan_t5_small",
+        "flan_t5_base",
+        "flan_t5_large",
+        "smollm2",
+        "smollm2_360m",
+        "qwen3_0_6b",
+        "llama3_2_1b",
+        "gemma3_270m",
+    },
+    "teachers": {"minilab", "paper", "flan_t5_xl", "llama2_7b_chat", "smollm2", "minilab4"},
     "method": {"inference", "full_ft", "lora", "pinto", "standard_kd", "step_by_step", "tinyllm"},
     "ablation": {"none", "no_in_context", "no_llama", "no_t5", "no_diverse_teachers", "no_teacher_forcing"},
     "alpha": {"uniform", "grid", "staged"},
+    "weighting": {
+        "uniform",
+        "correct",
+        "consensus",
+        "confidence",
+        "surprisal",
+        "router",
+        "random_router",
+        "learned",
+    },
     "trainer": {"cpu", "gpu", "ddp", "deepspeed_zero2", "deepspeed_zero3", "fsdp"},
     "logger": {"csv", "wandb"},
     "experiment": {
@@ -36,6 +56,7 @@ CONTRACT = {
         "fig2_train_size",
         "fig3_alpha",
         "fig4_cases",
+        "teachers",
     },
 }
 
@@ -58,7 +79,7 @@ def test_every_option_composes(group: str, option: str) -> None:
     refuse_unknown_keys(config)
     typed = OmegaConf.to_object(config)
     assert isinstance(typed, ExperimentConfig)
-    if group in ("data", "student", "method", "ablation", "logger"):
+    if group in ("data", "student", "method", "ablation", "logger", "weighting"):
         assert getattr(typed, group).name == ("questions" if option == "jsonl" else option)
 
 
@@ -81,7 +102,7 @@ def test_the_paper_preset_sets_the_settings_of_section_4_1(student: str) -> None
     assert config.student.max_source_length == 1024 and config.trainer.gradient_clip is None
 
 
-@pytest.mark.parametrize("name", sorted(CONTRACT["experiment"] - {"minilab", "authors_code"}))
+@pytest.mark.parametrize("name", sorted(CONTRACT["experiment"] - {"minilab", "authors_code", "teachers"}))
 def test_every_experiment_has_the_papers_settings(name: str) -> None:
     """And the call's own choice stands."""
     teachers, student = ["teachers=paper"], ["student=flan_t5_small"]

@@ -10,7 +10,7 @@ import pytest
 import tinyllm
 
 PACKAGE = Path(tinyllm.__file__).parent
-ROOMS = ("data", "teachers", "student", "evaluation", "reporting", "cli")
+ROOMS = ("data", "teachers", "student", "weighting", "evaluation", "reporting", "cli")
 """From the bottom to the top; the modules at the root lie below all of them."""
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import cast
 
@@ -35,7 +36,8 @@ def search_of(arguments: list[str]) -> str | None:
         raise UserError(f"alpha={name}: expected no other option of alpha, found several: sweep in two calls")
     if not {"-m", "--multirun"} & set(arguments):
         raise UserError(f"alpha={name}: expected a sweep, found a single run: add -m")
-    chosen = [a for a in arguments if a.split("=")[0] in ("teachers", "experiment") and "," in a]
+    without_lists = {a: re.sub(r"\[[^]]*\]", "", a) for a in arguments}  # a list of teachers is one set
+    chosen = [a for a in arguments if a.split("=")[0] in ("teachers", "experiment") and "," in without_lists[a]]
     if chosen:
         raise UserError(
             f"alpha={name}: expected one teacher set, found {' '.join(chosen)}: sweep over sets in calls of their own"
@@ -73,8 +75,14 @@ def with_alpha_grid(stage: str, arguments: list[str]) -> list[str]:
 
 def own_folders(arguments: list[str]) -> list[str]:
     """`--config-dir <folder>`, as an override: composing alone knows no options."""
+    folder = own_folder(arguments)
+    return [f"hydra.searchpath=[file://{folder}]"] if folder else []
+
+
+def own_folder(arguments: list[str]) -> Path | None:
+    """The folder of `--config-dir <folder>`."""
     folder = _split(arguments)[0].config_dir
-    return [f"hydra.searchpath=[file://{Path(folder).resolve()}]"] if folder else []
+    return Path(folder).resolve() if folder else None
 
 
 def overrides_of(arguments: list[str]) -> list[str]:

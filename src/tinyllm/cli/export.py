@@ -7,11 +7,14 @@ import shutil
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from transformers import AutoConfig, AutoTokenizer
 
 from tinyllm import runs
 from tinyllm.config import ExportConfig
 from tinyllm.errors import UserError
 from tinyllm.methods import alpha_of, answer_prefix, single_teacher
+from tinyllm.prompts import instruction
+from tinyllm.student.family import family_of
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +30,12 @@ def main(config: ExportConfig, _: Path) -> None:
     card = Environment(
         loader=PackageLoader("tinyllm", "reporting/templates"), undefined=StrictUndefined, trim_blocks=True
     ).get_template("model_card.md.jinja")
+    model = AutoConfig.from_pretrained(student)
+    form = family_of(model).form(AutoTokenizer.from_pretrained(student), chat=trained.student.chat)
     text = card.render(
         config=trained,
+        form=form,
+        instruction=instruction,
         result=result,
         answer_prefix=answer_prefix(trained.method),
         reader=single_teacher(trained.method, trained.teachers) if trained.method.source_rationale else None,
@@ -39,4 +46,5 @@ def main(config: ExportConfig, _: Path) -> None:
     if (run / runs.ADAPTER).is_dir():
         shutil.copytree(run / runs.ADAPTER, output / "adapter", ignore=shutil.ignore_patterns("README.md"))
     (output / "README.md").write_text(text, encoding="utf-8")
-    log.info("%s: load it with transformers' AutoModelForSeq2SeqLM.from_pretrained", output)
+    kind = "AutoModelForSeq2SeqLM" if model.is_encoder_decoder else "AutoModelForCausalLM"
+    log.info("%s: load it with transformers' %s.from_pretrained", output, kind)

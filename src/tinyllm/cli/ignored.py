@@ -26,9 +26,11 @@ from tinyllm.config import (
     Target,
     TeacherConfig,
     TrainerConfig,
+    Weighting,
+    WeightingConfig,
     WhichTeachers,
 )
-from tinyllm.methods import prompt_kinds
+from tinyllm.methods import prompt_kinds, weighs_texts
 from tinyllm.records import PromptKind
 from tinyllm.runs import NOT_RESULT_INSIDE
 from tinyllm.teachers.stored import is_recorded
@@ -119,12 +121,24 @@ RUN_RULES = (
     OfRun(("prompt.example_source",), "prompt.examples=0", lambda c: c.prompt.examples == 0),
     OfRun(("rationales.recorded",), "only data.source=release has published texts",
           lambda c: c.data.source is not Source.release),
+    OfRun(_of("weighting", WeightingConfig), "the method teaches no teacher's text", lambda c: not weighs_texts(c)),
+    OfRun(("weighting.floor",), "only weighting=correct has one", lambda c: c.weighting.name is not Weighting.correct),
+    OfRun(("weighting.temperature",), "only weighting=consensus, confidence and surprisal have one",
+          lambda c: c.weighting.name not in (Weighting.consensus, Weighting.confidence, Weighting.surprisal)),
+    OfRun(("weighting.embeddings",), "only weighting=consensus compares texts",
+          lambda c: c.weighting.name is not Weighting.consensus),
+    OfRun(("weighting.folds",), "only weighting=router has a classifier",
+          lambda c: c.weighting.name is not Weighting.router),
+    OfRun(("weighting.lr",), "only weighting=learned is trained",
+          lambda c: c.weighting.name is not Weighting.learned),
     OfRun(("method.teacher",), "the method takes no single teacher",
           lambda c: not (_takes(c, WhichTeachers.one) or c.method.source_rationale)),
     OfRun(("data.hub_id", "data.hub_config", "data.hub_revision"), "data.source is not hub",
           lambda c: c.data.source is not Source.hub),
     OfRun(("data.root",), "data.source=builtin reads no files", lambda c: c.data.source is Source.builtin),
-    OfRun(("student.revision",), "random weights have none", lambda c: c.student.pretrained is None),
+    OfRun(("student.revision", "student.gguf_file"), "random weights have none",
+          lambda c: c.student.pretrained is None),
+    OfRun(("student.lora_modules",), "the method has no adapters", lambda c: c.method.lora is None),
     OfRun(("student.trim_vocabulary",), "student.pretrained brings its vocabulary",
           lambda c: c.student.pretrained is not None),
     OfRun((*_of("loss", LossConfig), *_of("optimizer", OptimizerConfig),

@@ -24,10 +24,10 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import tinyllm
 from tinyllm import runs
-from tinyllm.cli.alpha_grid import search_of, with_alpha_grid
+from tinyllm.cli.alpha_grid import own_folder, search_of, with_alpha_grid
 from tinyllm.cli.alpha_staged import Search, run_staged
 from tinyllm.cli.failures import Failure, collected, record
-from tinyllm.compose import config_folder, refuse_unknown_keys, register
+from tinyllm.compose import config_folder, options_of, refuse_unknown_keys, register
 from tinyllm.errors import UserError
 
 STAGES = {
@@ -53,7 +53,8 @@ def one_line(error: Exception) -> str:
         cause = cause.__cause__
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={option}: no such option; {_expected(option, sorted(error.options or []))}"
+        known = error.options or options_of(group)  # of a list Hydra doesn't tell the options
+        return f"{group}={option}: no such option; {_expected(option, sorted(known))}"
     if isinstance(cause, MissingMandatoryValue):
         return f"{cause.full_key or cause.key}: a value is needed; give {cause.full_key or cause.key}=..."
     if isinstance(cause, OmegaConfBaseException):
@@ -164,7 +165,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", module=r"(lightning|torch|transformers)\b.*")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    register()
+    register(own_folder(arguments[1:]))
 
     def run(given: list[str]) -> None:
         GlobalHydra.instance().clear()  # a search runs several sweeps

@@ -9,11 +9,20 @@ from pathlib import Path
 from rich.console import Console
 
 from tinyllm.cli.ignored import log_ignored
-from tinyllm.config import RationalesStageConfig, Target
+from tinyllm.config import RationalesStageConfig, Target, Weighting
 from tinyllm.data.questions import load_questions
 from tinyllm.errors import UserError
-from tinyllm.methods import prompt_kinds, single_teacher, teaches, uses_single_teacher
+from tinyllm.methods import (
+    kinds_to_ask,
+    prompt_kinds,
+    rationale_kind,
+    single_teacher,
+    teaches,
+    uses_single_teacher,
+    weighs_texts,
+)
 from tinyllm.records import PromptKind, Split
+from tinyllm.teachers.asking.confidence import ask_for_confidence
 from tinyllm.teachers.asking.plan import plan_turn, plan_turns
 from tinyllm.teachers.asking.scores import ask_for_scores
 from tinyllm.teachers.asking.turns import audit_turns, shard_of, take_turns
@@ -37,6 +46,11 @@ def main(config: RationalesStageConfig, _: Path) -> None:
         raise UserError(f"method={config.method.name}: expected a method that learns from teachers, found one without")
     console = Console(width=None if sys.stdout.isatty() else 160)
     store = RationaleStore(Path(config.store).expanduser())
+    more = [kind for kind in kinds_to_ask(config) if kind not in prompt_kinds(config.method, config.prompt)]
+    trusts = weighs_texts(config) and config.weighting.name is Weighting.confidence
+    if more or trusts:
+        what = "its own answers (solve)" if more else "scores of the right answer after its texts"
+        console.print(f"weighting={config.weighting.name}: every teacher is asked for {what} too", soft_wrap=True)
     turns = plan_turns(config, questions)
     summaries = []
     if not config.audit:
@@ -47,6 +61,11 @@ def main(config: RationalesStageConfig, _: Path) -> None:
             turn = plan_turn(config, teacher, PromptKind.solve, Split.train)
             asked = shard_of(questions[Split.train], config.shard)
             summaries.append(ask_for_scores(turn, config.student, store, asked, console))
+        if Split.train in config.rationales.splits and trusts:
+            asked = shard_of(questions[Split.train], config.shard)
+            for teacher in config.teachers.values():
+                turn = plan_turn(config, teacher, rationale_kind(config.method, config.prompt), Split.train)
+                summaries.append(ask_for_confidence(turn, store, asked, console))
     audits = audit_turns(turns, store, questions)
     console.print(audit_table(audits))
     file = store.folder / "audit.json"

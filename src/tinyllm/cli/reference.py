@@ -46,9 +46,10 @@ Contents: {contents}
 """
 EXTRA_GROUPS = {
     "teacher": "One file a teacher: `teachers` puts them together, `tinyllm evaluate teacher=<option>` takes one.",
+    "teachers": "A set; one teacher, by its name in `teacher`; or a list of them: `teachers=[flan_t5_xl,qwen3_4b]`.",
     "experiment": "Presets over all other groups.",
 }
-"""Groups without keys of their own, and what they are for."""
+"""Groups that take a word of explanation: what they are for."""
 PLACEHOLDERS = {"teachers": "<teacher>", "alpha": "<teacher>", "streams": "<stream>"}
 STAGES = {stage: node for stage, node in SCHEMAS.items() if stage != "train"}
 """Stages with keys of their own."""

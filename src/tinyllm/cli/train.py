@@ -20,6 +20,7 @@ from tinyllm.student.student import Student
 from tinyllm.student.trainer import check_target_length, resolve_precision
 from tinyllm.student.training import train
 from tinyllm.teachers.stored import resolve_strongest_teacher, source_rationales, training_streams
+from tinyllm.weighting.weigh import summary, weigh
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ def main(config: ExperimentConfig, folder: Path) -> None:
         log.info("differs from the paper: %s=%s (paper: %s)", key, own, paper)
     seed_everything(config.seed, verbose=False)
     student = Student.create(config, questions[Split.train], streams, rationales[Split.train], precision=precision)
+    streams = weigh(config, questions[Split.train], streams, student)
+    student.voices = {name: prefix for name, prefix in student.voices.items() if name in {s.name for s in streams}}
     loggers = make_loggers(config.logger, folder, digest, runs.as_mapping(config))
     trained = train(student, config, folder, questions, streams, rationales, loggers) if config.method.train else None
     if trained is not None and not trained.main_process:
@@ -65,6 +68,7 @@ def main(config: ExperimentConfig, folder: Path) -> None:
         trained,
         parameters=parameters,
         valid_examples=len(questions[Split.valid]),
+        weights=summary(streams, list(config.teachers), trained.weights if trained else {}),
     )
     runs.write_evaluation(evaluation.predictions, result, folder)
     log_result(loggers, result, evaluation.predictions)

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from tinyllm.config import Reduction
 from tinyllm.data.question_batches import QuestionBatch, question_batches
 from tinyllm.data.steps import Pair, StepSampler, StreamDataset
-from tinyllm.data.tokens import SourceTokens, tokenize
+from tinyllm.data.tokens import Form, SourceTokens, tokenize
 from tinyllm.methods import Stream
 from tinyllm.records import Question, Split
 
@@ -50,6 +50,7 @@ class QuestionDataModule(LightningDataModule):
         evaluation_batch_size: validation questions a forward pass.
         cache: folder of tokenized texts.
         rationales: by split, question id -> one text for each option, which stands in that option's source (PINTO).
+        form: how the student reads and writes (`Student.form`); None for an encoder-decoder's.
     """
 
     def __init__(
@@ -71,23 +72,25 @@ class QuestionDataModule(LightningDataModule):
         evaluation_batch_size: int,
         cache: Path,
         rationales: Mapping[Split, Mapping[str, Sequence[str]]] | None = None,
+        form: Form | None = None,
     ) -> None:
         super().__init__()
         train = questions[Split.train]
         source_rationales = rationales or {}
-        end = tokenizer.eos_token_id
         self.train_sources = SourceTokens(
-            train, tokenizer, max_source_length, cache, source_rationales.get(Split.train)
+            train, tokenizer, max_source_length, cache, source_rationales.get(Split.train), form
         )
+        form = self.train_sources.form
         self.truncated = {stream.name: len(self.train_sources.truncated(stream.prefix)) for stream in streams}
         """Training questions whose context or rationale is shortened, by stream."""
         self.cut_targets: dict[str, int] = {}
         """Target texts longer than `max_target_length`, by stream."""
         targets: list[dict[str, list[tuple[tuple[int, ...], float]]]] = []
         for stream in streams:
-            ids = tokenize([text for texts in stream.targets.values() for text, _ in texts], tokenizer, cache)
+            written = [form.target(text) for texts in stream.targets.values() for text, _ in texts]
+            ids = tokenize(written, tokenizer, cache)
             self.cut_targets[stream.name] = sum(len(text) >= max_target_length for text in ids)
-            in_order = iter((*text[: max_target_length - 1], end) for text in ids)
+            in_order = iter((*text[: max_target_length - 1], form.end) for text in ids)
             targets.append({i: [(next(in_order), share) for _, share in t] for i, t in stream.targets.items()})
         self.dataset = StreamDataset(
             [question.id for question in train],
@@ -107,7 +110,7 @@ class QuestionDataModule(LightningDataModule):
             group_by_length=group_by_length,
         )
         valid_sources = SourceTokens(
-            questions[Split.valid], tokenizer, max_source_length, cache, source_rationales.get(Split.valid)
+            questions[Split.valid], tokenizer, max_source_length, cache, source_rationales.get(Split.valid), form
         )
         self.valid_batches = question_batches(
             questions[Split.valid],

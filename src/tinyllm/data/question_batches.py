@@ -22,6 +22,8 @@ class QuestionBatch:
     """Of every question its source, or one source for each option (PINTO)."""
     options: tuple[tuple[tuple[int, ...], ...], ...]
     """Token ids of every option, with the end token."""
+    lead: tuple[int, ...] = ()
+    """What stands between source and answer: a decoder's instruction."""
 
     @property
     def by_option(self) -> bool:
@@ -31,7 +33,7 @@ class QuestionBatch:
     def singles(self) -> list[QuestionBatch]:
         """The same questions, one a batch."""
         rows = zip(self.questions, self.sources, self.options, strict=True)
-        return [QuestionBatch((question,), (own,), (options,)) for question, own, options in rows]
+        return [QuestionBatch((question,), (own,), (options,), self.lead) for question, own, options in rows]
 
     def to(self, device: Any, non_blocking: bool = False) -> QuestionBatch:
         """Lists move to the device when they become tensors."""
@@ -48,16 +50,17 @@ def question_batches(
     cache: Path,
 ) -> list[QuestionBatch]:
     """Batches of questions for ranking and generation, longest first, so that little is padded."""
-    texts = [choice for question in questions for choice in question.choices]
+    form = sources.form
+    texts = [form.target(choice) for question in questions for choice in question.choices]
     ids = iter(tokenize(texts, tokenizer, cache))
-    end = tokenizer.eos_token_id
-    options = {question.id: tuple((*next(ids), end) for _ in question.choices) for question in questions}
+    options = {question.id: tuple((*next(ids), form.end) for _ in question.choices) for question in questions}
     order = sorted(questions, key=lambda q: (-max(map(len, sources.sources(q.id, prefix))), q.id))
     return [
         QuestionBatch(
             tuple(part),
             tuple(sources.sources(question.id, prefix) for question in part),
             tuple(options[question.id] for question in part),
+            sources.lead(prefix),
         )
         for part in (order[i : i + batch_size] for i in range(0, len(order), batch_size))
     ]

@@ -28,11 +28,13 @@ class TargetText:
     """Part that it has in its question's target; the texts of one question and stream add up to 1."""
     list_number: int = -1
     """Number, within the batch, of the list whose texts compete with each other (a listwise loss); -1 for none."""
+    lead: tuple[int, ...] = ()
+    """What stands between source and text, and is not learnt: a decoder's instruction."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One source and the targets that are decoded from it: one text, or some or all of a question's options."""
+    """One source and the texts, of one stream or several, that are decoded from it."""
 
     source: tuple[int, ...]
     targets: tuple[TargetText, ...]
@@ -151,7 +153,8 @@ class StreamDataset(Dataset[Any]):
             questions of the step); a question without a target in a stream counts as a loss of 0 there (equation 4
             divides by N). `token`: share / (target tokens of the stream in the step, each times its share). The loss
             of a list counts 1 / (questions of the step) with `example`. It has no tokens to count: with `token` it is
-            1 / (questions of the step that have a target in the stream).
+            1 / (questions of the step that have a target in the stream). A question's loss is times its importance
+            in the stream, which no divisor counts.
         lay_out: makes the student's batch of pairs.
         seed: of the perturbed rationales, which are drawn anew every epoch.
     """
@@ -176,44 +179,55 @@ class StreamDataset(Dataset[Any]):
         self.seed = seed
 
     def lengths(self) -> list[int]:
-        """Target and source tokens of each question, over all streams."""
+        """Target and source tokens of each question, over all streams; a source that streams share counts once."""
         return [
-            sum(
-                len(source) + sum(len(ids) for ids, _ in texts)
-                for number, targets in enumerate(self.targets)
-                if i in targets
-                for source, texts in self._texts(number, i).items()
+            sum(map(len, {source for source, _, _ in found})) + sum(len(lead) + len(ids) for _, lead, ids in found)
+            for found in (
+                [
+                    (source, self.sources.lead(self.streams[number].prefix), ids)
+                    for number in range(len(self.targets))
+                    if self._counts(number, i)
+                    for source, texts in self._texts(number, i).items()
+                    for ids, _ in texts
+                ]
+                for i in self.question_ids
             )
-            for i in self.question_ids
         ]
 
+    def _counts(self, number: int, question_id: str) -> bool:
+        """Whether a question has a target in a stream, and the stream's weighting doesn't leave it out."""
+        return question_id in self.targets[number] and self.streams[number].importance.get(question_id, 1.0) != 0
+
     def _is_taught(self, index: int) -> bool:
-        return any(self.question_ids[index] in targets for targets in self.targets)
+        return any(self._counts(number, self.question_ids[index]) for number in range(len(self.targets)))
 
     def __getitem__(self, micro: MicroBatch) -> Any:
         everyone = (*micro.step_examples, *range(len(self.question_ids)))
         taught = [i for i in micro.examples if self._is_taught(i)]
-        pairs: list[Pair] = []
+        by_source: dict[tuple[int, ...], list[TargetText]] = {}
         lists = 0
-        for number, (stream, targets) in enumerate(zip(self.streams, self.targets, strict=True)):
+        for number, stream in enumerate(self.streams):
             listwise = stream.loss is StreamLoss.listwise
             perturbation = None
             if stream.mask or stream.replace:
                 perturbation = Perturbation(stream.mask, stream.replace, f"{self.seed}/{micro.epoch}")
+            lead = self.sources.lead(stream.prefix)
             divisor = self._divisor(number, micro) if taught else 0
             factor = micro.parts / divisor if divisor else 0.0
             for index in taught or [next(i for i in everyone if self._is_taught(i))]:
                 question_id = self.question_ids[index]
-                if question_id not in targets:
+                if not self._counts(number, question_id):
                     continue
+                importance = stream.importance.get(question_id, 1.0)
                 for source, texts in self._texts(number, question_id, perturbation).items():
-                    made: list[TargetText] = []
+                    made = by_source.setdefault(source, [])
                     for ids, share in texts:
                         part = 1.0 if listwise else share / (1 if self.reduction is Reduction.token else len(ids))
-                        made.append(TargetText(tuple(ids), number, factor * part, share, lists if listwise else -1))
-                    pairs.append(Pair(source, tuple(made)))
+                        normaliser = factor * part * importance
+                        in_list = lists if listwise else -1
+                        made.append(TargetText(tuple(ids), number, normaliser, share, in_list, lead))
                 lists += listwise
-        return self.lay_out(pairs)
+        return self.lay_out([Pair(source, tuple(made)) for source, made in by_source.items()])
 
     def _divisor(self, number: int, micro: MicroBatch) -> float:
         """What the sum of a stream's losses over the whole step is divided by."""

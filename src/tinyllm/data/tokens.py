@@ -17,7 +17,8 @@ from pathlib import Path
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from tinyllm.prompts import RATIONALE_LABEL, student_source
+from tinyllm.errors import UserError
+from tinyllm.prompts import RATIONALE_LABEL, instruction, student_prompt, student_source
 from tinyllm.records import Question
 
 log = logging.getLogger(__name__)
@@ -62,8 +63,12 @@ def tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, cache: Pa
 
 
 def mask_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Id that stands for a masked token: T5's `<extra_id_0>`, or the unknown token of a tokenizer without it."""
-    masked: int = tokenizer.get_vocab().get("<extra_id_0>", tokenizer.unk_token_id)
+    """Id that stands for a masked token: T5's `<extra_id_0>`, the unknown token, or `_` of a byte-level tokenizer.
+
+    The latter knows every text; what it calls its unknown token ends a document.
+    """
+    known = tokenizer.get_vocab()
+    masked: int = known.get("<extra_id_0>", known.get("<unk>", known.get("_", tokenizer.unk_token_id)))
     return masked
 
 
@@ -71,6 +76,39 @@ def word_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of the vocabulary without special tokens, in order."""
     special = {*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)}
     return sorted(set(tokenizer.get_vocab().values()) - special)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a question, a stream's prefix and a target become what a student reads and writes."""
+
+    end: int
+    """Id of the token that ends a target."""
+    behind: bool = False
+    """False: an encoder reads prefix, question and end token. True: the prefix is an instruction behind the question,
+    and the target comes next."""
+    start: str = ""
+    """In front of the question, special tokens included: the start of a text, or of a chat."""
+    turn: str = ""
+    """Between instruction and target: in a chat, what ends the user's turn and begins the reply."""
+    space: str = ""
+    """In front of a target."""
+
+    def target(self, text: str) -> str:
+        """A target's text as it is tokenized."""
+        return self.space + text.strip() if self.behind else text
+
+    def lead(self, prefix: str) -> str:
+        """What stands between question and target.
+
+        Raises:
+            UserError: for a prefix without words: the first token of a target is read off the token before it.
+        """
+        if not self.behind:
+            return ""
+        if not prefix.strip():
+            raise UserError("expected a prefix with words for every stream of a decoder, found an empty one")
+        return instruction(prefix) + self.turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +137,7 @@ class SourceTokens:
         rationales: question id -> one text for each option, in the order of the choices. Each option then has a source
             of its own, with its text; an empty text, and a question that is not there, leave it without. None or empty:
             a question has one source, for all its options.
+        form: how the student reads; None for an encoder's.
 
     Raises:
         ValueError: for a question with another number of texts than it has options.
@@ -111,41 +150,67 @@ class SourceTokens:
         max_length: int,
         cache: Path,
         rationales: Mapping[str, Sequence[str]] | None = None,
+        form: Form | None = None,
     ) -> None:
-        parts = [student_source(question, "") for question in questions]
+        self.form = form or Form(tokenizer.eos_token_id)
+        behind = self.form.behind
+        parts = [student_prompt(q) if behind else student_source(q, "")[1:] for q in questions]
         self._index = {question.id: i for i, question in enumerate(questions)}
-        self._contexts = tokenize([context for _, context, _, _ in parts], tokenizer, cache)
-        self._rests = tokenize([rest for _, _, rest, _ in parts], tokenizer, cache)
+        self._contexts = tokenize([context for context, _, _ in parts], tokenizer, cache)
+        self._rests = tokenize([rest for _, rest, _ in parts], tokenizer, cache)
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+        self._prefixes: dict[str, list[int]] = {}
+        self._start = self._ids(self.form.start)
+        self._newline = self._ids("\n") if behind else []
+        """What a part that is cut still ends with."""
         self._label: list[int] = []
         self._rationales: list[list[list[int]]] = [[[]] for _ in questions]
         """Of every question, that of each option; without `rationales`, an empty one for all."""
         self.by_option = bool(rationales)
         """Whether each option has a source of its own."""
         if rationales:
-            self._label = tokenizer(RATIONALE_LABEL, add_special_tokens=False)["input_ids"]
+            self._label = self._ids(RATIONALE_LABEL.strip() if behind else RATIONALE_LABEL)
             texts = [_by_option(question, rationales) for question in questions]
+            if behind:
+                texts = [[text and f" {text}\n" for text in own] for own in texts]
             ids = iter(tokenize([text for own in texts for text in own], tokenizer, cache))
             self._rationales = [[next(ids) for _ in own] for own in texts]
-        self._tokenizer = tokenizer
-        self._max_length = max_length
-        self._prefixes: dict[str, list[int]] = {}
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
     def _prefix(self, prefix: str) -> list[int]:
+        """What stands in front of the question."""
+        if self.form.behind:
+            return self._start
         if prefix not in self._prefixes:
-            self._prefixes[prefix] = self._tokenizer(prefix, add_special_tokens=False)["input_ids"]
+            self._prefixes[prefix] = self._ids(prefix)
         return self._prefixes[prefix]
+
+    def lead(self, prefix: str) -> tuple[int, ...]:
+        """What stands between a source and its targets: a decoder's instruction; empty for an encoder."""
+        return tuple(self._ids(self.form.lead(prefix)))
+
+    def _cut(self, ids: list[int], length: int) -> list[int]:
+        if len(ids) <= length:
+            return ids
+        room = length - len(self._newline)
+        return [*ids[:room], *self._newline] if room > 0 else []
 
     def _parts(self, index: int, prefix: str, option: int) -> tuple[list[int], list[int]]:
         """Context and rationale, cut."""
-        room = max(0, self._max_length - len(self._prefix(prefix)) - len(self._rests[index]) - 1)
-        rationale = self._rationales[index][option][: max(0, room - len(self._label))]
+        ends = 0 if self.form.behind else 1
+        room = max(0, self._max_length - len(self._prefix(prefix)) - len(self._rests[index]) - ends)
+        rationale = self._cut(self._rationales[index][option], max(0, room - len(self._label)))
         taken = len(self._label) + len(rationale) if rationale else 0
-        return self._contexts[index][: room - taken], rationale
+        return self._cut(self._contexts[index], room - taken), rationale
 
     def source(
         self, question_id: str, prefix: str, option: int = 0, perturbation: Perturbation | None = None
     ) -> tuple[int, ...]:
-        """Prefix, context, question with options, rationale, end token.
+        """Prefix, context, question with options, rationale, end token; of a decoder without prefix and end.
 
         Args:
             question_id: the question.
@@ -156,10 +221,14 @@ class SourceTokens:
         index = self._index[question_id]
         context, rationale = self._parts(index, prefix, option if self.by_option else 0)
         if perturbation is not None:
-            rationale = self._perturbed(rationale, perturbation, question_id, option)
+            kept = rationale[-1:] if self.form.behind else []  # it holds the newline
+            rationale = [
+                *self._perturbed(rationale[: len(rationale) - len(kept)], perturbation, question_id, option),
+                *kept,
+            ]
         label = self._label if rationale else ()
-        end = self._tokenizer.eos_token_id
-        return (*self._prefix(prefix), *context, *self._rests[index], *label, *rationale, end)
+        end = () if self.form.behind else (self.form.end,)
+        return (*self._prefix(prefix), *context, *self._rests[index], *label, *rationale, *end)
 
     def sources(self, question_id: str, prefix: str) -> tuple[tuple[int, ...], ...]:
         """The question's source, or one for each of its options in the order of the choices."""

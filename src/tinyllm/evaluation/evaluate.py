@@ -74,6 +74,7 @@ def make_result(
     *,
     parameters: int = 0,
     valid_examples: int = 0,
+    weights: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
 ) -> Result:
     """`result.json` of an evaluation.
 
@@ -86,6 +87,7 @@ def make_result(
         trained: None where nothing was trained.
         parameters: weights of the student.
         valid_examples: validation questions that the checkpoint was chosen on.
+        weights: as in `Result`; None for all 1.
     """
     taught = [name for name in config.teachers if name in teachers]
     read = [single_teacher(config.method, config.teachers)] if uses_single_teacher(config.method) else []
@@ -117,6 +119,7 @@ def make_result(
         subsets={name: asdict(part) for name, part in evaluation.subsets.items()},
         context_truncated=evaluation.truncated,
         parameters=parameters,
+        weights={name: {key: list(row) for key, row in own.items()} for name, own in (weights or {}).items()},
         selected_by=str(config.trainer.select_by),
         deviations=deviations(config),
         chance=chance(evaluation.predictions),

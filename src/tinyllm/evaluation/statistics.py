@@ -14,6 +14,8 @@ from scipy.stats import binom, binomtest, norm, t
 
 Right = NDArray[np.bool_]
 """Which of some questions were answered rightly; shape (questions,)."""
+Credit = Right | NDArray[np.float64]
+"""The same, or of a mixture of systems the share of them that are right on each question."""
 
 
 Groups = NDArray[np.intp]
@@ -114,8 +116,8 @@ class Difference:
 
 
 def bootstrap_means(
-    right_a: Sequence[Right],
-    right_b: Sequence[Right],
+    right_a: Sequence[Credit],
+    right_b: Sequence[Credit],
     *,
     same_questions: bool = False,
     groups: Sequence[Groups] | None = None,
@@ -163,6 +165,8 @@ def bootstrap_means(
         each = np.stack([means[:, :seeds], means[:, seeds:]], axis=-1)
         taken: NDArray[np.float64] = np.take_along_axis(each, drawn[:, :, None], axis=1)
         return np.asarray(taken.mean(axis=1))
+    if groups is None and any(part.dtype != np.bool_ for part in (*right_a, *right_b)):
+        groups = [np.arange(len(part)) for part in right_a]
     if groups is not None:
         return _apart(list(zip(right_a, right_b, groups, strict=True)), drawn, rng)
     sizes = np.array([len(part) for part in right_a])
@@ -173,7 +177,7 @@ def bootstrap_means(
 
 
 def _apart(
-    rows: Sequence[tuple[Right, Right, Groups]], drawn: NDArray[np.int64], rng: np.random.Generator
+    rows: Sequence[tuple[Credit, Credit, Groups]], drawn: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """`bootstrap_means` of groups that every seed has for itself.
 
@@ -191,7 +195,7 @@ def _apart(
     return np.asarray(shares.mean(axis=1))
 
 
-def _totals(rows: Sequence[Right], groups: Groups | None) -> NDArray[np.float64]:
+def _totals(rows: Sequence[Credit], groups: Groups | None) -> NDArray[np.float64]:
     """Right answers of each row and, last, questions; shape (rows + 1, groups)."""
     table = np.stack([*rows, np.ones_like(rows[0])]).astype(float)
     return table if groups is None else np.stack([np.bincount(groups, weights=row) for row in table])
@@ -269,7 +273,7 @@ def _standard_error(values: Sequence[float]) -> float:
     return statistics.stdev(values) / math.sqrt(len(values))
 
 
-def observed_means(right_a: Sequence[Right], right_b: Sequence[Right]) -> tuple[float, float]:
+def observed_means(right_a: Sequence[Credit], right_b: Sequence[Credit]) -> tuple[float, float]:
     """Both systems' accuracies, averaged over seeds."""
     return statistics.fmean(float(a.mean()) for a in right_a), statistics.fmean(float(b.mean()) for b in right_b)
 
@@ -350,6 +354,6 @@ def smallest_difference(n: int, discordance: float, *, alpha: float = 0.05, powe
     return float(brentq(shortfall, 0.0, discordance, xtol=1e-6))
 
 
-def _check_aligned(right_a: Right, right_b: Right) -> None:
+def _check_aligned(right_a: Credit, right_b: Credit) -> None:
     if right_a.shape != right_b.shape or right_a.ndim != 1:
         raise ValueError(f"expected the same questions, found shapes {right_a.shape} and {right_b.shape}")

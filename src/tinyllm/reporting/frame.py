@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from tinyllm.config import (
 )
 from tinyllm.deviations import deviations
 from tinyllm.errors import UserError
+from tinyllm.methods import weighs_texts
 from tinyllm.records import Result
 from tinyllm.reporting.identity import (
     NO_RUN,
@@ -37,7 +39,7 @@ class Collected(NamedTuple):
 
     frame: pd.DataFrame
     """A row a run, in the order of the folders and of the paths inside them. Columns: the fields of `records.Result`
-    (teachers joined with "+", alpha, train_loss and deviations as text), and
+    (teachers joined with "+", alpha, train_loss and deviations as text, weights as JSON, "" where all are 1), and
 
     - `alpha/<teacher>`: weight of that teacher's stream, NaN where the run knows no such stream;
     - `subset/<name>/<score>`: scores of a named part of the split;
@@ -51,6 +53,10 @@ class Collected(NamedTuple):
     - `texts`: where its teachers' texts came from (`texts.RunTexts`);
     - `apart_from_texts`: the same for families that differ in their teachers, prompts and ablations at most;
     - `epochs`, and `passes`: epochs times streams, the forward passes that each training question had; NaN if unknown;
+    - `taught`: the teachers whose texts are taught, as JSON: name -> [hash of how it is asked, α];
+    - `without_teachers`: the same for runs that differ in their seeds and their teachers, with α, alone;
+    - `untaught`: the same for runs that differ in their seeds and in all that concerns method and teachers, alone;
+    - `weighting`: its name, "" where no texts are weighed; `wrong_share`: of the set's misleading teacher, else NaN;
     - `setting`: the same for runs that differ in their seeds, or in the split that they were evaluated on, alone;
     - `family`: the same for settings that differ in α, the single teacher, the learning rate or the training fraction
       at most;
@@ -176,6 +182,7 @@ def _row(result: Result) -> dict[str, Any]:
         row |= {f"subset/{name}/{key}": value for key, value in scores.items()}
     row["alpha"] = " ".join(f"{name}={weight:g}" for name, weight in result.alpha.items())
     row["teachers"] = "+".join(result.teachers)
+    row["weights"] = json.dumps(result.weights) if result.weights else ""
     row["train_loss"] = " ".join(f"{name}={loss:.4f}" for name, loss in result.train_loss.items())
     row["valid_accuracy"] = float("nan") if result.valid_accuracy is None else float(result.valid_accuracy)
     for name in _TEXTS:
@@ -225,6 +232,8 @@ def _of_config(config: ExperimentConfig | None, result: Result) -> dict[str, Any
             "composed_alpha": "",
             "dropped": "",
             "strongest": "",
+            "weighting": "",
+            "wrong_share": float("nan"),
         }
         deviating = result.deviations
     else:
@@ -240,6 +249,10 @@ def _of_config(config: ExperimentConfig | None, result: Result) -> dict[str, Any
             "composed_alpha": " ".join(f"{name}={weight:g}" for name, weight in composed_alpha(config).items()),
             "dropped": "+".join(name for name in config.teachers if name in config.ablation.drop),
             "strongest": result.teachers[0] if config.ablation.strongest is not None and result.teachers else "",
+            "weighting": str(config.weighting.name) if weighs_texts(config) and result.method != TEACHER else "",
+            "wrong_share": max(
+                (t.share for t in config.teachers.values() if t.share is not None), default=float("nan")
+            ),
         }
     own["deviations"] = "; ".join(f"{key}={ours} (paper: {paper})" for key, (paper, ours) in deviating.items())
     return own | {f"alpha/{name}": float(weight) for name, weight in weights.items()}

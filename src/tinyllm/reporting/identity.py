@@ -18,6 +18,7 @@ from tinyllm.config import (
     RationalesConfig,
     Source,
     StudentConfig,
+    WeightingConfig,
     WhichTeachers,
 )
 from tinyllm.methods import alpha_of
@@ -78,6 +79,7 @@ def identity_of(config: ExperimentConfig | None, result: Result) -> Identity:
         shaping = replace(shaping, optimizer=base.optimizer, loss=base.loss, trainer=base.trainer)
     if which is WhichTeachers.none and result.method != TEACHER:
         shaping = replace(shaping, teachers={}, alpha={}, prompt=PromptConfig(), rationales=RationalesConfig())
+        shaping = replace(shaping, weighting=WeightingConfig())
     elif result.method != TEACHER:
         method = replace(config.method, teacher=single_teacher_of(config) or None)
         # Seeds may find different teachers to be the strongest: the same setting all the same.
@@ -133,7 +135,8 @@ def variants_of(frame: pd.DataFrame, identities: Sequence[Identity]) -> list[str
     """Each run's variant.
 
     The reference family is the one whose shared settings most runs of the dataset and the student have: a control that
-    trained three times as long stays the exception however many seeds it has.
+    trained three times as long stays the exception however many seeds it has. Then one that neither weighs its texts
+    nor leaves teachers out.
     """
     variants = [""] * len(frame)
     shared: Counter[tuple[object, ...]] = Counter()
@@ -150,6 +153,8 @@ def variants_of(frame: pd.DataFrame, identities: Sequence[Identity]) -> list[str
             key=lambda i: (
                 NO_CONFIG in identities[i].values,
                 -shared[row["dataset"], row["student"], row["split"], identities[i].shared_settings],
+                identities[i].values.get("weighting.name", "uniform") != "uniform",
+                identities[i].values.get("ablation.drop", "[]") != "[]" and row["ablation"] == "none",
                 -sizes[identities[i].family],
                 identities[i].family,
             ),

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from tinyllm.config import Metric
-from tinyllm.evaluation.statistics import Groups, Right, bootstrap_means, group_numbers, mcnemar, observed_means
+from tinyllm.evaluation.statistics import Credit, Groups, Right, bootstrap_means, group_numbers, mcnemar, observed_means
 from tinyllm.parsing import is_exact, is_right
 from tinyllm.records import Prediction
 from tinyllm.reporting.predictions import Predictions
@@ -28,9 +28,9 @@ class _Scored(NamedTuple):
 class Pair:
     """Two settings on the seeds and the questions that both have."""
 
-    first: tuple[Right, ...]
+    first: tuple[Credit, ...]
     """For each seed, shape (questions,)."""
-    second: tuple[Right, ...]
+    second: tuple[Credit, ...]
     """The same seeds and questions, in the same order."""
     same_questions: bool
     """Every seed asks the same questions, in the same order."""
@@ -70,7 +70,7 @@ class Pair:
     def mcnemar(self) -> float | None:
         """p of the exact test; None where pairs of answers are not independent: over several seeds, or in groups."""
         independent = len(self.seeds) == 1 and self.groups is None
-        return mcnemar(self.first[0], self.second[0]) if independent else None
+        return mcnemar(self.first[0].astype(bool), self.second[0].astype(bool)) if independent else None
 
     def means(self, resamples: int, seed: int) -> NDArray[np.float64]:
         """As `statistics.bootstrap_means`."""
@@ -82,6 +82,18 @@ class Pair:
             resamples=resamples,
             seed=seed,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Several settings on the seeds and the questions that all of them have; fields as in `Pair`."""
+
+    right: tuple[Mapping[Any, Right], ...]
+    """For each seed, setting -> shape (questions,)."""
+    same_questions: bool
+    questions: int
+    seeds: tuple[tuple[int, int], ...]
+    groups: tuple[Groups, ...] | None
 
 
 class Answers:
@@ -125,6 +137,30 @@ class Answers:
             seeds=tuple(found),
             groups=_groups(names),
         )
+
+    def together(self, settings: Mapping[Any, pd.DataFrame]) -> Together | None:
+        """Join the runs of several settings by seed and question id; None where they share none."""
+        folders = {key: _by_seed(runs) for key, runs in settings.items()}
+        asked: list[tuple[str, ...]] = []
+        right: list[dict[Any, Right]] = []
+        names: list[list[str]] = []
+        found: list[tuple[int, int]] = []
+        for seeds in sorted(set.intersection(*(set(own) for own in folders.values()))):
+            scored = {key: self._of(own[seeds]) for key, own in folders.items()}
+            ids = tuple(sorted(set.intersection(*(set(one) for one in scored.values()))))
+            if ids:
+                asked.append(ids)
+                right.append({key: _aligned(one, ids) for key, one in scored.items()})
+                names.append([next(iter(scored.values()))[id].group for id in ids])
+                found.append(seeds)
+        if not asked:
+            return None
+        every = len(set().union(*asked))
+        return Together(tuple(right), len(set(asked)) == 1, every, tuple(found), _groups(names))
+
+    def right(self, folder: str) -> dict[str, bool]:
+        """Question id -> whether a run answered it rightly."""
+        return {id: one.right for id, one in self._of(folder).items()}
 
     def _score(self, folder: str) -> dict[str, _Scored]:
         predictions = self._predictions.of(folder)

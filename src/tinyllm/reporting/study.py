@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
 
@@ -13,7 +14,7 @@ from tinyllm import paper
 from tinyllm.config import Metric
 from tinyllm.evaluation.statistics import Difference, difference, holm
 from tinyllm.reporting.choose import Choice, choose, chosen, selection_note
-from tinyllm.reporting.paired import Answers, Averages, Pair, average
+from tinyllm.reporting.paired import Answers, Averages, Pair, Together, average
 from tinyllm.reporting.predictions import Predictions
 from tinyllm.runs import TEACHER
 
@@ -115,6 +116,14 @@ class Study:
     def pair(self, first: pd.DataFrame, second: pd.DataFrame, subset: str = "") -> Pair | None:
         """As `Answers.pair`."""
         return self._answers.pair(first, second, subset)
+
+    def together(self, settings: Mapping[Any, pd.DataFrame]) -> Together | None:
+        """As `Answers.together`."""
+        return self._answers.together(settings)
+
+    def right(self, folder: str) -> dict[str, bool]:
+        """As `Answers.right`."""
+        return self._answers.right(folder)
 
     def averages(self, pairs: Sequence[Pair], resamples: int | None = None) -> Averages:
         """Both accuracies over several datasets, one pair each: the arguments of the tests of `statistics`."""

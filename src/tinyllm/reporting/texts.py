@@ -63,7 +63,8 @@ def _of(config: ExperimentConfig, teacher: TeacherConfig, kind: PromptKind) -> T
     if is_recorded(config, teacher, kind):
         return TeacherTexts(name, PUBLISHED)
     if not teacher.reads_prompts:
-        return TeacherTexts(name, SCRIPTED, f"voice {teacher.model}", asked=str(kind))
+        wrong = "" if teacher.share is None else f", wrong in {teacher.share:g}"
+        return TeacherTexts(name, SCRIPTED, f"voice {teacher.model}{wrong}", asked=str(kind))
     parts = (teacher.model, teacher.revision, teacher.gguf_file, "chat" if teacher.chat else None)
     sampling = f"temperature {teacher.temperature:g}, top_p {teacher.top_p:g}" if teacher.temperature else "greedy"
     count = config.prompt.examples

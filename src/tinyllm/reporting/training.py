@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from typing import Any
 
-from tinyllm.config import AblationConfig, EvaluationConfig, ExperimentConfig, PromptConfig, RationalesConfig, Target
-from tinyllm.methods import two_samples_of
+from tinyllm.config import (
+    AblationConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    MethodConfig,
+    PromptConfig,
+    RationalesConfig,
+    Target,
+    TeacherConfig,
+    WeightingConfig,
+)
+from tinyllm.methods import alpha_of, chosen_teachers, two_samples_of
 from tinyllm.paper import ONE_TEACHER
 from tinyllm.records import PromptKind, Result
 from tinyllm.reporting.texts import RunTexts, texts_of
-from tinyllm.runs import hash_of
+from tinyllm.runs import TEACHER, config_hash, hash_of
 
 
 def as_now(result: Result, config: ExperimentConfig | None) -> tuple[Result, ExperimentConfig | None]:
@@ -24,7 +35,7 @@ def as_now(result: Result, config: ExperimentConfig | None) -> tuple[Result, Exp
 
 
 def training_columns(config: ExperimentConfig | None, result: Result) -> dict[str, Any]:
-    """`teacher_set`, `texts`, `apart_from_texts`, `epochs` and `passes`, as in `frame.Collected`."""
+    """From `teacher_set` and `texts` to `taught`, `without_teachers` and `untaught`, as in `frame.Collected`."""
     if config is None:
         return {
             "teacher_set": "+".join(result.teachers),
@@ -32,6 +43,9 @@ def training_columns(config: ExperimentConfig | None, result: Result) -> dict[st
             "apart_from_texts": result.config_hash,
             "epochs": float("nan"),
             "passes": float("nan"),
+            "taught": "",
+            "without_teachers": result.config_hash,
+            "untaught": result.config_hash,
         }
     trained = config
     if config.ablation.strongest is not None and result.teachers and result.teachers[0] in config.teachers:
@@ -43,7 +57,60 @@ def training_columns(config: ExperimentConfig | None, result: Result) -> dict[st
         "apart_from_texts": _apart_from_texts(config),
         "epochs": epochs,
         "passes": epochs * _streams(config, result),
+        "taught": _taught(config, result),
+        "without_teachers": _without_teachers(config),
+        "untaught": _untaught(config),
     }
+
+
+def _taught(config: ExperimentConfig, result: Result) -> str:
+    """The teachers whose texts are taught, as JSON: name -> [hash of how it was asked, α]; of a teacher its own.
+
+    Empty under `ablation.strongest`, whose set is two texts of one teacher.
+    """
+    if config.ablation.strongest is not None:
+        return ""
+    names = list(config.teachers)
+    if result.method != TEACHER:
+        names = chosen_teachers(config.method, config.teachers, config.alpha, config.ablation.drop)
+    own = {name: [_digest(config.teachers[name]), alpha_of(config.alpha, name)] for name in names}
+    return json.dumps(own) if own else ""
+
+
+def _digest(teacher: TeacherConfig) -> str:
+    return config_hash({"teachers": {"": asdict(teacher)}})
+
+
+def _without_teachers(config: ExperimentConfig) -> str:
+    return hash_of(
+        replace(
+            config,
+            seed=0,
+            data=replace(config.data, seed=0),
+            teachers={},
+            alpha={},
+            ablation=AblationConfig(),
+            evaluation=EvaluationConfig(),
+        )
+    )
+
+
+def _untaught(config: ExperimentConfig) -> str:
+    return hash_of(
+        replace(
+            config,
+            seed=0,
+            data=replace(config.data, seed=0),
+            teachers={},
+            alpha={},
+            method=MethodConfig(name=""),
+            ablation=AblationConfig(),
+            weighting=WeightingConfig(),
+            prompt=PromptConfig(),
+            rationales=RationalesConfig(),
+            evaluation=EvaluationConfig(),
+        )
+    )
 
 
 def _epochs(config: ExperimentConfig, result: Result) -> float:

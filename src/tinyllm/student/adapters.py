@@ -12,6 +12,9 @@ from transformers import PreTrainedModel
 from tinyllm.config import LoraConfig
 from tinyllm.errors import UserError
 
+ALL_LINEAR = "all-linear"
+"""Stands for every linear layer but the head."""
+
 
 def add_adapters(model: PreTrainedModel, lora: LoraConfig) -> peft.PeftModel:
     """Put adapters into a student, in place, and freeze everything else.
@@ -25,11 +28,14 @@ def add_adapters(model: PreTrainedModel, lora: LoraConfig) -> peft.PeftModel:
     Raises:
         UserError: for settings that peft refuses, or target modules that the student does not have.
     """
-    linear = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
-    unknown = sorted(set(lora.target_modules) - set(linear))
+    head = model.get_output_embeddings()
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    linear = sorted({name.rpartition(".")[2] for name in layers})
+    unknown = sorted(set(lora.target_modules) - {*linear, ALL_LINEAR})
     if unknown or not lora.target_modules:
         raise UserError(
-            f"method.lora.target_modules: expected names of {', '.join(linear)}, found {', '.join(unknown) or 'none'}"
+            f"method.lora.target_modules: expected {ALL_LINEAR} or names of {', '.join(linear)}, "
+            f"found {', '.join(unknown) or 'none'}"
         )
     try:
         settings = peft.LoraConfig(
@@ -37,7 +43,9 @@ def add_adapters(model: PreTrainedModel, lora: LoraConfig) -> peft.PeftModel:
             r=lora.r,
             lora_alpha=cast(Any, lora.alpha),  # peft's annotation says int; it only divides by r
             lora_dropout=lora.dropout,
-            target_modules=list(lora.target_modules),
+            target_modules=[name for name, m in layers.items() if m is not head]
+            if ALL_LINEAR in lora.target_modules
+            else list(lora.target_modules),
         )
         return cast(peft.PeftModel, peft.get_peft_model(cast(Any, model), settings))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Drop-in parts that make a T5 train faster on a processor: same mathematics, fewer passes over memory.
+"""Drop-in parts that make a student train faster on a processor: same mathematics, fewer passes over memory.
 
 PyTorch draws dropout masks on a processor one element at a time, which costs a FLAN-T5-small step more than its bf16
 matrix products do. Here a mask is drawn as 16-bit integers, four to a 64-bit random number. The probability is rounded
@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import NewGELUActivation
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.mistral.modeling_mistral import MistralRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+_NORMS = (T5LayerNorm, LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm)
+"""The same mathematics under several names."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt (malloc.h)."""
@@ -77,7 +84,7 @@ class _RmsNorm(torch.autograd.Function):
 
 
 class RmsNorm(nn.Module):
-    """T5's layer norm; its result is in autocast's type, so that the products after it need no casts.
+    """Root-mean-square norm; its result is in autocast's type, so that the products after it need no casts.
 
     Args:
         weight: [D], shared with the module that this one replaces.
@@ -106,7 +113,7 @@ def _keep_memory() -> None:
 
 
 def accelerate(model: PreTrainedModel) -> None:
-    """Replace, in place, the dropout, GELU and layer norm of a T5 by those of this module. Weights are untouched."""
+    """Replace, in place, dropout, GELU and layer norm by those of this module. Weights are untouched."""
     _keep_memory()
     torch.set_flush_denormal(True)  # numbers below 1e-38 cost a processor a hundred times what others do
     for parent in model.modules():
@@ -116,7 +123,7 @@ def accelerate(model: PreTrainedModel) -> None:
                 part = Dropout(child.p)
             elif isinstance(child, NewGELUActivation):
                 part = nn.GELU(approximate="tanh")
-            elif isinstance(child, T5LayerNorm):
+            elif isinstance(child, _NORMS):
                 part = RmsNorm(child.weight, child.variance_epsilon)
             if part is not None:
                 setattr(parent, name, part.train(child.training))

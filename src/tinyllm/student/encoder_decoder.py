@@ -9,18 +9,27 @@ computed. For attention alone, sources and targets of similar length are put sid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, T5ForConditionalGeneration
+from transformers import (
+    DynamicCache,
+    EncoderDecoderCache,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    T5ForConditionalGeneration,
+)
 
 from tinyllm.config import Accelerator
 from tinyllm.data.steps import Pair, TargetText
+from tinyllm.data.tokens import Form
+from tinyllm.errors import UserError
 from tinyllm.student.cpu_speed import accelerate, dropout
-from tinyllm.student.losses import batch_loss, is_plain_linear, mean_by_text
+from tinyllm.student.generation import greedy
+from tinyllm.student.losses import batch_loss, is_plain_linear, mean_by_text, moved, ranks, token_fields
 
 ALIKE = 2.0
 """Lengths of one attention group differ by this factor at most, where the group has `FEW` rows already."""
@@ -71,7 +80,8 @@ class FlatBatch:
     """Number of lists."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> FlatBatch:
-        return FlatBatch(*(_to(getattr(self, field.name), device, non_blocking) for field in fields(self)))
+        moved_batch: FlatBatch = moved(self, device, non_blocking)
+        return moved_batch
 
     @property
     def tokens(self) -> int:
@@ -82,16 +92,6 @@ class FlatBatch:
     def padded_positions(self) -> int:
         """Source and target positions that attention computes, padding included."""
         return sum(group.rows * group.length for group in (*self.source_groups, *self.target_groups))
-
-
-def _to(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=non_blocking)
-    if isinstance(value, list):
-        return [_to(item, device, non_blocking) for item in value]
-    if isinstance(value, Group):
-        return Group(*(_to(getattr(value, field.name), device, non_blocking) for field in fields(value)))
-    return value
 
 
 def _groups(lengths: Sequence[int]) -> list[list[int]]:
@@ -116,11 +116,25 @@ def _group(lengths: Sequence[int], start: int) -> Group:
     )
 
 
+def _lay_out_sources(sources: Sequence[Sequence[int]]) -> tuple[list[int], list[Group], dict[int, int]]:
+    """Flat source tokens in order of length, their groups, and where each source begins."""
+    order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
+    first: dict[int, int] = {}
+    flat: list[int] = []
+    for index in order:
+        first[index] = len(flat)
+        flat.extend(sources[index])
+    groups: list[Group] = []
+    for run in _groups([len(sources[i]) for i in order]):
+        groups.append(_group([len(sources[order[i]]) for i in run], groups[-1].stop if groups else 0))
+    return flat, groups, first
+
+
 def lay_out(pairs: Sequence[Pair], config: PreTrainedConfig) -> FlatBatch:
     """Lay pairs out without padding.
 
     Args:
-        pairs: at least one; every source and target has a token or more.
+        pairs: at least one; every source and target has a token or more, and no target has a lead.
         config: of the model; names the decoder's start token.
 
     Raises:
@@ -131,18 +145,7 @@ def lay_out(pairs: Sequence[Pair], config: PreTrainedConfig) -> FlatBatch:
     texts = [(number, target) for number, pair in enumerate(pairs) for target in pair.targets]
     if any(not target.ids for _, target in texts):
         raise ValueError("expected a target of one token or more, found an empty one")
-    by_source = sorted(range(len(pairs)), key=lambda i: len(pairs[i].source))
-    first: dict[int, int] = {}
-    source: list[int] = []
-    for index in by_source:
-        first[index] = len(source)
-        source.extend(pairs[index].source)
-    source_groups = []
-    start = 0
-    for run in _groups([len(pairs[i].source) for i in by_source]):
-        source_groups.append(_group([len(pairs[by_source[i]].source) for i in run], start))
-        start = source_groups[-1].stop
-
+    source, source_groups, first = _lay_out_sources([pair.source for pair in pairs])
     by_target = sorted(range(len(texts)), key=lambda i: len(texts[i][1].ids))
     sizes = [len(texts[i][1].ids) for i in by_target]
     ordered = [texts[i][1] for i in by_target]
@@ -157,21 +160,14 @@ def lay_out(pairs: Sequence[Pair], config: PreTrainedConfig) -> FlatBatch:
         cross_groups.append(_group([len(pairs[i].source) for i in members], 0))
         tokens = [torch.arange(first[i], first[i] + len(pairs[i].source)) for i in members]
         cross_source.append(torch.cat(tokens))
-    size_t = torch.tensor(sizes)
     return FlatBatch(
-        torch.tensor(source),
-        torch.tensor([token for target in ordered for token in (config.decoder_start_token_id, *target.ids[:-1])]),
-        torch.tensor([token for target in ordered for token in target.ids]),
-        torch.tensor([target.stream for target in ordered]).repeat_interleave(size_t),
-        torch.tensor(by_target).repeat_interleave(size_t),
-        torch.tensor([target.normaliser for target in ordered], dtype=torch.float32).repeat_interleave(size_t),
-        torch.tensor([target.share for target in ordered], dtype=torch.float32).repeat_interleave(size_t),
-        torch.tensor([target.list_number for target in ordered]).repeat_interleave(size_t),
-        source_groups,
-        target_groups,
-        cross_groups,
-        torch.cat(cross_source),
-        1 + max(target.list_number for target in ordered),
+        source_N=torch.tensor(source),
+        decoder_M=torch.tensor([t for target in ordered for t in (config.decoder_start_token_id, *target.ids[:-1])]),
+        source_groups=source_groups,
+        target_groups=target_groups,
+        cross_groups=cross_groups,
+        cross_n=torch.cat(cross_source),
+        **token_fields(ordered, by_target),
     )
 
 
@@ -307,24 +303,43 @@ def _run(
     return stack.dropout(stack.final_layer_norm(hidden))  # type: ignore[no-any-return]
 
 
+def _dtype(model: T5ForConditionalGeneration) -> torch.dtype:
+    device = model.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
+
+
+def _encode(model: T5ForConditionalGeneration, embedded_ND: Tensor, groups: list[Group]) -> Tensor:
+    return _run(model.encoder, embedded_ND, _self_attention(model.encoder, groups, _dtype(model), causal=False))
+
+
+def _decode(model: T5ForConditionalGeneration, embedded_MD: Tensor, encoded_ND: Tensor, batch: FlatBatch) -> Tensor:
+    attend = _self_attention(model.decoder, batch.target_groups, _dtype(model), causal=True)
+    masks = [group.mask_R11S.to(_dtype(model)) for group in batch.cross_groups]
+    decoder: Any = model.decoder
+    cross = _Attention(batch.target_groups, batch.cross_groups, decoder.block[0].layer[1].EncDecAttention, masks)
+    states_MD = _run(decoder, embedded_MD, attend, cross, _memories(decoder, encoded_ND, batch.cross_n))
+    return states_MD * model.model_dim**-0.5 if model.config.scale_decoder_outputs else states_MD
+
+
 def target_states(model: T5ForConditionalGeneration, batch: FlatBatch) -> Tensor:
     """The decoder's states [M, D] at target positions, as the head reads them (scaled where the model scales them).
 
     One encoder pass and one decoder pass over all streams; the embedding is gathered once for both.
     """
-    device = batch.source_N.device
-    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else model.dtype
     embedded = model.get_input_embeddings()(torch.cat([batch.source_N, batch.decoder_M]))
     source_ND, decoder_MD = embedded.split([batch.source_N.numel(), batch.decoder_M.numel()])
-    attend = _self_attention(model.encoder, batch.source_groups, dtype, causal=False)
-    encoded_ND = _run(model.encoder, source_ND, attend)
-    attend = _self_attention(model.decoder, batch.target_groups, dtype, causal=True)
-    masks = [group.mask_R11S.to(dtype) for group in batch.cross_groups]
-    decoder: Any = model.decoder
-    cross = _Attention(batch.target_groups, batch.cross_groups, decoder.block[0].layer[1].EncDecAttention, masks)
-    memories = _memories(model.decoder, encoded_ND, batch.cross_n)
-    states_MD = _run(model.decoder, decoder_MD, attend, cross, memories)
-    return states_MD * model.model_dim**-0.5 if model.config.scale_decoder_outputs else states_MD
+    return _decode(model, decoder_MD, _encode(model, source_ND, batch.source_groups), batch)
+
+
+def form(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> Form:
+    """A stream's prefix, the question and an end token are read by the encoder; the target is decoded.
+
+    Raises:
+        UserError: for the chat form.
+    """
+    if chat:
+        raise UserError("student.chat=true: expected a decoder with a chat template, found an encoder-decoder")
+    return Form(end=cast(int, tokenizer.eos_token_id))
 
 
 def prepare(model: T5ForConditionalGeneration, accelerator: Accelerator) -> None:
@@ -342,38 +357,82 @@ def token_losses(
     return batch_loss(model.lm_head, target_states(model, batch), batch, factor_M)
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Sources that the encoder has read."""
+
+    sources: list[tuple[int, ...]]
+    encoded_ND: Tensor
+    """In the order of `lay_out`."""
+    first: dict[int, int]
+    """Where each source begins."""
+
+
+@torch.no_grad()
+def read(model: T5ForConditionalGeneration, sources: Sequence[Sequence[int]]) -> Memory:
+    """Run the encoder on sources, once for ranking and generation."""
+    flat, groups, first = _lay_out_sources(sources)
+    embedded_ND = model.get_input_embeddings()(torch.tensor(flat, device=model.device))
+    encoded_ND = _encode(model, embedded_ND, moved(groups, model.device))
+    return Memory([tuple(source) for source in sources], encoded_ND, first)
+
+
+@torch.no_grad()
+def token_ranks(model: T5ForConditionalGeneration, batch: FlatBatch) -> tuple[Tensor, Tensor]:
+    """Place among the vocabulary and cross-entropy (nats) of each target token, [M] each; see `losses.ranks`."""
+    return ranks(model.lm_head, target_states(model, batch), batch.label_M)
+
+
 @torch.no_grad()
 def rank(
     model: T5ForConditionalGeneration,
-    sources: Sequence[Sequence[int]],
+    memory: Memory,
     options: Sequence[Sequence[Sequence[int]]],
+    lead: Sequence[int] = (),
 ) -> list[list[float]]:
-    """Mean token log-likelihood (nats, the end token included) of every option of every question.
-
-    The encoder reads each question once.
-    """
+    """Mean token log-likelihood (nats, the end token included) of every option of every source; there is no lead."""
     pairs = [
-        Pair(tuple(source), tuple(TargetText(tuple(ids), stream=i) for i, ids in enumerate(texts)))
-        for source, texts in zip(sources, options, strict=True)
+        Pair(source, tuple(TargetText(tuple(ids), stream=i) for i, ids in enumerate(texts)))
+        for source, texts in zip(memory.sources, options, strict=True)
     ]
     batch = lay_out(pairs, model.config).to(model.device)
-    _, losses_M = token_losses(model, batch)
+    states_MD = _decode(model, model.get_input_embeddings()(batch.decoder_M), memory.encoded_ND, batch)
+    _, losses_M = batch_loss(model.lm_head, states_MD, batch)
     scores = iter((-mean_by_text(losses_M, batch.text_M)).tolist())
     return [[next(scores) for _ in texts] for texts in options]
 
 
 @torch.no_grad()
 def generate(
-    model: T5ForConditionalGeneration, sources: Sequence[Sequence[int]], *, max_new_tokens: int
+    model: T5ForConditionalGeneration,
+    memory: Memory,
+    lead: Sequence[int] = (),
+    *,
+    ends: Collection[int],
+    max_new_tokens: int,
 ) -> list[list[int]]:
-    """Greedy generation for a batch of sources; token ids without specials at either end."""
-    length = max(len(source) for source in sources)
-    ids = torch.full((len(sources), length), cast(int, model.config.pad_token_id))
-    mask = torch.zeros_like(ids)
-    for row, source in enumerate(sources):
-        ids[row, : len(source)] = torch.tensor(source)
-        mask[row, : len(source)] = 1
-    inputs: dict[str, Any] = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
-    produced = model.generate(**inputs, max_new_tokens=max_new_tokens, num_beams=1, do_sample=False)  # type: ignore[misc]
-    end = model.config.eos_token_id
-    return [row[: row.index(end)] if end in row else row for row in produced[:, 1:].tolist()]
+    """Greedy generation for a batch of sources; token ids without specials at either end, and there is no lead."""
+    lengths = [len(source) for source in memory.sources]
+    rows = [memory.encoded_ND[memory.first[i] :][:length] for i, length in enumerate(lengths)]
+    states_BSD = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask_BS = torch.arange(max(lengths), device=model.device) < torch.tensor(lengths, device=model.device)[:, None]
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    start = cast(int, model.config.decoder_start_token_id)
+
+    def step(token_B1: Tensor, row_B: Tensor | None) -> Tensor:
+        nonlocal states_BSD, mask_BS
+        if row_B is not None:
+            states_BSD, mask_BS = states_BSD[row_B], mask_BS[row_B]
+            cache.self_attention_cache.batch_select_indices(row_B)
+            cache.cross_attention_cache.batch_select_indices(row_B)
+        found: Any = model(
+            encoder_outputs=(states_BSD,),
+            attention_mask=mask_BS.long(),
+            decoder_input_ids=token_B1,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return cast(Tensor, found.logits)
+
+    first_B1 = torch.full((len(lengths), 1), start, device=model.device)
+    return greedy(step, first_B1, ends=ends, max_new_tokens=max_new_tokens)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from tinyllm.config import Accelerator
 from tinyllm.data.steps import Pair
-from tinyllm.student import encoder_decoder
+from tinyllm.data.tokens import Form
+from tinyllm.student import decoder, encoder_decoder
 
 
 class Family(Protocol):
     """The functions that train and query a student, whatever its architecture."""
+
+    def form(self, tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> Form:
+        """How a question, a stream's prefix and a target become what the model reads and writes."""
+        ...
 
     def prepare(self, model: Any, accelerator: Accelerator) -> None:
         """Choose the fast parts for where the model will run; weights are untouched."""
@@ -28,23 +33,27 @@ class Family(Protocol):
         """`losses.batch_loss` of a batch: the loss, a scalar, and each token's cross-entropy [M] in nats, detached."""
         ...
 
-    def rank(
-        self, model: Any, sources: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]
-    ) -> list[list[float]]:
-        """Mean token log-likelihood (nats, the end token included) of every option of every question."""
+    def token_ranks(self, model: Any, batch: Any) -> tuple[Tensor, Tensor]:
+        """`losses.ranks` of a batch: place among the vocabulary and cross-entropy of each target token, [M] each."""
         ...
 
-    def generate(self, model: Any, sources: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[list[int]]:
-        """Greedy generation: token ids without specials at either end."""
+    def read(self, model: Any, sources: Sequence[Sequence[int]]) -> Any:
+        """What the model remembers of sources, for `rank` and `generate`: they are read here, and only here."""
+        ...
+
+    def rank(
+        self, model: Any, memory: Any, options: Sequence[Sequence[Sequence[int]]], lead: Sequence[int] = ()
+    ) -> list[list[float]]:
+        """Mean token log-likelihood (nats, the end token included) of every option behind its source and the lead."""
+        ...
+
+    def generate(
+        self, model: Any, memory: Any, lead: Sequence[int] = (), *, ends: Collection[int], max_new_tokens: int
+    ) -> list[list[int]]:
+        """Greedy generation behind every source and the lead: token ids before the first of the `ends`."""
         ...
 
 
 def family_of(config: PreTrainedConfig) -> Family:
-    """The family of a model, by its configuration.
-
-    Raises:
-        ValueError: for an architecture that no family serves.
-    """
-    if config.is_encoder_decoder:
-        return encoder_decoder
-    raise ValueError(f"expected an encoder-decoder, found {config.model_type}")
+    """The family of a model, by its configuration."""
+    return encoder_decoder if config.is_encoder_decoder else decoder

@@ -5,11 +5,15 @@ Shape suffixes: M target tokens of a batch, T target texts, L lists of texts tha
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeGuard
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, Protocol, TypedDict, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from tinyllm.data.steps import TargetText
 
 CHUNK = 256
 """Tokens whose logits are held at a time: [256, 32128] in fp32 is 33 MB."""
@@ -96,6 +100,17 @@ def linear_cross_entropy(
     return loss, losses
 
 
+@torch.no_grad()
+def ranks(head: nn.Module, states_MD: Tensor, label_M: Tensor) -> tuple[Tensor, Tensor]:
+    """Place of every target token among the vocabulary (1 is the likeliest), and its cross-entropy (nats): [M] each."""
+    places, losses = [], []
+    for states, labels in zip(states_MD.split(CHUNK), label_M.split(CHUNK), strict=True):
+        logits = head(states).float()
+        places.append(1 + (logits > logits.gather(1, labels[:, None])).sum(dim=1))
+        losses.append(nn.functional.cross_entropy(logits, labels, reduction="none"))
+    return torch.cat(places), torch.cat(losses)
+
+
 def mean_by_text(losses_M: Tensor, text_M: Tensor) -> Tensor:
     """Mean token loss of every target text: [texts], in the order of the pairs."""
     count = int(text_M.max()) + 1
@@ -120,6 +135,48 @@ class Batch(Protocol):
     """List whose texts compete with its text, from 0; -1 for none."""
     lists: int
     """Number of lists."""
+
+
+class TokenFields(TypedDict):
+    """The fields of `Batch`, by name."""
+
+    label_M: Tensor
+    stream_M: Tensor
+    text_M: Tensor
+    normaliser_M: Tensor
+    share_M: Tensor
+    list_M: Tensor
+    lists: int
+
+
+def token_fields(targets: Sequence[TargetText], number: Sequence[int]) -> TokenFields:
+    """What a batch says about its target tokens.
+
+    Args:
+        targets: in the family's own order.
+        number: of each, counted over the batch in the order of the pairs.
+    """
+    size_t = torch.tensor([len(target.ids) for target in targets])
+    return {
+        "label_M": torch.tensor([token for target in targets for token in target.ids]),
+        "stream_M": torch.tensor([target.stream for target in targets]).repeat_interleave(size_t),
+        "text_M": torch.tensor(number).repeat_interleave(size_t),
+        "normaliser_M": torch.tensor([t.normaliser for t in targets], dtype=torch.float32).repeat_interleave(size_t),
+        "share_M": torch.tensor([t.share for t in targets], dtype=torch.float32).repeat_interleave(size_t),
+        "list_M": torch.tensor([target.list_number for target in targets]).repeat_interleave(size_t),
+        "lists": 1 + max(target.list_number for target in targets),
+    }
+
+
+def moved(value: Any, device: torch.device | str, non_blocking: bool = False) -> Any:
+    """A batch with all its tensors, those in lists and dataclasses too, on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=non_blocking)
+    if isinstance(value, list):
+        return [moved(item, device, non_blocking) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value)(*(moved(getattr(value, field.name), device, non_blocking) for field in fields(value)))
+    return value
 
 
 def is_plain_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:

@@ -1,16 +1,19 @@
-"""Loading and saving students: a T5 by hub id or folder, or from random weights in a given architecture."""
+"""Loading students: a T5 or a decoder by hub id or folder, or a T5 from random weights in a given architecture."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     T5Config,
     T5ForConditionalGeneration,
@@ -19,8 +22,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from tinyllm.errors import UserError
 from tinyllm.methods import Stream
+from tinyllm.pretrained import folder_of, loading
 from tinyllm.prompts import student_source
 from tinyllm.records import Question
+from tinyllm.student.decoder import check
 from tinyllm.student.tokenizer import train_tokenizer
 
 log = logging.getLogger(__name__)
@@ -28,32 +33,45 @@ disable_progress_bar()
 
 
 def load_pretrained(
-    name: str, *, revision: str | None = None, dropout: float | None = None
-) -> tuple[T5ForConditionalGeneration, PreTrainedTokenizerBase]:
-    """A T5 and its tokenizer from a hub id or a folder, in fp32. Only safetensors are read, and no remote code is run.
+    name: str, *, revision: str | None = None, gguf_file: str | None = None, dropout: float | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A T5 or a decoder with its tokenizer, in fp32. Only safetensors and GGUF are read, and no remote code is run.
+
+    Args:
+        name: hub id, folder, or `package:<name>` for the folder of an installed Python package.
+        revision: on the hub.
+        gguf_file: file inside of `name`, for weights in GGUF; they are de-quantized.
+        dropout: of a T5; None keeps its own.
 
     Raises:
-        UserError: when it can't be had, or is no encoder-decoder T5.
+        UserError: when it can't be had, or is of an architecture that can't be served.
     """
+    folder = folder_of(name)
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
-        if not isinstance(config, T5Config):
+        source, weights = loading(revision, gguf_file)
+        config = AutoConfig.from_pretrained(folder, **source)
+        if config.is_encoder_decoder and not isinstance(config, T5Config):
             raise UserError(
-                f"student.pretrained={name}: expected a T5 (model_type t5), found model_type {config.model_type}: "
-                "name a FLAN-T5 checkpoint or a folder that 'tinyllm export' wrote"
+                f"student.pretrained={name}: expected a T5 (model_type t5) or a decoder, found model_type "
+                f"{config.model_type}: name a FLAN-T5 checkpoint or a causal language model"
             )
-        if dropout is not None:
+        if isinstance(config, T5Config) and dropout is not None:
             config.dropout_rate = dropout
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        model = T5ForConditionalGeneration.from_pretrained(
-            name, config=config, revision=revision or "main", dtype=torch.float32, use_safetensors=True
+        elif dropout:
+            raise UserError(f"student.dropout={dropout}: a decoder has none: set student.dropout=null")
+        tokenizer = AutoTokenizer.from_pretrained(folder, **source)
+        kind: Any = T5ForConditionalGeneration if isinstance(config, T5Config) else AutoModelForCausalLM
+        model: PreTrainedModel = kind.from_pretrained(
+            folder, config=config, dtype=torch.float32, use_safetensors=gguf_file is None, **weights
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"student.pretrained={name}: no such model folder here, and the hub did not give it ({reason}); "
             "give a folder, or student.pretrained=null for random weights"
         ) from error
+    if not config.is_encoder_decoder:
+        check(model, name)
     return model, tokenizer
 
 
@@ -73,8 +91,18 @@ def from_scratch(
     Raises:
         UserError: for a field that T5Config does not have, or a vocabulary too small for the characters of the texts.
     """
+    if architecture.get("model_type", "t5") != "t5":
+        raise UserError(
+            f"student.architecture.model_type={architecture['model_type']}: random weights are made for a T5 alone: "
+            "give a folder with a decoder's weights, random or not, as student.pretrained"
+        )
     known = T5Config().to_dict()
     wrong = sorted(set(architecture) - set(known))
+    if not architecture:
+        raise UserError(
+            "student.pretrained=null: this student has no student.architecture to draw random weights for: give "
+            "student.pretrained a hub id or a folder"
+        )
     if wrong or "vocab_size" not in architecture:
         some = ", ".join(sorted(known)[:8])
         raise UserError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,9 @@ class StudentModule(LightningModule):
         warmup_steps: optimizer steps.
         schedule: what follows the warm-up.
         seed: of dropout; every micro-batch seeds anew, so that a resumed run draws what an uninterrupted one draws.
+        learned: names of the streams whose weight is times exp(-s), with s, 0 at first, trained beside the student and
+            added to the loss (Kendall, Gal and Cipolla 2018).
+        learned_lr: peak learning rate of s.
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class StudentModule(LightningModule):
         warmup_steps: int = 0,
         schedule: Schedule = Schedule.linear,
         seed: int = 0,
+        learned: Sequence[str] = (),
+        learned_lr: float = 1e-2,
     ) -> None:
         super().__init__()
         self.student = student
@@ -61,6 +66,10 @@ class StudentModule(LightningModule):
         self.warmup_steps = warmup_steps
         self.schedule = schedule
         self.seed = seed
+        self.learned = tuple(learned)
+        self.learned_lr = learned_lr
+        if learned:
+            self.log_variance = torch.nn.Parameter(torch.zeros(len(learned)))
         self.valid_accuracy = MeanMetric()
         self.valid_ranked = MeanMetric()
         self.valid_exact = MeanMetric()
@@ -68,14 +77,31 @@ class StudentModule(LightningModule):
         self._terms: list[Tensor] = []
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Weighted sum of the streams' losses (equation 2), and each token's cross-entropy [M] in nats, detached."""
+        """Weighted sum of the streams' losses (equation 2), and each token's cross-entropy [M] in nats, detached.
+
+        With learned weights, plus the sum of their s; its value and its gradients are those of
+        sum_m weight_m * exp(-s_m) * loss_m + s_m.
+        """
         weights = torch.tensor(list(self.weights.values()), device=batch.stream_M.device)
-        return self.student.losses(batch, weights[batch.stream_M] * batch.normaliser_M)
+        if not self.learned:
+            return self.student.losses(batch, weights[batch.stream_M] * batch.normaliser_M)
+        places = torch.tensor([list(self.weights).index(name) for name in self.learned], device=weights.device)
+        weights = weights * torch.ones_like(weights).index_copy(0, places, torch.exp(-self.log_variance))
+        loss, losses_M = self.student.losses(batch, weights.detach()[batch.stream_M] * batch.normaliser_M)
+        # The fused loss takes its factors as constants: this adds their gradient, and nothing to the value.
+        terms = stream_losses(losses_M, batch, len(self.weights))
+        return loss + ((weights - weights.detach()) * terms).sum() + self.log_variance.sum(), losses_M
+
+    def learned_weights(self) -> dict[str, float]:
+        """exp(-s) of every learned stream."""
+        if not self.learned:
+            return {}
+        return dict(zip(self.learned, torch.exp(-self.log_variance.detach()).tolist(), strict=True))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one micro-batch, a scalar; logs it and every stream's term, each over the whole step, in nats.
 
-        So `train/loss` is the sum of the streams' weights times `train/loss/<stream>`.
+        So `train/loss` is the sum of the streams' weights times `train/loss/<stream>`, with learned weights plus s.
         """
         moment = f"{self.seed}/{self.trainer.current_epoch}/{batch_idx}/{self.global_rank}"
         torch.manual_seed(int.from_bytes(hashlib.sha256(moment.encode()).digest()[:7], "big"))
@@ -140,11 +166,13 @@ class StudentModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with warm-up, then constant or linear to zero at the last step."""
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        groups = [
+        parameters = [p for name, p in self.named_parameters() if p.requires_grad and name != "log_variance"]
+        groups: list[dict[str, Any]] = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
+        if self.learned:
+            groups.append({"params": [self.log_variance], "weight_decay": 0.0, "lr": self.learned_lr})
         optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=True)
         if self.schedule is Schedule.constant:
             scheduler = get_constant_schedule_with_warmup(optimizer, self.warmup_steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +17,7 @@ from tinyllm import runs
 from tinyllm.config import Accelerator, ExperimentConfig
 from tinyllm.data.question_batches import QuestionBatch, question_batches
 from tinyllm.data.steps import Pair
-from tinyllm.data.tokens import SourceTokens
+from tinyllm.data.tokens import Form, SourceTokens
 from tinyllm.methods import Stream, answer_prefix
 from tinyllm.parsing import match_choice
 from tinyllm.records import Prediction, Question
@@ -43,6 +44,8 @@ class Student:
     """Of asking, as in Lightning; a name with `bf16` runs under autocast."""
     cache: Path = Path(".cache/tinyllm")
     """Folder of tokenized texts."""
+    chat: bool = False
+    """Whether a decoder reads question and instruction in its chat template."""
 
     @classmethod
     def create(
@@ -70,7 +73,9 @@ class Student:
         """
         student = config.student
         if student.pretrained:
-            loaded = models.load_pretrained(student.pretrained, revision=student.revision, dropout=student.dropout)
+            loaded = models.load_pretrained(
+                student.pretrained, revision=student.revision, gguf_file=student.gguf_file, dropout=student.dropout
+            )
         else:
             texts = models.tokenizer_texts(questions, streams, rationales)
             loaded = models.from_scratch(
@@ -78,7 +83,10 @@ class Student:
             )
         voices = {stream.name: stream.prefix for stream in streams if stream.name in config.teachers}
         cache = Path(config.cache).expanduser()
-        return cls(*loaded, answer_prefix(config.method), voices, student.max_source_length, precision, cache)
+        prefix = answer_prefix(config.method)
+        made = cls(*loaded, prefix, voices, student.max_source_length, precision, cache, student.chat)
+        _ = made.form  # a chat form that can't be had is refused before training
+        return made
 
     @classmethod
     def load(cls, folder: Path, *, precision: str = "32-true", cache: Path | None = None) -> Self:
@@ -96,15 +104,29 @@ class Student:
         voices = runs.taught_teachers(folder)
         loaded = models.load_pretrained(str(runs.student_folder(folder)))
         cache = cache or Path(config.cache).expanduser()
-        return cls(*loaded, answer_prefix(config.method), voices, config.student.max_source_length, precision, cache)
+        prefix, student = answer_prefix(config.method), config.student
+        return cls(*loaded, prefix, voices, student.max_source_length, precision, cache, student.chat)
 
     @property
     def family(self) -> Family:
         """How this architecture lays out, learns, ranks and generates."""
         return family_of(self.model.config)
 
+    @cached_property
+    def form(self) -> Form:
+        """How it reads questions and writes targets."""
+        return self.family.form(self.tokenizer, chat=self.chat)
+
+    @property
+    def ends(self) -> list[int]:
+        """Ids that end what it writes: the one that it was taught, and the model's own."""
+        own: Any = self.model.generation_config.eos_token_id if self.model.generation_config is not None else None
+        return sorted({self.form.end, *([own] if isinstance(own, int) else own or [])})
+
     def save(self, folder: Path) -> None:
         """Write a plain Hugging Face model folder: safetensors, config and tokenizer."""
+        if self.model.generation_config is not None and len(self.ends) > 1:
+            self.model.generation_config.eos_token_id = self.ends
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
@@ -141,14 +163,15 @@ class Student:
             questions: of one split.
             rationales: question id -> one rationale for each option, part of that option's source (PINTO).
         """
-        return SourceTokens(questions, self.tokenizer, self.max_source_length, self.cache, rationales)
+        return SourceTokens(questions, self.tokenizer, self.max_source_length, self.cache, rationales, self.form)
 
     def answer(self, batch: QuestionBatch) -> list[Prediction]:
-        """Both answers to every question of a batch; generation has room for the longest option.
+        """Both answers to every question of a batch, whose sources are read once; generation has room for any option.
 
         Where each option has a source of its own, there is none to generate from: the ranked option is both answers.
         """
-        scores = self._rank(batch)
+        memory = self._read([source for own in batch.sources for source in own])
+        scores = self._rank(memory, batch)
         ranked = [
             q.choices[max(range(len(own)), key=own.__getitem__)] for q, own in zip(batch.questions, scores, strict=True)
         ]
@@ -156,7 +179,7 @@ class Student:
         predicted: Sequence[str | None] = ranked
         if not batch.by_option:
             longest = max(len(ids) for options in batch.options for ids in options)
-            texts = self._generate([source for (source,) in batch.sources], longest + _SPARE_TOKENS)
+            texts = self._generate(memory, batch.lead, longest + _SPARE_TOKENS)
             predicted = [match_choice(text, q.choices) for text, q in zip(texts, batch.questions, strict=True)]
         return [
             Prediction(
@@ -174,14 +197,15 @@ class Student:
             for i, question in enumerate(batch.questions)
         ]
 
-    def _rank(self, batch: QuestionBatch) -> list[list[float]]:
+    def _read(self, sources: Sequence[tuple[int, ...]]) -> Any:
+        return self.family.read(self.model, sources)
+
+    def _rank(self, memory: Any, batch: QuestionBatch) -> list[list[float]]:
         """Scores of the options of every question, from its source or from each option's own."""
-        sources: list[tuple[int, ...]] = []
         options: list[Sequence[tuple[int, ...]]] = []
         for own, texts in zip(batch.sources, batch.options, strict=True):
-            sources.extend(own)
             options.extend([texts] if len(own) == 1 else [[ids] for ids in texts])
-        scores = chain.from_iterable(self.family.rank(self.model, sources, options))
+        scores = chain.from_iterable(self.family.rank(self.model, memory, options, batch.lead))
         return [list(islice(scores, len(texts))) for texts in batch.options]
 
     def predict(
@@ -226,15 +250,18 @@ class Student:
     def _with_rationales(
         self, predictions: Sequence[Prediction], sources: SourceTokens, max_tokens: int
     ) -> list[Prediction]:
-        texts = {
-            teacher: self._generate([sources.source(p.id, prefix) for p in predictions], max_tokens)
-            for teacher, prefix in self.voices.items()
-        }
+        known: tuple[list[tuple[int, ...]], Any] | None = None
+        texts: dict[str, list[str]] = {}
+        for teacher, prefix in self.voices.items():
+            read = [sources.source(p.id, prefix) for p in predictions]
+            if known is None or known[0] != read:  # a decoder's voices share their sources
+                known = read, self._read(read)
+            texts[teacher] = self._generate(known[1], sources.lead(prefix), max_tokens)
         return [
             replace(p, rationales={teacher: texts[teacher][i] for teacher in texts}) for i, p in enumerate(predictions)
         ]
 
-    def _generate(self, sources: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
-        ids = self.family.generate(self.model, sources, max_new_tokens=max_new_tokens)
-        texts: list[str] = self.tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)
+    def _generate(self, memory: Any, lead: Sequence[int], max_new_tokens: int) -> list[str]:
+        ids = self.family.generate(self.model, memory, lead, ends=self.ends, max_new_tokens=max_new_tokens)
+        texts: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [text.strip() for text in texts]

@@ -98,11 +98,13 @@ def _leave_process_group() -> None:
 
 
 class Progress(Callback):
-    """A line after every validation, a stop at the step limit that validates first, and the seconds spent so far."""
+    """A line after every validation, a stop at the step limit that validates first, and what a run tells of itself: the
+    seconds spent so far, and the learned weights by epoch."""
 
     def __init__(self, streams: Sequence[str]) -> None:
         self.streams = streams
         self.train_loss: dict[str, float] = {}
+        self.weights: dict[str, list[float]] = {}
         self.before = 0.0
         self.started = time.perf_counter()
 
@@ -122,6 +124,9 @@ class Progress(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         names = {name: f"train/loss/{name}" for name in self.streams}
         logged = trainer.callback_metrics
+        for name, weight in pl_module.learned_weights().items():  # type: ignore[operator]
+            past = self.weights.setdefault(name, [])
+            past[trainer.current_epoch :] = [weight]
         self.train_loss |= {name: float(logged[key]) for name, key in names.items() if key in logged}
         if trainer.is_global_zero and not trainer.sanity_checking:
             metrics = trainer.callback_metrics
@@ -136,11 +141,12 @@ class Progress(Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "train_loss": self.train_loss}
+        return {"seconds": self.seconds, "train_loss": self.train_loss, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.before = float(state_dict["seconds"])
         self.train_loss = dict(state_dict["train_loss"])
+        self.weights = dict(state_dict.get("weights", {}))  # of no checkpoint of an earlier version
 
 
 def make_trainer(

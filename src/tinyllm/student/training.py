@@ -15,8 +15,9 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 
 from tinyllm import runs
-from tinyllm.config import ExperimentConfig, MethodConfig, TeacherConfig, TrainerConfig
+from tinyllm.config import ExperimentConfig, MethodConfig, TeacherConfig, TrainerConfig, Weighting
 from tinyllm.data.datamodule import QuestionDataModule
+from tinyllm.errors import UserError
 from tinyllm.methods import Stream, single_teacher
 from tinyllm.records import Question, Split
 from tinyllm.student.adapters import add_adapters, save_and_merge
@@ -46,6 +47,8 @@ class Fit:
     """Weights that were trained."""
     examples: int
     """Training questions."""
+    weights: dict[str, list[float]]
+    """Of every stream with a learned weight, the factor exp(-s) at the end of each epoch (`weighting=learned`)."""
     main_process: bool = True
     """False in the other processes of a distributed run, which have nothing more to do."""
 
@@ -63,7 +66,8 @@ def train(
 
     Args:
         student: changed in place.
-        config: `student`, `method.lora`, `loss`, `optimizer`, `trainer`, `evaluation.batch_size` and `seed` are read.
+        config: `student`, `method.lora`, `weighting`, `loss`, `optimizer`, `trainer`, `evaluation.batch_size` and
+            `seed` are read.
         folder: the run's; training goes on from its last checkpoint.
         questions: training and validation questions.
         streams: of the training questions.
@@ -93,6 +97,7 @@ def train(
         evaluation_batch_size=config.evaluation.batch_size,
         cache=student.cache,
         rationales=rationales,
+        form=student.form,
     )
     _log_cuts(data, student.max_source_length, config.student.max_target_length)
     module = StudentModule(
@@ -103,6 +108,8 @@ def train(
         warmup_steps=config.optimizer.warmup_steps,
         schedule=config.optimizer.schedule,
         seed=config.seed,
+        learned=learned_streams(config, streams),
+        learned_lr=config.weighting.lr,
     )
     fitted = fit(module, data, config.trainer, folder, loggers)
     if adapters is not None and fitted.main_process:
@@ -136,8 +143,13 @@ def fit(
         callbacks=[progress],
     )
     sharded = isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy)
+    if sharded and module.learned:
+        raise UserError(
+            f"weighting=learned: expected every process to hold all weights, found trainer.strategy="
+            f"{trainer_config.strategy}: take trainer=ddp or trainer=gpu"
+        )
     unsharded = copy.deepcopy(module.model) if sharded else None
-    trained = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
+    trained = sum(weight.numel() for weight in module.parameters() if weight.requires_grad) - len(module.learned)
     module.train()  # from_pretrained gives evaluation mode, and Lightning keeps the mode it finds
     trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     if unsharded is not None:  # the trained one holds this process's shards
@@ -161,8 +173,16 @@ def fit(
         tokens=data.sampler.tokens_read(steps),
         parameters=trained,
         examples=len(data.dataset.question_ids),
+        weights=state.get("weights", {}),
         main_process=trainer.is_global_zero,
     )
+
+
+def learned_streams(config: ExperimentConfig, streams: Sequence[Stream]) -> list[str]:
+    """Names of the streams whose weight is trained: with `weighting=learned` those of the teachers' texts."""
+    if config.weighting.name is not Weighting.learned:
+        return []
+    return [stream.name for stream in streams if stream.name in config.teachers]
 
 
 def _log_plan(streams: Sequence[Stream], method: MethodConfig, teachers: Mapping[str, TeacherConfig]) -> None:

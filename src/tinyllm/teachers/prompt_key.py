@@ -15,6 +15,8 @@ POOL_VERSION = 2
 """Raised whenever a teacher is asked otherwise for the examples that it invents."""
 SCORES_VERSION = 1
 """Raised whenever what a teacher reads when it scores options changes."""
+CONFIDENCE_VERSION = 1
+"""Raised whenever what a teacher reads when it scores the answer after its own text changes."""
 SCRIPT_VERSION = 2
 """Raised whenever the texts of minilab's scripted teachers change."""
 
@@ -40,8 +42,9 @@ def prompt_key(
     if recorded:
         return _digest({"recorded": 1})
     if not teacher.reads_prompts:
-        script = {"voice": teacher.model, "knows": str(teacher.knows), "version": SCRIPT_VERSION}
-        return _digest(script | {"kind": str(kind)})
+        script: dict[str, object] = {"voice": teacher.model, "knows": str(teacher.knows), "version": SCRIPT_VERSION}
+        wrong = {} if teacher.share is None else {"share": teacher.share}
+        return _digest(script | {"kind": str(kind)} | wrong)
     shape: dict[str, object] = {
         "template": TEMPLATE_VERSION,
         "kind": str(kind),
@@ -92,6 +95,15 @@ def scores_key(teacher: TeacherConfig, vocabulary: str) -> str:
             "vocabulary": vocabulary,
         }
     )
+
+
+def confidence_key(teacher: TeacherConfig, texts: str) -> str:
+    """The same of what a teacher expects after its own texts.
+
+    texts: the `prompt_key` of these.
+    """
+    names = ("model", "revision", "gguf_file")
+    return _digest({"confidence": CONFIDENCE_VERSION, "texts": texts} | {n: getattr(teacher, n) for n in names})
 
 
 def _digest(shape: dict[str, object]) -> str:

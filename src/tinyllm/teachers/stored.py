@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,13 +22,13 @@ from tinyllm.methods import (
     teaches,
     two_samples_of,
 )
-from tinyllm.parsing import clean_rationale, normalise, without_conclusion
-from tinyllm.records import PromptKind, Question, Rationale, Split, text_key
-from tinyllm.teachers.audit import for_training
+from tinyllm.parsing import clean_rationale, is_right, normalise, without_conclusion
+from tinyllm.records import Finding, PromptKind, Question, Rationale, Split, text_key
+from tinyllm.teachers.audit import audit, for_training
 from tinyllm.teachers.pool import pool_name
-from tinyllm.teachers.prompt_key import prompt_key, scores_key
+from tinyllm.teachers.prompt_key import confidence_key, prompt_key, scores_key
 from tinyllm.teachers.store import RationaleStore
-from tinyllm.teachers.vocabulary import check_scorer, student_vocabulary
+from tinyllm.teachers.vocabulary import check_confidence, check_scorer, student_vocabulary
 
 log = logging.getLogger(__name__)
 C = TypeVar("C", bound=ExperimentConfig)
@@ -143,6 +143,66 @@ def source_rationales(
     return shuffle_by_options(texts, config.seed) if config.rationales.shuffle else texts
 
 
+def solved(config: ExperimentConfig, questions: Sequence[Question]) -> dict[str, dict[str, bool]]:
+    """By teacher of the method, question id -> whether it solves the training question without being told the answer.
+
+    Raises:
+        UserError: when the teachers have not been asked.
+    """
+    found: dict[str, dict[str, bool]] = {}
+    for name in chosen_teachers(config.method, config.teachers, config.alpha, config.ablation.drop):
+        records = _stored(config, name, PromptKind.solve, questions, Split.train)
+        found[name] = {q.id: is_right(records[q.id].answer, q.answer) for q in questions}
+    return found
+
+
+def expectations(
+    config: ExperimentConfig, questions: Sequence[Question], texts: Mapping[str, Collection[str]]
+) -> dict[str, dict[str, float]]:
+    """By teacher, question id -> its mean token log-likelihood (nats) of the right answer after its own text.
+
+    Args:
+        config: of the run.
+        questions: training questions.
+        texts: by teacher, ids of the questions that are wanted.
+
+    Raises:
+        UserError: when a teacher can't give likelihoods, or has not been asked for them.
+    """
+    kind = rationale_kind(config.method, config.prompt)
+    store = RationaleStore(Path(config.store).expanduser())
+    found: dict[str, dict[str, float]] = {}
+    for name, ids in texts.items():
+        teacher = config.teachers[name]
+        check_confidence(teacher)
+        key = confidence_key(teacher, stored_key(config, teacher, kind))
+        records = store.read(config.data.name, Split.train, teacher.stored_name, key, teacher.sample)
+        missing = sum(i not in records for i in ids)
+        if missing:
+            raise UserError(
+                f"weighting=confidence: {missing} of {len(ids)} {config.data.name}/train texts of teacher {name} lack "
+                f"a score in {config.store}: run 'tinyllm rationales weighting=confidence' with the same options"
+            )
+        found[name] = {i: float(json.loads(records[i].text)[0]) for i in ids}
+    return found
+
+
+def conflicts(config: ExperimentConfig, questions: Sequence[Question]) -> set[str]:
+    """Ids of the training questions on which a teacher's text concludes on another option than the right one.
+
+    So does, for the audit, a text that names wrong options and not the right one.
+
+    Raises:
+        UserError: when records are missing from the store.
+    """
+    kind = rationale_kind(config.method, config.prompt)
+    found: set[str] = set()
+    for name in chosen_teachers(config.method, config.teachers, config.alpha, config.ablation.drop):
+        audited = audit(_stored(config, name, kind, questions, Split.train), questions)
+        found |= {i for i, reasons in audited.items() if reasons & {Finding.other_answer, Finding.wrong_options}}
+    return found
+
+
 def _undropped_single_teacher(config: ExperimentConfig) -> str:
     name = single_teacher(config.method, config.teachers)
     if name in config.ablation.drop:
@@ -168,7 +228,7 @@ def _stored(
         raise UserError(
             f"{len(missing)} of {len(questions)} {config.data.name}/{split} questions lack a rationale of teacher "
             f"{name} in {config.store}, asked for as this run needs it ({kind}): run 'tinyllm rationales' with {option}"
-            "the same data, teachers, method, ablation and prompt options"
+            "the same data, teachers, method, ablation, weighting and prompt options"
         )
     return {key: found[key] for key in keys}
 
@@ -176,7 +236,14 @@ def _stored(
 def stored(config: ExperimentConfig, teacher: TeacherConfig, kind: PromptKind, split: Split) -> dict[str, Rationale]:
     """What the store holds of this teacher under this run's prompt, by `Rationale.key`."""
     store = RationaleStore(Path(config.store).expanduser())
-    key = prompt_key(
+    key = stored_key(config, teacher, kind)
+    return store.read(config.data.name, split, teacher.stored_name, key, teacher.sample)
+
+
+def stored_key(config: ExperimentConfig, teacher: TeacherConfig, kind: PromptKind) -> str:
+    """The prompt key of this teacher's texts under this run's prompt."""
+    store = RationaleStore(Path(config.store).expanduser())
+    return prompt_key(
         teacher,
         config.prompt,
         kind,
@@ -184,7 +251,6 @@ def stored(config: ExperimentConfig, teacher: TeacherConfig, kind: PromptKind, s
         pool=pool_name(store, teacher, config.prompt, config.data),
         recorded=is_recorded(config, teacher, kind),
     )
-    return store.read(config.data.name, split, teacher.stored_name, key, teacher.sample)
 
 
 def is_recorded(config: ExperimentConfig, teacher: TeacherConfig, kind: PromptKind) -> bool:

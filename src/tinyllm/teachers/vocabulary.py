@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tinyllm.config import StudentConfig, TeacherConfig
 from tinyllm.errors import UserError
+from tinyllm.pretrained import folder_of, loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,13 +38,28 @@ def student_vocabulary(student: StudentConfig) -> str:
         )
     from transformers import AutoTokenizer
 
+    folder = folder_of(student.pretrained)
     try:
-        return vocabulary_hash(AutoTokenizer.from_pretrained(student.pretrained, revision=student.revision))
+        source, _ = loading(student.revision, student.gguf_file)
+        return vocabulary_hash(AutoTokenizer.from_pretrained(folder, **source))
     except (OSError, ValueError) as error:
         raise UserError(
             f"student.pretrained={student.pretrained}: no tokenizer could be loaded "
             f"({(str(error).strip().splitlines() or ['unknown'])[0]}); give a folder or a hub id"
         ) from error
+
+
+def check_confidence(teacher: TeacherConfig) -> None:
+    """Refuse a teacher that can't say how much it expects an answer.
+
+    Raises:
+        UserError: for a scripted teacher or one behind a server.
+    """
+    if not teacher.scores_options:
+        raise UserError(
+            f"weighting=confidence: expected teachers with engine=transformers, which have likelihoods, found "
+            f"{teacher.name} ({teacher.engine} engine): choose another weighting"
+        )
 
 
 def check_scorer(teacher: TeacherConfig) -> None:

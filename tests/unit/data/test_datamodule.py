@@ -154,6 +154,9 @@ class Sources:
     def source(self, question_id: str, prefix: str, option: int = 0, perturbation: None = None) -> tuple[int, ...]:
         return (int(question_id),) * len(prefix)
 
+    def lead(self, prefix: str) -> tuple[int, ...]:
+        return ()
+
 
 STREAMS = [
     Stream("answer", "p: ", 1.0, single_target({"10": "x", "11": "x", "12": "x"})),

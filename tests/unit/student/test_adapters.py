@@ -8,16 +8,18 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from tests.conftest import small_t5
+from tests.conftest import ranked as rank
+from tests.conftest import small_decoder, small_t5
 from torch.nn import functional as F
 from transformers import T5ForConditionalGeneration
 
 from tinyllm.config import LoraConfig
 from tinyllm.data.steps import Pair, TargetText
 from tinyllm.errors import UserError
+from tinyllm.student import decoder
 from tinyllm.student.adapters import add_adapters, save_and_merge
 from tinyllm.student.cpu_speed import accelerate
-from tinyllm.student.encoder_decoder import lay_out, rank, token_losses
+from tinyllm.student.encoder_decoder import lay_out, token_losses
 
 CONFIG = small_t5().config
 EVERYWHERE = ["q", "k", "v", "o", "wi_0", "wi_1", "wo"]
@@ -145,3 +147,24 @@ def test_the_best_weights_of_a_copy_are_what_is_saved(tmp_path: Path) -> None:
 def test_settings_that_can_not_work_are_refused(lora: LoraConfig, message: str) -> None:
     with pytest.raises(UserError, match=message):
         add_adapters(small_t5(), lora)
+
+
+def test_all_linear_layers_of_a_decoder_but_its_head_learn_and_merge() -> None:
+    model = small_decoder()
+    adapters = add_adapters(model, LoraConfig(r=4, alpha=8.0, dropout=0.0, target_modules=["all-linear"]))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    source, target = (5, 6, 7, 8), TargetText((9, 10, 1), normaliser=1.0, lead=(11, 12))
+    loss, losses_M = decoder.token_losses(model, decoder.lay_out([Pair(source, (target,))], model.config))
+    loss.backward()
+    learning = {
+        name.split(".lora_")[0].rpartition(".")[2] for name, p in model.named_parameters() if p.grad is not None
+    }
+    assert learning == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    logits = adapters(input_ids=torch.tensor([[*source, *target.lead, *target.ids]])).logits[0, -4:-1]
+    expected = F.cross_entropy(logits, torch.tensor(target.ids), reduction="none")
+    torch.testing.assert_close(losses_M, expected.detach(), rtol=1e-5, atol=1e-5)
+    merged = adapters.merge_and_unload()
+    again = decoder.token_losses(merged, decoder.lay_out([Pair(source, (target,))], model.config))[1]
+    torch.testing.assert_close(again, losses_M, rtol=1e-4, atol=1e-5)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from tests.conftest import generated as generate
+from tests.conftest import ranked as rank
 from tests.conftest import small_t5
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,15 +18,15 @@ from tinyllm.data.steps import Pair, TargetText
 from tinyllm.student import encoder_decoder
 from tinyllm.student.cpu_speed import accelerate
 from tinyllm.student.encoder_decoder import (
-    generate,
     lay_out,
     mean_by_text,
-    rank,
+    read,
     target_states,
     token_losses,
 )
 
 CONFIG = small_t5().config
+ENDS = [1]
 LOWEST = torch.finfo(torch.float32).min
 
 
@@ -313,18 +315,15 @@ def test_ranking_equals_one_option_at_a_time(make) -> None:
     assert not any(p.grad is not None for p in model.parameters())
 
 
-def test_ranking_reads_each_question_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranking_and_generation_read_each_question_once() -> None:
     model = small_t5().eval()
-    read: list[int] = []
-
-    def counted(pairs: Sequence[Pair], config: T5Config) -> encoder_decoder.FlatBatch:
-        batch = lay_out(pairs, config)
-        read.append(batch.source_N.numel())
-        return batch
-
-    monkeypatch.setattr(encoder_decoder, "lay_out", counted)
-    rank(model, [(5, 6, 1), (7, 8, 9, 1)], [[(3, 1), (4, 1), (5, 1)], [(3, 1), (4, 1)]])
-    assert read == [7]
+    seen: list[int] = []
+    model.encoder.block[0].register_forward_hook(lambda *_: seen.append(-1))
+    model.encoder.final_layer_norm.register_forward_hook(lambda _, __, hidden: seen.append(hidden.shape[0]))
+    memory = read(model, [(5, 6, 1), (7, 8, 9, 1)])
+    encoder_decoder.rank(model, memory, [[(3, 1), (4, 1), (5, 1)], [(3, 1), (4, 1)]])
+    encoder_decoder.generate(model, memory, ends=ENDS, max_new_tokens=4)
+    assert seen == [7]
 
 
 def test_ranking_leaves_no_graph() -> None:
@@ -397,4 +396,5 @@ def test_generation_is_greedy_whatever_the_model_folder_says() -> None:
     model.generation_config.do_sample = True
     model.generation_config.temperature = 5.0
     model.generation_config.num_beams = 3
+    model.generation_config.repetition_penalty = 9.0
     assert generate(model, sources, max_new_tokens=8) == expected

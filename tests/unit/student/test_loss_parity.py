@@ -35,6 +35,9 @@ class Sources:
     def source(self, question_id: str, prefix: str, option: int = 0, perturbation: None = None) -> tuple[int, ...]:
         return self.sources[question_id, prefix, option]
 
+    def lead(self, prefix: str) -> tuple[int, ...]:
+        return ()
+
 
 def make_case(teachers: int, questions: int, missing: bool, seed: int = 0, extra: Sequence[str] = ()):
     """Streams of one text a question, and those of `extra`, whose targets are several texts with shares.

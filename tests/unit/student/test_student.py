@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from tests.conftest import SHAPE, small_t5
-from transformers import BertConfig
+from tests.conftest import generated as generate
+from tests.conftest import ranked as rank
+from transformers import BertConfig, BertLMHeadModel
 
 from tinyllm import runs
 from tinyllm.config import Accelerator, DataConfig, ExperimentConfig, MethodConfig, StreamConfig, StudentConfig
@@ -16,8 +18,6 @@ from tinyllm.errors import UserError
 from tinyllm.methods import answer_stream
 from tinyllm.records import Question
 from tinyllm.student.cpu_speed import RmsNorm
-from tinyllm.student.encoder_decoder import generate, rank
-from tinyllm.student.family import family_of
 from tinyllm.student.models import load_pretrained
 from tinyllm.student.student import Student
 from tinyllm.student.tokenizer import train_tokenizer
@@ -153,6 +153,21 @@ def test_a_student_from_scratch_knows_what_it_will_read(tmp_path: Path) -> None:
             assert made.tokenizer.unk_token_id not in source
 
 
-def test_an_architecture_without_a_family_is_refused() -> None:
-    with pytest.raises(ValueError, match="bert"):
-        family_of(BertConfig())
+def test_an_architecture_that_is_no_causal_model_is_refused(tmp_path: Path) -> None:
+    shape = {"vocab_size": 97, "hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 3}
+    BertLMHeadModel(BertConfig(**shape, num_hidden_layers=2)).save_pretrained(tmp_path / "model")
+    TOKENIZER.save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match="bert"):
+        load_pretrained(str(tmp_path / "model"))
+
+
+def test_random_weights_of_a_decoder_are_refused() -> None:
+    config = ExperimentConfig(
+        student=StudentConfig(name="s", architecture={"model_type": "llama", "vocab_size": 200}),
+        method=MethodConfig(name="full_ft", streams={"answer": StreamConfig()}),
+    )
+    with pytest.raises(UserError, match=r"student.architecture.model_type=llama: random weights .* student.pretrained"):
+        Student.create(config, QUESTIONS, [])
+    config.student.architecture = {}
+    with pytest.raises(UserError, match=r"student.pretrained=null: .* give student.pretrained a hub id or a folder"):
+        Student.create(config, QUESTIONS, [])

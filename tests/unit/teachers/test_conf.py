@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from tinyllm.cli.alpha_grid import search_of
+from tinyllm.cli.main import one_line
+from tinyllm.compose import compose as compose_stage
 from tinyllm.config import Engine, ExperimentConfig, TeacherConfig
+from tinyllm.data import minilab
+from tinyllm.errors import UserError
+from tinyllm.methods import build_streams
 
 CONF = Path(__file__).parents[3] / "conf"
 SETS = sorted(file.stem for file in (CONF / "teachers").glob("*.yaml"))
@@ -50,3 +58,53 @@ def test_the_papers_set_is_the_papers() -> None:
     assert list(teachers) == ["flan_t5_xl", "llama2_7b_chat"]
     assert [teacher.prefix for teacher in teachers.values()] == ["explain: ", "rationale: "]
     assert [teacher.model for teacher in teachers.values()] == ["google/flan-t5-xl", "meta-llama/Llama-2-7b-chat-hf"]
+
+
+def test_a_set_is_a_list_of_names_without_a_file_of_its_own() -> None:
+    names = ["flan_t5_xl", "qwen3_4b", "smollm2"]
+    config = compose_stage("train", [f"teachers=[{','.join(names)}]", "alpha.qwen3_4b=0.5"])
+    assert list(config.teachers) == names and dict(config.alpha) == {"flan_t5_xl": 1, "qwen3_4b": 0.5, "smollm2": 1}
+    for name in names:
+        assert config.teachers[name] == OmegaConf.merge(
+            OmegaConf.structured(TeacherConfig), OmegaConf.load(CONF / "teacher" / f"{name}.yaml")
+        )
+    assert list(compose_stage("train", ["teachers=qwen3_4b"]).teachers) == ["qwen3_4b"]
+    mixed = compose_stage("train", ["experiment=table1", "teachers=[smollm2,minilab]"])
+    assert list(mixed.teachers) == ["smollm2", "terse", "wordy"] and mixed.alpha.terse == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [("teachers=[terse,nobody]", r"^teachers=nobody: no such option; expected one of .*minilab4.*qwen3_4b"),
+     ("teachers=[terse,terse]", r"^[^\n]*teachers\.terse appears more than once[^\n]*$")],
+)  # fmt: skip
+def test_a_wrong_list_is_told_in_one_line(given: str, named: str) -> None:
+    with pytest.raises(HydraException) as error:
+        compose_stage("train", [given])
+    assert re.search(named, one_line(error.value))
+
+
+def test_every_teacher_is_a_set_of_one_and_no_two_share_a_prefix() -> None:
+    prefixes = {}
+    for file in sorted((CONF / "teacher").glob("*.yaml")):
+        model = ["teachers.openai.model=x"] if file.stem == "openai" else []
+        config = compose_stage("train", [f"teachers=[{file.stem}]", *model])
+        assert list(config.teachers) == list(config.alpha) == [file.stem]
+        prefixes[file.stem] = config.teachers[file.stem].prefix
+    assert len({*prefixes.values(), "predict: "}) == len(prefixes) + 1
+
+
+def test_teachers_that_are_given_one_prefix_are_named() -> None:
+    config = compose_stage("train", ["teachers=[terse,smollm2,wordy]", "teachers.wordy.prefix='smollm: '"])
+    typed = OmegaConf.to_object(config)
+    assert isinstance(typed, ExperimentConfig)
+    questions = minilab.generate(0)["train"][:3]
+    texts = {name: {q.id: "Because." for q in questions} for name in typed.teachers}
+    with pytest.raises(UserError, match=r"'smollm: ' for smollm2 and wordy: set teachers\.<name>\.prefix"):
+        build_streams(typed.method, typed.teachers, typed.alpha, [], questions, texts)
+
+
+def test_a_list_of_teachers_is_one_set_for_a_search() -> None:
+    assert search_of(["-m", "alpha=grid", "teachers=[terse,wordy]"]) == "grid"
+    with pytest.raises(UserError, match="one teacher set"):
+        search_of(["-m", "alpha=grid", "teachers=[terse],[wordy]"])

@@ -1,4 +1,4 @@
-"""`minilab`: an embedded testbed in plain English, with two scripted teachers.
+"""`minilab`: an embedded testbed in plain English, with scripted teachers.
 
 Every fact has two hops: a situation needs a property, and objects have it ("saw a table leg to match the other three"
 -> length -> tape measure). The first kind of question asks which object suits a situation; its distractors are objects
@@ -20,8 +20,10 @@ from __future__ import annotations
 from tinyllm.data.minilab.draw import generate
 from tinyllm.data.minilab.knowledge_base import FAMILIES, Facts, Family, Kind, Property, facts_of
 from tinyllm.data.minilab.scripted import (
+    ALL_VOICES,
     ERROR_SHARES,
     FREE_ERROR_SHARES,
+    MISLEADING,
     VOICES,
     answer_freely,
     argue,
@@ -35,9 +37,11 @@ NAME = "minilab"
 """Name of the dataset in configs, stores and results."""
 
 __all__ = [
+    "ALL_VOICES",
     "ERROR_SHARES",
     "FAMILIES",
     "FREE_ERROR_SHARES",
+    "MISLEADING",
     "NAME",
     "VOICES",
     "Facts",

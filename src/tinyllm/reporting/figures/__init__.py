@@ -14,7 +14,9 @@ from tinyllm.reporting.figures.alpha_grid import alpha_grid
 from tinyllm.reporting.figures.cost import cost
 from tinyllm.reporting.figures.drawing import STYLE, Figure
 from tinyllm.reporting.figures.learning_curves import learning_curves
+from tinyllm.reporting.figures.teachers import teachers
 from tinyllm.reporting.figures.train_size import train_size
+from tinyllm.reporting.figures.weights import misleading, weights_by_epoch
 from tinyllm.reporting.study import Study
 
 FIGURES: tuple[Callable[[Study], list[Figure]], ...] = (
@@ -23,6 +25,9 @@ FIGURES: tuple[Callable[[Study], list[Figure]], ...] = (
     alpha_grid,
     learning_curves,
     cost,
+    teachers,
+    weights_by_epoch,
+    misleading,
 )
 
 

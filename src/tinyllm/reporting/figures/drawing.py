@@ -57,6 +57,8 @@ _OF_METHOD = {
     "pinto": [(_PINK, "X"), ("#8f4a70", "d")],
     "inference": [(GREY, "x")],
 }
+LOOKS = [(_BLUE, "o"), (_RED, "s"), (_GREEN, "D"), (_ORANGE, "^"), (_SKY, "v"), (_PINK, "P"), (GREY, "X"), (BLACK, "*")]
+"""Colour and marker of lines that are no methods: teachers, weightings."""
 _OTHERS = [(c, m) for m in "*hp<>8" for c in (_PINK, _ORANGE, _GREEN, _SKY, GREY)]
 OF_TEACHER = [(_BLUE, "o"), (_ORANGE, "s"), (_GREEN, "D"), (_PINK, "^"), (_RED, "v")]
 """Colours and markers of teachers."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tinyllm.config import ExampleSource, ExperimentConfig, PromptConfig, PromptTemplate, TeacherConfig
 from tinyllm.errors import UserError
-from tinyllm.methods import prompt_kinds
+from tinyllm.methods import kinds_to_ask
 from tinyllm.records import PromptKind, Question, Rationale, Split, text_key
 from tinyllm.teachers.engines.protocol import Published
 from tinyllm.teachers.pool import pool_name
@@ -113,7 +113,9 @@ class Estimate:
 
 
 def plan_turns(config: ExperimentConfig, questions: Mapping[Split, Sequence[Question]]) -> list[Turn]:
-    """The turns of every teacher of the set on `config.rationales.splits`, for every kind of text the method needs.
+    """The turns of every teacher of the set on `config.rationales.splits`.
+
+    There is one for every kind of text that the method and the weighting need.
 
     Raises:
         UserError: a split without questions, or a prompt that can't be.
@@ -124,7 +126,7 @@ def plan_turns(config: ExperimentConfig, questions: Mapping[Split, Sequence[Ques
     return [
         plan_turn(config, teacher, kind, split)
         for teacher in config.teachers.values()
-        for kind in prompt_kinds(config.method, config.prompt)
+        for kind in kinds_to_ask(config)
         for split in config.rationales.splits
     ]
 

@@ -26,7 +26,7 @@ def open_engine(teacher: TeacherConfig, published: Published | None = None) -> E
     if teacher.engine is EngineName.scripted:
         from tinyllm.teachers.engines.scripted import ScriptedEngine
 
-        return ScriptedEngine(voice=teacher.model, sample=teacher.sample, knows=teacher.knows)
+        return ScriptedEngine(voice=teacher.model, sample=teacher.sample, knows=teacher.knows, share=teacher.share)
     if teacher.engine is EngineName.openai:
         from tinyllm.teachers.engines.openai import OpenAIEngine
 

@@ -110,8 +110,12 @@ class Scorer(Protocol):
         """
         ...
 
-    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[list[Completion]]:
+    def score(self, requests: Iterable[ScoreRequest], *, continues: bool = False) -> Iterator[list[Completion]]:
         """Mean token log-likelihood (nats) of every option; a completion's text is their JSON list, in their order.
+
+        Args:
+            requests: what to score.
+            continues: an option continues the text of its source.
 
         Raises:
             UserError: the teacher has no such likelihoods.

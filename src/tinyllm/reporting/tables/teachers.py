@@ -1,0 +1,138 @@
+"""What each teacher brings: accuracy over the number of teachers, leave-one-out and Shapley values."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from tinyllm.evaluation.statistics import Difference
+from tinyllm.reporting.interval import interval, over_seeds
+from tinyllm.reporting.paired import Pair
+from tinyllm.reporting.study import Study
+from tinyllm.reporting.subsets import Lattice, Teachers, brings, lattices, shapley
+from tinyllm.reporting.table import Cell, Table
+from tinyllm.reporting.tables import notes
+
+
+def teachers(study: Study) -> list[Table]:
+    """Two tables for every set of teachers of which parts were run too."""
+    found = []
+    for number, lattice in enumerate(lattices(study), 1):
+        found += [_attribution(study, lattice, number), _counts(study, lattice, number)]
+    return [table for table in found if table is not None]
+
+
+def _attribution(study: Study, lattice: Lattice, number: int) -> Table | None:
+    nobody, whole = frozenset[str](), lattice.whole
+    pairs: dict[tuple[str, str], Pair | None] = {}
+    for m in lattice.teachers:
+        pairs[m, "alone"] = brings(study, lattice, m, nobody)
+        pairs[m, "left out"] = brings(study, lattice, m, whole - {m})
+        pairs[m, "Shapley"] = shapley(study, lattice, m)
+    everything = None
+    if nobody in lattice.runs:
+        everything = study.pair(lattice.runs[whole], lattice.runs[nobody])
+    pairs["", "Shapley"] = _whole(study, lattice)
+    pairs["", "left out"] = everything
+    keys = [key for key, pair in pairs.items() if pair is not None]
+    if not keys:
+        return None
+    tested = study.differences([[pair] for pair in (pairs[key] for key in keys) if pair is not None])
+    found = dict(zip(keys, tested, strict=True))
+    rows = [
+        (Cell(text=m), *(_cell(found.get((m, how))) for how in ("alone", "left out", "Shapley")))
+        for m in lattice.teachers
+    ]
+    rows.append(
+        (Cell(text="all of them"), Cell(), _cell(found.get(("", "left out"))), _cell(found.get(("", "Shapley"))))
+    )
+    shared = pairs["", "Shapley"]
+    seeds = f" on {len(shared.seeds)} seeds" if shared is not None else ""
+    return Table(
+        f"teachers_{number}",
+        f"What each teacher brings in points: {lattice.title}",
+        ("teacher", "alone", "leave-one-out", "Shapley value"),
+        tuple(rows),
+        (
+            "Alone: the teacher alone minus full fine-tuning. Leave-one-out: the whole set minus the set without the "
+            "teacher. Last line: the whole set minus full fine-tuning.",
+            "Shapley value: what a teacher adds to a set of others, averaged over all orders in which the set can "
+            f"grow; exact, over all {2 ** len(lattice.teachers)} sets{seeds}. The values add up to the last line."
+            if lattice.complete
+            else "Shapley value: missing, as not every set of these teachers was run.",
+            "95% intervals of the paired tests, not corrected for their number.",
+        ),
+        (notes.ACCURACY[study.metric], notes.TESTS),
+    )
+
+
+def _whole(study: Study, lattice: Lattice) -> Pair | None:
+    """The whole set against full fine-tuning, on what all sets share: as the Shapley values."""
+    together = study.together(lattice.runs) if lattice.complete else None
+    if together is None:
+        return None
+    return Pair(
+        tuple(seed[lattice.whole] for seed in together.right),
+        tuple(seed[frozenset()] for seed in together.right),
+        together.same_questions,
+        together.questions,
+        together.seeds,
+        together.groups,
+    )
+
+
+def _cell(found: Difference | None) -> Cell:
+    return Cell() if found is None else Cell(found.mean, found.low, found.high)
+
+
+def _counts(study: Study, lattice: Lattice, number: int) -> Table | None:
+    curve = count_curve(study, lattice)
+    if len(curve) < 2:
+        return None
+    rows = [
+        (Cell(text=str(count)), Cell(text=" + ".join(lattice.teachers[:count]) or "none"), _point(one), _point(mean))
+        for count, (one, mean) in curve.items()
+    ]
+    return Table(
+        f"teacher_count_{number}",
+        f"Accuracy over the number of teachers: {lattice.title}",
+        ("teachers", "in the order of the set", "accuracy", "mean over all sets of as many"),
+        tuple(rows),
+        ("Intervals: Student's t over the seeds that all of a line's runs have; of one seed and run Wilson's.",),
+        (notes.ACCURACY[study.metric],),
+    )
+
+
+Point = tuple[float, float, float]
+"""Mean, low and high; the latter NaN where unknown."""
+
+
+def count_curve(study: Study, lattice: Lattice) -> dict[int, tuple[Point | None, Point | None]]:
+    """Number of teachers -> accuracy of the first so many, and mean accuracy over all sets of as many."""
+    found: dict[int, tuple[Point | None, Point | None]] = {}
+    for count in range(len(lattice.teachers) + 1):
+        first, sets = frozenset(lattice.teachers[:count]), lattice.of_size(count)
+        one = _mean(study, lattice, [first]) if first in lattice.runs else None
+        mean = _mean(study, lattice, sets) if sets else None
+        if one or mean:
+            found[count] = (one, mean)
+    return found
+
+
+def _mean(study: Study, lattice: Lattice, sets: list[Teachers]) -> Point | None:
+    metric = study.metric.value
+    by_set = [lattice.runs[one].set_index(["seed", "data_seed"])[metric] for one in sets]
+    values = pd.concat(by_set, axis=1, join="inner").dropna().mean(axis=1)
+    if len(values) > 1:
+        return over_seeds(list(values))
+    if len(values) == 1 and len(sets) == 1:
+        return interval(lattice.runs[sets[0]].loc[lambda runs: runs[metric].notna()], metric)
+    return (float(values.iloc[0]), math.nan, math.nan) if len(values) else None
+
+
+def _point(point: Point | None) -> Cell:
+    if point is None:
+        return Cell()
+    mean, low, high = point
+    return Cell(mean) if math.isnan(low) else Cell(mean, low, high)

@@ -1,0 +1,240 @@
+"""What each teacher brings: against values worked out by hand, and by going through all orders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import combinations, permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.reporting.conftest import MakeRun
+from tests.unit.reporting.tables.conftest import cell, first, labels, made
+
+from tinyllm.config import Engine, ExperimentConfig, MethodConfig, TeacherConfig, Weighting, WeightingConfig
+from tinyllm.reporting.figures import all_figures
+from tinyllm.reporting.subsets import lattices
+from tinyllm.reporting.tables.conflict import conflict
+from tinyllm.reporting.tables.teachers import count_curve, teachers
+from tinyllm.reporting.tables.weights import weights
+from tinyllm.runs import TEACHER
+
+Change = Callable[[ExperimentConfig], ExperimentConfig]
+
+
+def of_set(names: Sequence[str], **more: Any) -> Change:
+    """`teachers=[...]`, all at α = 3."""
+
+    def change(config: ExperimentConfig) -> ExperimentConfig:
+        own = {
+            m: TeacherConfig(
+                name=m, engine=Engine.scripted, model=m, prefix=f"{m}: ", share=0.5 if m == "misleading" else None
+            )
+            for m in names
+        }
+        return replace(config, teachers=own, alpha=dict.fromkeys(names, 3.0), **more)
+
+    return change
+
+
+def taught(names: Sequence[str]) -> dict[str, Any]:
+    return {"alpha": dict.fromkeys(names, 3.0), "config": of_set(names)}
+
+
+def two_teachers(make_run: MakeRun, **more: Any) -> None:
+    make_run("full_ft", right=first(10), **more)
+    make_run(right=first(20), **taught(["terse"]), **more)
+    make_run(right=first(16), **taught(["wordy"]), **more)
+    make_run(right=first(28), **taught(["terse", "wordy"]), **more)
+
+
+def test_two_teachers_by_hand(make_run: MakeRun, tmp_path: Path) -> None:
+    """Accuracies of 10, 20, 16 and 28 of 40."""
+    for seed in (0, 1):
+        two_teachers(make_run, seed=seed)
+    table, counts = teachers(made(tmp_path))
+    assert labels(table) == ["terse", "wordy", "all of them"]
+    expected = {
+        ("terse", "alone"): 10 / 40, ("terse", "leave-one-out"): 12 / 40, ("terse", "Shapley value"): 11 / 40,
+        ("wordy", "alone"): 6 / 40, ("wordy", "leave-one-out"): 8 / 40, ("wordy", "Shapley value"): 7 / 40,
+        ("all of them", "leave-one-out"): 18 / 40, ("all of them", "Shapley value"): 18 / 40,
+    }  # fmt: skip
+    for (label, column), value in expected.items():
+        found = cell(table, label, column)
+        assert found.value == pytest.approx(value), (label, column)
+        assert found.low is not None and found.high is not None and found.low < value < found.high
+    assert [[c.text or pytest.approx(c.value) for c in row] for row in counts.rows] == [
+        ["0", "none", 10 / 40, 10 / 40], ["1", "terse", 20 / 40, 18 / 40], ["2", "terse + wordy", 28 / 40, 28 / 40],
+    ]  # fmt: skip
+
+
+def test_three_teachers_through_all_orders(make_run: MakeRun, tmp_path: Path) -> None:
+    """Seeds differ, questions come in pairs; the values add up to the whole minus full fine-tuning."""
+    names = ["terse", "wordy", "repeating"]
+    right: dict[tuple[int, frozenset[str]], int] = {}
+    for seed in (0, 1, 2):
+        for size in range(4):
+            for part in combinations(names, size):
+                right[seed, frozenset(part)] = number = 5 + 3 * size + (7 * len("".join(part)) + 5 * seed) % 11
+                options = taught(part) if part else {"method": "full_ft"}
+                make_run(seed=seed, right=first(number), pairs=True, **options)
+    (lattice,) = lattices(made(tmp_path))
+    assert lattice.complete and lattice.teachers == tuple(names)
+    table = teachers(made(tmp_path))[0]
+    total = 0.0
+    for name in names:
+        gains = []
+        for seed in (0, 1, 2):
+            for order in permutations(names):
+                before = frozenset(order[: order.index(name)])
+                gains.append((right[seed, before | {name}] - right[seed, before]) / 40)
+        value = cell(table, name, "Shapley value").value
+        assert value == pytest.approx(sum(gains) / len(gains))
+        total += value or 0.0
+    whole = sum(right[s, frozenset(names)] - right[s, frozenset()] for s in (0, 1, 2)) / 120
+    assert total == pytest.approx(whole) == pytest.approx(cell(table, "all of them", "Shapley value").value or 0.0)
+
+
+def test_a_missing_subset_leaves_no_shapley_value_and_no_invented_one(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("full_ft", right=first(10))
+    make_run(right=first(20), **taught(["terse"]))
+    make_run(right=first(28), **taught(["terse", "wordy"]))
+    table, counts = teachers(made(tmp_path))
+    assert cell(table, "terse", "Shapley value").missing and cell(table, "terse", "leave-one-out").missing
+    assert cell(table, "wordy", "leave-one-out").value == pytest.approx(8 / 40)
+    assert "not every set" in " ".join(table.notes)
+    assert counts.rows[1][3].missing and counts.rows[1][2].value == pytest.approx(0.5)
+
+
+def test_weights_of_zero_and_ablations_make_subsets_too_and_other_settings_do_not(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    both = of_set(["terse", "wordy"])
+
+    def dropped(config: ExperimentConfig) -> ExperimentConfig:
+        return replace(both(config), ablation=replace(config.ablation, drop=["terse"]))
+
+    def zero(config: ExperimentConfig) -> ExperimentConfig:
+        return replace(both(config), alpha={"terse": 3.0, "wordy": 0.0})
+
+    def longer(config: ExperimentConfig) -> ExperimentConfig:
+        return replace(of_set(["wordy"])(config), trainer=replace(config.trainer, max_epochs=9))
+
+    make_run("full_ft", right=first(10))
+    make_run(right=first(28), **taught(["terse", "wordy"]))
+    make_run(right=first(16), alpha={"wordy": 3.0}, config=dropped)
+    make_run(right=first(20), alpha={"terse": 3.0}, config=zero)
+    make_run(right=first(39), alpha={"wordy": 3.0}, config=longer)
+    make_run(
+        right=first(39), alpha={"terse": 2.0}, config=lambda c: replace(both(c), alpha={"terse": 2.0, "wordy": 0.0})
+    )
+    (lattice,) = lattices(made(tmp_path))
+    assert lattice.complete and sum(len(runs) for runs in lattice.runs.values()) == 4
+    assert cell(teachers(made(tmp_path))[0], "wordy", "alone").value == pytest.approx(6 / 40)
+
+
+def test_the_count_curve_is_a_mean_over_sets_then_over_seeds(make_run: MakeRun, tmp_path: Path) -> None:
+    two_teachers(make_run, seed=0)
+    make_run(seed=1, right=first(24), **taught(["terse"]))
+    make_run(seed=1, right=first(20), **taught(["wordy"]))
+    study = made(tmp_path)
+    (lattice,) = lattices(study)
+    curve = count_curve(study, lattice)
+    one, mean = curve[1]
+    assert one is not None and one[0] == pytest.approx((20 + 24) / 80)
+    assert mean is not None and mean[0] == pytest.approx((18 + 22) / 80) and mean[1] < mean[0] < mean[2]
+
+
+def weighted(name: str) -> Change:
+    both = of_set(["terse", "wordy"], weighting=WeightingConfig(name=Weighting(name)))
+    return lambda config: both(config)
+
+
+def test_weights_by_teacher(make_run: MakeRun, tmp_path: Path) -> None:
+    alpha = {"terse": 3.0, "wordy": 3.0}
+    for seed, mean in ((0, 0.5), (1, 0.7)):
+        own = {"terse": {"mean": [mean], "spread": [0.2], "zeros": [0.1]}}
+        make_run(seed=seed, alpha=alpha, config=weighted("correct"), result={"weights": own})
+        own = {m: {"mean": [1.0, mean], "spread": [0.0, 0.0], "zeros": [0.0, 0.0]} for m in alpha}
+        make_run(seed=seed, alpha=alpha, config=weighted("learned"), result={"weights": own})
+        make_run(seed=seed, **taught(["terse", "wordy"]))
+    study = made(tmp_path)
+    (table,) = weights(study)
+    rows = {(str(row[2].text), str(row[4].text)): row for row in table.rows}
+    assert set(rows) == {("correct", "terse"), ("learned", "terse"), ("learned", "wordy")}
+    assert rows["correct", "terse"][3].text == "TinyLLM [weighting.name=correct]"
+    mean_cell, spread, zeros = rows["correct", "terse"][5:8]
+    assert (mean_cell.value, spread.value, zeros.value) == (pytest.approx(0.6), pytest.approx(0.2), pytest.approx(0.1))
+    assert mean_cell.low == pytest.approx(0.6 - 12.706 * 0.1, abs=1e-3)
+    assert [rows["learned", m][5].value for m in alpha] == [pytest.approx(0.6)] * 2
+    (figure,) = [one for one in all_figures(study) if one.name == "weights"]
+    lines = {line.get_label(): list(line.get_ydata()) for line in figure.figure.axes[0].get_lines()}
+    drawn = [ys for ys in lines.values() if len(ys) == 2]
+    assert drawn[0] == [pytest.approx(1.0), pytest.approx(0.6)]
+
+
+def answers_of(make_run: MakeRun, name: str, right: list[bool], seed: int = 0) -> None:
+    """A teacher that was asked itself: where it is wrong, it names another option than the right one."""
+
+    def alone(config: ExperimentConfig) -> ExperimentConfig:
+        own = of_set([name])(config)
+        return replace(own, alpha={}, method=MethodConfig(name="tinyllm"))
+
+    make_run(
+        TEACHER, student=name, seed=seed, right=right, alpha={}, config=alone, result={"teachers": (), "alpha": {}}
+    )
+
+
+def test_accuracy_with_and_without_conflict(make_run: MakeRun, tmp_path: Path) -> None:
+    """terse is right on the first 30 of 40, wordy on the first 24: they differ on 6; wrong alike on the last 10."""
+    answers_of(make_run, "terse", first(30))
+    answers_of(make_run, "wordy", first(24))
+    make_run("full_ft", right=first(10))
+    make_run(right=first(26), **taught(["terse", "wordy"]))
+    make_run(right=first(40), **taught(["terse"]))
+    (table,) = conflict(made(tmp_path))
+    assert "6 of 40 test questions (15%)" in " ".join(table.notes)
+    rows = {str(row[0].text): row for row in table.rows}
+    assert len(rows) == 2, "one teacher alone has no conflict"
+    (name,) = [key for key in rows if key.startswith("TinyLLM")]
+    assert rows["Full fine-tuning"][1].value == 0 and rows["Full fine-tuning"][2].value == pytest.approx(10 / 34)
+    assert rows[name][1].value == pytest.approx(2 / 6) and rows[name][2].value == pytest.approx(24 / 34)
+    assert rows[name][3].value == pytest.approx(2 / 6 - 24 / 34)
+
+
+def test_figures_of_a_teacher_that_misleads(make_run: MakeRun, tmp_path: Path) -> None:
+    names = ["terse", "misleading"]
+    for share in (0.0, 1.0):
+        for name in ("uniform", "router"):
+
+            def change(config: ExperimentConfig, share: float = share, name: str = name) -> ExperimentConfig:
+                own = of_set(names, weighting=WeightingConfig(name=Weighting(name)))(config)
+                own.teachers["misleading"].share = share
+                return own
+
+            given = {"misleading": {"mean": [2 - 2 * share], "spread": [0.0], "zeros": [share]}}
+            result = {"weights": given if name == "router" else {}}
+            make_run(right=first(round(20 + 10 * share)), alpha=dict.fromkeys(names, 3.0), config=change, result=result)
+    (figure,) = [one for one in all_figures(made(tmp_path)) if one.name == "misleading"]
+    left, right = figure.figure.axes[:2]
+    drawn = [list(line.get_ydata()) for line in right.get_lines()]
+    assert [1, 1] in drawn and [2, 0] in drawn
+    assert sorted(left.get_lines()[0].get_xdata()) == [0.0, 1.0]
+
+
+def test_the_figure_of_shapley_values(make_run: MakeRun, tmp_path: Path) -> None:
+    two_teachers(make_run)
+    (figure,) = [one for one in all_figures(made(tmp_path)) if one.name == "teachers"]
+    right = figure.figure.axes[1]
+    assert [text.get_text() for text in right.get_yticklabels()] == ["terse", "wordy"]
+    drawn = [line.get_xdata()[0] for line in right.get_lines() if list(line.get_ydata()) in ([0], [1])]
+    assert drawn[0] == pytest.approx(27.5) and pytest.approx(17.5) in drawn
+
+
+def test_weights_are_json_in_the_frame(make_run: MakeRun, tmp_path: Path) -> None:
+    own = {"terse": {"mean": [0.5], "spread": [0.2], "zeros": [0.1]}}
+    make_run(config=weighted("correct"), alpha={"terse": 3.0, "wordy": 3.0}, result={"weights": own})
+    frame = made(tmp_path).frame
+    assert json.loads(frame["weights"][0]) == own and frame["weighting"][0] == "correct"
