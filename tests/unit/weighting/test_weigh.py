@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from tests.conftest import small_t5
+from tests.conftest import byte_level, small_decoder, small_t5
 from tests.unit.teachers.engines.test_transformers import save as save_engine
 
 from tinyllm.config import (
@@ -247,6 +247,25 @@ def test_surprisal_prefers_a_low_rank_surprisal_ratio(tmp_path: Path, monkeypatc
         next(student.model.parameters()).add_(0.1)
     with pytest.raises(pytest.fail.Exception, match="computed twice"):
         rank_surprisal_ratios(student, QUESTIONS, streams[1:], 50, 3, Accelerator.cpu)
+
+
+def test_surprisal_of_a_decoder_reads_the_instruction_before_the_text(tmp_path: Path) -> None:
+    streams = streams_of(config(tmp_path, "surprisal"))[1:]
+    words = [q.question for q in QUESTIONS] + [text for own in TEXTS.values() for text in own.values()]
+    tokenizer = byte_level(words)
+    student = Student(small_decoder(vocab_size=len(tokenizer)), tokenizer, "predict: ", cache=tmp_path / "cache")
+    sources = student.sources(QUESTIONS)
+    ratios = rank_surprisal_ratios(student, QUESTIONS, streams, 50, 3, Accelerator.cpu)
+    student.model.set_attn_implementation("sdpa")
+    for stream in streams:
+        for i, text in TEXTS[stream.name].items():
+            ids = [*tokenizer(f" {text}")["input_ids"], tokenizer.eos_token_id]
+            row = torch.tensor([[*sources.source(i, stream.prefix), *sources.lead(stream.prefix), *ids]])
+            with torch.no_grad():
+                log_p = student.model(input_ids=row).logits[0, -len(ids) - 1 : -1].log_softmax(-1)
+            rank = [int((p > p[token]).sum()) + 1 for p, token in zip(log_p, ids, strict=True)]
+            loss = -sum(float(p[token]) for p, token in zip(log_p, ids, strict=True))
+            assert ratios[stream.name][i] == pytest.approx(sum(min(r, 100) for r in rank) / loss, rel=1e-4)
 
 
 MANY = [
