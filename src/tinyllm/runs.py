@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from functools import cache
 from importlib import resources
@@ -178,6 +179,21 @@ def as_trained(config: ExperimentConfig, folder: Path) -> ExperimentConfig:
     """
     names = result_of(folder).teachers
     return two_samples_of(config, names[0]) if config.ablation.strongest is not None and names else config
+
+
+def discard(folder: Path) -> None:
+    """Remove what a run has left that ended in a mistake before its first checkpoint: the folder is free again.
+
+    Empty folders above it go too, up to the working directory.
+    """
+    if not (folder / LAST).exists():
+        for name in (CONFIG, METRICS):
+            (folder / name).unlink(missing_ok=True)
+    here = Path.cwd()
+    with suppress(OSError):  # the first that holds something
+        for one in (folder, *folder.parents):
+            if here in one.parents:
+                one.rmdir()
 
 
 def result_of(folder: Path) -> Result:

@@ -19,15 +19,16 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import tinyllm
 from tinyllm import runs
+from tinyllm.checks import checked
 from tinyllm.cli.alpha_grid import search_of, with_alpha_grid
 from tinyllm.cli.alpha_staged import Search, run_staged
 from tinyllm.cli.failures import Failure, collected, record
-from tinyllm.compose import config_folder, refuse_unknown_keys, register
+from tinyllm.compose import config_folder, register
 from tinyllm.errors import UserError
 
 STAGES = {
@@ -38,7 +39,8 @@ STAGES = {
     "predict": "ask a trained student one question",
     "export": "write a run's student as a Hugging Face model folder",
 }
-MISTAKES = (UserError, HydraException, OmegaConfBaseException)
+_PATHS = (FileExistsError, NotADirectoryError, PermissionError)
+MISTAKES = (UserError, HydraException, OmegaConfBaseException, *_PATHS)
 """Exceptions that stand for a user's mistake: `one_line` says which."""
 _PROCESS_DIED = ("TerminatedWorkerError", "BrokenProcessPool", "FailedJobError")
 """What joblib's and submitit's launchers raise when a job's process is gone."""
@@ -48,6 +50,8 @@ def one_line(error: Exception) -> str:
     """What the user's mistake is, with the names that are allowed."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, _PATHS):
+        return f"{error.filename}: expected a path that can be used, found: {error.strerror}: choose another"
     cause: BaseException = error
     while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
@@ -93,17 +97,19 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     overrides = " ".join(HydraConfig.get().overrides.task)
     sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+    begun = any((folder / name).exists() for name in (runs.CONFIG, runs.METRICS))
     if sweep:
         print(f"job: tinyllm {stage} {overrides}", file=sys.stderr)
     try:
-        refuse_unknown_keys(composed)
-        typed = OmegaConf.to_object(composed)
+        typed = checked(composed, folder)
         module = importlib.import_module(f"tinyllm.cli.{stage}")
         for name in ("httpx", "httpcore", "datasets", "filelock", "fsspec", "lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)  # Lightning sets its own when it is imported
         logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
         cast(Callable[[Any, Path], None], module.main)(typed, folder)
     except MISTAKES as error:
+        if stage == "train" and not begun:
+            runs.discard(folder)
         if not sweep:
             _end(one_line(error))
         if stage == "train":

@@ -44,12 +44,6 @@ def resolve_precision(precision: str, accelerator: Accelerator) -> str:
     return "bf16-mixed" if has_bf16 else "32-true"
 
 
-def check_target_length(tokens: int) -> None:
-    """Raise a UserError where a target has no room for a token and the end token."""
-    if tokens < 2:
-        raise UserError(f"student.max_target_length: expected 2 or more, found {tokens}")
-
-
 def _launched_from_outside() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
 
@@ -154,19 +148,8 @@ def make_trainer(
     """A Lightning Trainer that writes `checkpoints/best.ckpt` and `checkpoints/last.ckpt` under `folder`.
 
     Raises:
-        UserError: for settings that can't work: a batch that does not split, precision, strategy or missing hardware.
+        UserError: for settings that can't work: precision, strategy or missing hardware.
     """
-    if (
-        trainer.batch_size < 1
-        or trainer.accumulate_grad_batches < 1
-        or trainer.batch_size % trainer.accumulate_grad_batches
-    ):
-        raise UserError(
-            f"trainer.batch_size={trainer.batch_size}: expected a multiple of "
-            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}"
-        )
-    if trainer.valid_every <= 0:
-        raise UserError(f"trainer.valid_every={trainer.valid_every}: expected a number of epochs above 0")
     if trainer.accelerator is Accelerator.gpu and not torch.cuda.is_available():
         raise UserError("trainer.accelerator=gpu: no CUDA GPU is visible; choose trainer=cpu")
     interval = max(1, round(trainer.valid_every * steps_per_epoch)) * trainer.accumulate_grad_batches

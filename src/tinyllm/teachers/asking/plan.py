@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tinyllm.config import ExampleSource, ExperimentConfig, PromptConfig, PromptTemplate, TeacherConfig
+from tinyllm.config import ExperimentConfig, PromptConfig, TeacherConfig
 from tinyllm.errors import UserError
 from tinyllm.methods import prompt_kinds
 from tinyllm.records import PromptKind, Question, Rationale, Split, text_key
@@ -116,7 +116,7 @@ def plan_turns(config: ExperimentConfig, questions: Mapping[Split, Sequence[Ques
     """The turns of every teacher of the set on `config.rationales.splits`, for every kind of text the method needs.
 
     Raises:
-        UserError: a split without questions, or a prompt that can't be.
+        UserError: a split without questions.
     """
     for split in config.rationales.splits:
         if not questions.get(split):
@@ -133,10 +133,9 @@ def plan_turn(config: ExperimentConfig, teacher: TeacherConfig, kind: PromptKind
     """One turn, under the run's prompt and data.
 
     Raises:
-        UserError: published texts are to be taken, and no folder is named; or a prompt that can't be.
+        UserError: published texts are to be taken, and no folder is named.
     """
     data, published = config.data, None
-    check_prompt(config.prompt)
     if is_recorded(config, teacher, kind):
         if data.root is None:
             raise UserError(
@@ -145,20 +144,6 @@ def plan_turn(config: ExperimentConfig, teacher: TeacherConfig, kind: PromptKind
         published = Published(Path(data.root).expanduser(), data.name)
     pool = pool_name(RationaleStore(Path(config.store).expanduser()), teacher, config.prompt, data)
     return Turn(teacher, config.prompt, kind, data.name, data.topic, split, pool, published)
-
-
-def check_prompt(prompt: PromptConfig) -> None:
-    """Refuse settings that contradict each other.
-
-    Raises:
-        UserError: for another source of examples than the authors' with their template.
-    """
-    random = prompt.example_source is ExampleSource.random or prompt.examples == 0
-    if prompt.template is PromptTemplate.authors and not random:
-        raise UserError(
-            "prompt.template=authors: expected prompt.example_source=random (the authors show two random training "
-            f"questions), found {prompt.example_source}"
-        )
 
 
 def estimate(
