@@ -162,10 +162,12 @@ def _check_columns(config: ExperimentConfig) -> None:
     columns = config.data.columns
     if not columns.choices and not columns.fixed_choices:
         raise UserError(
-            "data.columns.choices: expected one column or more, found []: or set data.columns.fixed_choices"
+            "data.columns.choices: expected one column or more, found none: set them, or data.columns.fixed_choices"
         )
     if len(columns.fixed_choices) == 1:
-        raise UserError(f"data.columns.fixed_choices: expected two options or more, found {columns.fixed_choices}")
+        raise UserError(
+            f"data.columns.fixed_choices: expected two options or more, found {_shown(columns.fixed_choices)}"
+        )
 
 
 def _check_folders(config: Any, folder: Path) -> None:

@@ -70,7 +70,7 @@ MISTAKES = [
     (["train", "data.limit_valid=2.5"], ["data.limit_valid", "2.5", "Integer"]),
     (["train", "data.topic=''"], ["data.topic", "not empty"]),
     (["train", "data=obqa", "data.columns.choices=[]"], ["data.columns.choices"]),
-    (["train", "data=obqa", "data.columns.fixed_choices=[yes]"], ["data.columns.fixed_choices", "['yes']"]),
+    (["train", "data=obqa", "data.columns.fixed_choices=[yes]"], ["data.columns.fixed_choices", "found [yes]"]),
     (["train", "data=obqa", "data.columns.labels=[a, '']"], ["data.columns.labels[1]", "not empty"]),
     (["train", "student.name=."], ["student.name", "found ."]),
     (["train", "student.max_source_length=0"], ["student.max_source_length", "1 or more", "found 0"]),

@@ -51,7 +51,10 @@ def one_line(error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, _PATHS):
-        return f"{error.filename}: expected a path that can be used, found: {error.strerror}: choose another"
+        # Hydra makes the folder of the job before anything else.
+        return (
+            f"{error.filename}: {error.strerror}: set hydra.run.dir (or the key of this path) to one that can be used"
+        )
     cause: BaseException = error
     while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__

@@ -137,6 +137,12 @@ class Progress(Callback):
         self.train_loss = dict(state_dict["train_loss"])
 
 
+def _as_it_is(batch: Any) -> Any:
+    """A batch with its own types: plugins of sharded and half precision would round the fp32 normalisers of a training
+    batch to bf16, and can't walk through the frozen records of a validation batch."""
+    return batch
+
+
 def make_trainer(
     trainer: TrainerConfig,
     folder: Path,
@@ -164,7 +170,7 @@ def make_trainer(
     last = ModelCheckpoint(filename="last", **common)
     bar = trainer.progress_bar and sys.stderr.isatty()
     try:
-        return Trainer(
+        made = Trainer(
             accelerator=trainer.accelerator,
             devices=trainer.devices,
             num_nodes=trainer.num_nodes,
@@ -187,3 +193,5 @@ def make_trainer(
         )
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"trainer: Lightning refuses these settings: {' '.join(str(error).split())}") from error
+    made.precision_plugin.convert_input = _as_it_is  # type: ignore[method-assign]
+    return made
