@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.integration.conftest import Stage
+import torch
+from tests.integration.conftest import SMALL, Stage
 
 from tinyllm.cli.main import STAGES
 
@@ -67,7 +68,7 @@ MISTAKES = [
     (["train", "data.train_fraction=0"], ["data.train_fraction", "above 0", "found 0"]),
     (["train", "data.train_fraction=nan"], ["data.train_fraction", "found nan"]),
     (["train", "data.limit_train=-1"], ["data.limit_train", "1 or more", "found -1"]),
-    (["train", "data.limit_valid=2.5"], ["data.limit_valid", "2.5", "Integer"]),
+    (["train", "data.limit_valid=2.5"], ["data.limit_valid", "a whole number, found 2.5"]),
     (["train", "data.topic=''"], ["data.topic", "not empty"]),
     (["train", "data=obqa", "data.columns.choices=[]"], ["data.columns.choices"]),
     (["train", "data=obqa", "data.columns.fixed_choices=[yes]"], ["data.columns.fixed_choices", "found [yes]"]),
@@ -163,7 +164,7 @@ MISTAKES = [
     (["evaluate", "student.pretrained=no_such_folder"], ["student.pretrained=no_such_folder"]),
     (["train", "trainer.batch_size"], ["trainer.batch_size", "="]),
     (["train", "seed=${nothing}"], ["nothing"]),
-    (["train", "data.name=null"], ["data.name"]),
+    (["train", "data.name=null"], ["data.name", "found null"]),
     (["train", "data.hub_id=[a]"], ["data.hub_id"]),
     (["train", "--config-dir=nowhere"], ["nowhere"]),
 ]
@@ -179,6 +180,59 @@ def test_a_mistake_gives_one_line_and_exit_code_2_and_leaves_nothing(
     assert len(lines) == 1 and all(name in lines[0] for name in named), err
     assert "Traceback" not in err
     assert not (tmp_path / "runs").exists() and not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+LATE = [
+    (["student.pretrained=no_such_folder"], "student.pretrained"),
+    (["method=lora", "method.lora.target_modules=[wheel]"], "method.lora.target_modules"),
+    pytest.param(
+        ["trainer=gpu"], "trainer.accelerator", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="")
+    ),
+]
+"""Mistakes that show when the student or the trainer is made, after the run has written its configuration."""
+
+
+@pytest.mark.parametrize(("mistake", "named"), LATE)
+def test_the_corrected_command_takes_the_folder_of_a_mistake(stage: Stage, mistake: list[str], named: str) -> None:
+    small = [*SMALL, "trainer.max_epochs=1", "method=full_ft", "hydra.run.dir=deep/run"]
+    code, _, err = stage("train", *small, *mistake)
+    assert code == 2 and named in err and not Path("deep").exists(), err
+    code, _, err = stage("train", *small)
+    assert code == 0 and Path("deep/run/result.json").is_file(), err
+
+
+def test_a_mistake_in_the_folder_of_another_run_leaves_that_as_it_is(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for name in ("config.yaml", "metrics.csv"):
+        (tmp_path / "run" / name).write_text("mine")
+    code, _, err = stage("train", "method=full_ft", "trainer.batch_size=0", "hydra.run.dir=run")
+    assert code == 2 and "trainer.batch_size" in err
+    assert {path.name: path.read_text() for path in (tmp_path / "run").iterdir()} == {
+        "config.yaml": "mine", "metrics.csv": "mine",
+    }  # fmt: skip
+
+
+FILES_FOR_FOLDERS = [
+    (["train", "method=full_ft", "hydra.run.dir=file"], "hydra.run.dir"),
+    (["train", "method=full_ft", "hydra.run.dir=file/below"], "hydra.run.dir"),
+    (["train", "method=full_ft", "cache=file"], "cache=file"),
+    (["rationales", "store=file/below"], "store=file/below"),
+    (["report", "output=file"], "output=file"),
+    (["evaluate", "method=full_ft", "output=file/below"], "output=file/below"),
+    (["export", "run=run", "output=file"], "output=file"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "named"), FILES_FOR_FOLDERS, ids=lambda value: " ".join(value)[:60])
+def test_a_file_in_the_place_of_a_folder_is_one_line(
+    stage: Stage, tmp_path: Path, arguments: list[str], named: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    code, _, err = stage(*arguments)
+    lines = [text for text in err.splitlines() if text.startswith("error:")]
+    assert code == 2 and len(lines) == 1 and named in lines[0] and "file" in lines[0], err
+    assert "Traceback" not in err and [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_mistake_in_a_job_of_a_sweep_gives_a_line_for_each_job(stage: Stage, tmp_path: Path) -> None:
@@ -200,6 +254,13 @@ BAD_ROWS = [
     ('{"id": "a", "question": "Q?", "choices": ["x", "y"], "answer": "x", "split": "dev"}', "split"),
     ('{"id": "a", "question"', "JSON"),
     ("[1, 2]", "object"),
+    ('{"id": "\\ud83d", "question": "Q?", "choices": ["x", "y"], "answer": "x"}', "id"),
+    ('{"id": "a", "question": "Q?", "choices": ["x", "\\udc00"], "answer": "x"}', "choices"),
+    ('{"id": "a", "question": "Q?", "choices": ["x", "y"], "answer": "x", "splitt": "train"}', "splitt"),
+    ('{"id": "g", "question": "Q?", "choices": ["x", "y"], "answer": "x"}', "id"),
+    ('{"id": "a", "question": "Q?", "choices": ["x", "y"], "answer": "x", "context": 5}', "context"),
+    ('{"id": "a", "question": "Q?", "choices": ["x", "y"], "answer": ' + "9" * 5000 + "}", "JSON"),
+    ("[" * 100_000, "JSON"),
 ]
 
 

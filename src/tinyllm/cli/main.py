@@ -52,9 +52,7 @@ def one_line(error: Exception) -> str:
         return str(error)
     if isinstance(error, _PATHS):
         # Hydra makes the folder of the job before anything else.
-        return (
-            f"{error.filename}: {error.strerror}: set hydra.run.dir (or the key of this path) to one that can be used"
-        )
+        return f"{error.filename}: {error.strerror}: set hydra.run.dir, or this path's own key, to another"
     cause: BaseException = error
     while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
@@ -69,7 +67,7 @@ def one_line(error: Exception) -> str:
         message = (cause.msg or str(cause)).splitlines()[0]
         if "not in" in message and isinstance(parent, DictConfig):
             return f"{name}: no such key; {_expected(key, sorted(str(k) for k in parent if k != 'hydra'))}"
-        return f"{name}: {message}"
+        return f"{name}: {_plainly(message)}"
     text = " ".join(str(error).split())
     if found := re.search(r"Could not override '([\w@./]+)'", text):
         groups = sorted(
@@ -81,6 +79,20 @@ def one_line(error: Exception) -> str:
     if found := re.search(r"Ambiguous value for argument '([^=]+)=", text):
         return f"{found[1]}: several values: add -m to sweep over them, or quote one value that has commas"
     return text
+
+
+def _plainly(message: str) -> str:
+    """OmegaConf's words on a value of another type, in this program's."""
+    if found := re.match(r"Value '(.*)' of type '.*' could not be converted to (\w+)", message):
+        wanted = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}.get(found[2], found[2])
+        return f"expected {wanted}, found {found[1]}"
+    if found := re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", message):
+        return f"expected one of {found[2]}, found {found[1]}"
+    if "is not a ListConfig" in message:
+        return "expected a list, such as [first, second], found one value"
+    if "is not Optional" in message or "Incompatible value 'None'" in message:
+        return "expected a value, found null"
+    return message
 
 
 def _expected(found: str, allowed: list[str]) -> str:
