@@ -183,10 +183,12 @@ def test_a_mistake_gives_one_line_and_exit_code_2_and_leaves_nothing(
 
 
 LATE = [
-    (["student.pretrained=no_such_folder"], "student.pretrained"),
+    (["method=full_ft", "student.pretrained=no_such_folder"], "student.pretrained"),
     (["method=lora", "method.lora.target_modules=[wheel]"], "method.lora.target_modules"),
     pytest.param(
-        ["trainer=gpu"], "trainer.accelerator", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="")
+        ["method=full_ft", "trainer=gpu"],
+        "trainer.accelerator",
+        marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
     ),
 ]
 """Mistakes that show when the student or the trainer is made, after the run has written its configuration."""
@@ -194,10 +196,10 @@ LATE = [
 
 @pytest.mark.parametrize(("mistake", "named"), LATE)
 def test_the_corrected_command_takes_the_folder_of_a_mistake(stage: Stage, mistake: list[str], named: str) -> None:
-    small = [*SMALL, "trainer.max_epochs=1", "method=full_ft", "hydra.run.dir=deep/run"]
+    small = [*SMALL, "trainer.max_epochs=1", "hydra.run.dir=deep/run"]
     code, _, err = stage("train", *small, *mistake)
     assert code == 2 and named in err and not Path("deep").exists(), err
-    code, _, err = stage("train", *small)
+    code, _, err = stage("train", *small, "method=full_ft")
     assert code == 0 and Path("deep/run/result.json").is_file(), err
 
 
