@@ -18,7 +18,7 @@ from tinyllm.records import Finding, PromptKind, Split
 
 @dataclass(frozen=True)
 class Rule:
-    """What a key's value has to be, beyond its type: stands in the key's annotation, and `compose.check` applies it."""
+    """What a key's value has to be, beyond its type: stands in the key's annotation; `checks` applies it."""
 
     words: str
     """Behind `expected` in an error, and in `conf/README.md`."""
@@ -54,16 +54,16 @@ def _is_folders(value: Any) -> bool:
     return isinstance(folders, list) and bool(folders) and all(isinstance(f, str) and f.strip() for f in folders)
 
 
-Text = Annotated[str, Rule("a text that is not empty", str.strip)]
+Text = Annotated[str, Rule("a non-empty text", str.strip)]
 Name = Annotated[str, Rule("a name without / and line breaks", _is_name)]
 Count = Annotated[int, Rule("1 or more", lambda n: n >= 1)]
 CountOrAll = Annotated[int, Rule("1 or more, or -1", lambda n: n >= 1 or n == -1)]
 Natural = Annotated[int, Rule("0 or more", lambda n: n >= 0)]
 Seed = Annotated[int, Rule("0 to 4294967295", lambda n: 0 <= n < 2**32)]
 Amount = Annotated[float, Rule("0 or more", lambda x: 0 <= x < math.inf)]
-Positive = Annotated[float, Rule("above 0", lambda x: 0 < x < math.inf)]
+Positive = Annotated[float, Rule("a number above 0", lambda x: 0 < x < math.inf)]
 Share = Annotated[float, Rule("0 to 1", lambda x: 0 <= x <= 1)]
-PositiveShare = Annotated[float, Rule("above 0 and up to 1", lambda x: 0 < x <= 1)]
+PositiveShare = Annotated[float, Rule("a number above 0 and up to 1", lambda x: 0 < x <= 1)]
 Dropout = Annotated[float, Rule("0 or more and below 1", lambda x: 0 <= x < 1)]
 
 

@@ -84,11 +84,11 @@ class Outer:
         (Outer(inner=Inner(0)), "inner.count: expected 1 or more, found 0"),
         (Outer(maybe=Inner(share=float("nan"))), "maybe.share: expected 0 or more, found nan"),
         (Outer(inner=Inner(share=float("inf"))), "inner.share: expected 0 or more, found inf"),
-        (Outer(texts=["a", " "]), "texts[1]: expected a text that is not empty, found ' '"),
+        (Outer(texts=["a", " "]), "texts[1]: expected a non-empty text, found ' '"),
         (Outer(weights={"a": 1.0, "b": -0.5}), "weights.b: expected 0 or more, found -0.5"),
         (Outer(inners={"a": Inner(), "b": Inner(-1)}), "inners.b.count: expected 1 or more, found -1"),
         (Outer(pair=["a"]), "pair: expected two texts, found [a]"),
-        (Outer(pair=["a", ""]), "pair[1]: expected a text that is not empty, found ''"),
+        (Outer(pair=["a", ""]), "pair[1]: expected a non-empty text, found ''"),
     ],
 )
 def test_a_broken_rule_is_named_with_its_key_wherever_it_stands(config: Outer, line: str) -> None:

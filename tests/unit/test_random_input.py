@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from unittest.mock import patch
@@ -12,12 +13,14 @@ from unittest.mock import patch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tinyllm import runs
 from tinyllm.config import ColumnsConfig
 from tinyllm.data import bioasq, hub, jsonl, release
 from tinyllm.errors import UserError
 from tinyllm.parsing import clean_rationale, match_choice, parse_answer, parse_example, without_conclusion
 from tinyllm.records import SPLITS, PromptKind, Question, Rationale, Split
 from tinyllm.teachers.audit import audit, audit_teacher, for_training
+from tinyllm.teachers.examples import read_examples
 from tinyllm.teachers.store import RationaleStore
 
 quick = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
@@ -236,6 +239,28 @@ def test_broken_records_of_the_store_are_no_records(fields: dict[str, object], w
             stream.write(json.dumps(row if whole else fields) + "\n")
         found = store.read("d", Split.train, "t", "k")
         assert "other" in found and all(isinstance(one.text, str) for one in found.values())
+
+
+SECTION = st.sampled_from(["trainer", "data", "method", "alpha", "seed", "name", "n", "dataset", "choices", "examples"])
+CONTENTS = st.dictionaries(SECTION, VALUES | st.dictionaries(SECTION, VALUES, max_size=3), max_size=4) | VALUES
+
+
+@quick
+@given(CONTENTS)
+@example("a text")
+@example({"trainer": None})
+@example({"examples": [{"question": "Q?", "choices": 5}]})
+def test_files_of_a_run_and_of_a_pool(content: object) -> None:
+    """The files of results say ValueError, which the report counts and shows."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file in ("config.yaml", "result.json", "predictions.jsonl", "pool.json"):
+            (folder / file).write_text(json.dumps(content))
+        nothing_but_user_errors(lambda: runs.read_config(folder))
+        nothing_but_user_errors(lambda: read_examples(folder / "pool.json"))
+        for read in (lambda: runs.read_result(folder / "result.json"), lambda: runs.read_predictions(folder)):
+            with suppress(ValueError):
+                read()
 
 
 def test_a_good_row_is_read() -> None:

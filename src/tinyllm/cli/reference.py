@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
@@ -234,13 +234,14 @@ def _optional(hint: Any) -> bool:
 
 
 def _type(hint: Any) -> str:
-    """A type as words, with its rule: `integer, 1 or more or `null``."""
-    for rule in getattr(hint, "__metadata__", ()):
-        base = get_args(hint)[0]
-        return str(rule.words).removeprefix("a ") if base in (str, Any) else f"{_type(base)}, {rule.words}"
+    """A type as words, with its rule: `integer, 1 or more, or `null``."""
+    if get_origin(hint) is Annotated:
+        base, rule = get_args(hint)
+        return rule.words[2:] if rule.words.startswith("a ") else f"{_type(base)}, {rule.words}"
     if _optional(hint):
         (inner,) = (one for one in get_args(hint) if one is not type(None))
-        return f"{_type(inner)} or `null`"
+        text = _type(inner)
+        return f"{text}{',' if ', ' in text else ''} or `null`"
     choice = _choice(hint)
     if choice is not None:
         values = ", ".join(f"`{value}`" for value in choice)

@@ -48,7 +48,9 @@ def load_pretrained(
         model = T5ForConditionalGeneration.from_pretrained(
             name, config=config, revision=revision or "main", dtype=torch.float32, use_safetensors=True
         )
-    except (OSError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # at a broken file safetensors and tokenizers raise exceptions of their own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"student.pretrained={name}: no such model folder here, and the hub did not give it ({reason}); "
@@ -81,6 +83,11 @@ def from_scratch(
             f"student.architecture: expected vocab_size and other fields of T5Config ({some}, ...), "
             f"found {', '.join(wrong) or 'no vocab_size'}"
         )
+    texts_for_numbers = [
+        n for n, value in architecture.items() if isinstance(value, str) and not isinstance(known[n], str)
+    ]
+    for name in texts_for_numbers:
+        raise UserError(f"student.architecture.{name}: expected a value like {known[name]}, found {architecture[name]}")
     fields = dict(architecture)
     if int(fields.get("num_decoder_layers", 0)) > int(fields.get("num_layers", 6)):
         raise UserError(
