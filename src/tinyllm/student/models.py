@@ -83,11 +83,9 @@ def from_scratch(
             f"student.architecture: expected vocab_size and other fields of T5Config ({some}, ...), "
             f"found {', '.join(wrong) or 'no vocab_size'}"
         )
-    texts_for_numbers = [
-        n for n, value in architecture.items() if isinstance(value, str) and not isinstance(known[n], str)
-    ]
-    for name in texts_for_numbers:
-        raise UserError(f"student.architecture.{name}: expected a value like {known[name]}, found {architecture[name]}")
+    for name, value in architecture.items():
+        if isinstance(value, str) and isinstance(known[name], int | float):
+            raise UserError(f"student.architecture.{name}: expected a value like {known[name]}, found {value}")
     fields = dict(architecture)
     if int(fields.get("num_decoder_layers", 0)) > int(fields.get("num_layers", 6)):
         raise UserError(
