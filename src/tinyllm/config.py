@@ -23,6 +23,7 @@ class Rule:
     words: str
     """Behind `expected` in an error, and in `conf/README.md`."""
     holds: Callable[[Any], object]
+    """Whether a value keeps the rule: true or false by its truth."""
 
 
 def one_of(*values: str) -> Rule:

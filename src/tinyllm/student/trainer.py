@@ -193,5 +193,5 @@ def make_trainer(
         )
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"trainer: Lightning refuses these settings: {' '.join(str(error).split())}") from error
-    made.precision_plugin.convert_input = _as_it_is  # type: ignore[method-assign]
+    made.precision_plugin.convert_input = _as_it_is  # type: ignore[assignment]
     return made
