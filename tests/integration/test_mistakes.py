@@ -161,7 +161,8 @@ MISTAKES = [
     # What isn't there, or can't be read as a call.
     (["evaluate", "run=nowhere"], ["nowhere", "config.yaml"]),
     (["evaluate", "student.pretrained=no_such_folder"], ["student.pretrained=no_such_folder"]),
-    (["train", "trainer.batch_size"], ["trainer.batch_size", "="]),
+    (["train", "trainer.batch_size"], ["trainer.batch_size", "key=value"]),
+    (["train", "data.root=[a"], ["data.root=[a", "key=value"]),
     (["train", "seed=${nothing}"], ["nothing"]),
     (["train", "data.name=null"], ["data.name", "found null"]),
     (["train", "data.hub_id=[a]"], ["data.hub_id"]),

@@ -78,6 +78,8 @@ def one_line(error: Exception) -> str:
         return f"{found[1]}: this stage has no such group or key: see 'tinyllm <stage> --help'{hint}"
     if found := re.search(r"Ambiguous value for argument '([^=]+)=", text):
         return f"{found[1]}: several values: add -m to sweep over them, or quote one value that has commas"
+    if found := re.match(r"Error parsing override '(.*?)' (.*?)(?: See https.*)?$", text):
+        return f"{found[1]}: expected key=value, found: {found[2]}: quote a value that has special characters"
     return text
 
 
