@@ -17,7 +17,7 @@ from typing import Any, NoReturn, cast
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -78,8 +78,9 @@ def one_line(error: Exception) -> str:
         return f"{found[1]}: this stage has no such group or key: see 'tinyllm <stage> --help'{hint}"
     if found := re.search(r"Ambiguous value for argument '([^=]+)=", text):
         return f"{found[1]}: several values: add -m to sweep over them, or quote one value that has commas"
-    if found := re.match(r"Error parsing override '(.*?)' (.*?)(?: See https.*)?$", text):
-        return f"{found[1]}: expected key=value, found: {found[2]}: quote a value that has special characters"
+    if isinstance(error, OverrideParseException):
+        reason = text.removeprefix(f"Error parsing override '{error.override}'").partition(" See https:")[0].strip()
+        return f"{error.override}: expected key=value, found {reason}: quote a value that has special characters"
     return text
 
 
@@ -90,6 +91,8 @@ def _plainly(message: str) -> str:
         return f"expected {wanted}, found {found[1]}"
     if found := re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", message):
         return f"expected one of {found[2]}, found {found[1]}"
+    if found := re.match(r"Value '(.*)' is not a valid bool", message):
+        return f"expected true or false, found {found[1]}"
     if "is not a ListConfig" in message:
         return "expected a list, such as [first, second], found one value"
     if "is not Optional" in message or "Incompatible value 'None'" in message:
@@ -208,6 +211,11 @@ def main() -> None:
         if found is None:
             raise
         _end(f"{found[1]}: it is null and can't be filled by an override; choose an option of its group that has it")
+    except ValueError as error:  # Hydra's own, for a number in the place of an option
+        if not str(error).startswith("Config group override"):
+            raise
+        groups = [one for one in arguments[1:] if (config_folder() / one.partition("=")[0]).is_dir()]
+        _end(f"{' '.join(groups)}: expected names of options, found a number: see 'tinyllm {stage} --help'")
     except Exception as error:
         if type(error).__name__ not in _PROCESS_DIED:
             raise
