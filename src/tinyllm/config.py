@@ -5,13 +5,67 @@ Field defaults here are the schema's; the values that a run gets are in `conf/`,
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import MISSING
 
 from tinyllm.records import Finding, PromptKind, Split
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a key's value has to be, beyond its type: stands in the key's annotation; `checks` applies it."""
+
+    words: str
+    """Behind `expected` in an error, and in `conf/README.md`."""
+    holds: Callable[[Any], object]
+    """Whether a value keeps the rule: true or false by its truth."""
+
+
+def one_of(*values: str) -> Rule:
+    """One of these texts."""
+    return Rule(f"one of {', '.join(values)}", lambda text: text in values)
+
+
+PRECISION = Rule(
+    "auto, 32-true, bf16-mixed, bf16-true or 64-true (fp16 overflows in T5 and gives NaN losses)",
+    lambda text: text in ("auto", "32-true", "bf16-mixed", "bf16-true", "64-true"),
+)
+
+
+def _is_name(text: str) -> bool:
+    """Names are parts of paths."""
+    return bool(text.strip()) and text.isprintable() and "/" not in text and text not in (".", "..")
+
+
+def _is_address(text: str) -> bool:
+    return text.startswith(("http://", "https://"))
+
+
+def _is_set(values: list[Any]) -> bool:
+    return 0 < len(values) == len(set(values))
+
+
+def _is_folders(value: Any) -> bool:
+    folders = [value] if isinstance(value, str) else value
+    return isinstance(folders, list) and bool(folders) and all(isinstance(f, str) and f.strip() for f in folders)
+
+
+Text = Annotated[str, Rule("a non-empty text", str.strip)]
+Name = Annotated[str, Rule("a name without / and line breaks", _is_name)]
+Count = Annotated[int, Rule("1 or more", lambda n: n >= 1)]
+CountOrAll = Annotated[int, Rule("1 or more, or -1", lambda n: n >= 1 or n == -1)]
+Natural = Annotated[int, Rule("0 or more", lambda n: n >= 0)]
+Seed = Annotated[int, Rule("0 to 4294967295", lambda n: 0 <= n < 2**32)]
+Amount = Annotated[float, Rule("0 or more", lambda x: 0 <= x < math.inf)]
+Positive = Annotated[float, Rule("a number above 0", lambda x: 0 < x < math.inf)]
+Share = Annotated[float, Rule("0 to 1", lambda x: 0 <= x <= 1)]
+PositiveShare = Annotated[float, Rule("a number above 0 and up to 1", lambda x: 0 < x <= 1)]
+Dropout = Annotated[float, Rule("0 or more and below 1", lambda x: 0 <= x < 1)]
 
 
 class World(StrEnum):
@@ -204,21 +258,21 @@ class WandbMode(StrEnum):
 class ColumnsConfig:
     """How rows of a hub dataset become questions. `column.field` names a field inside of a column."""
 
-    id: str | None = None
+    id: Text | None = None
     """Column of the id, unique over all splits; null: `id` where it is, else `<hub split>-<row number>`."""
-    question: str = "question"
+    question: Text = "question"
     """Column of the question's text."""
-    choices: list[str] = field(default_factory=lambda: ["choices"])
+    choices: list[Text] = field(default_factory=lambda: ["choices"])
     """One column (a list of texts, or a struct of `text` and `label`), or one column per option."""
-    fixed_choices: list[str] = field(default_factory=list)
+    fixed_choices: list[Text] = field(default_factory=list)
     """The options' texts, where every question has the same: `choices` is then not read."""
-    labels: list[str] = field(default_factory=list)
+    labels: list[Text] = field(default_factory=list)
     """What `answer` calls the options, in their order; empty: the struct's labels, else position, text or letter."""
-    answer: str = "answer"
+    answer: Text = "answer"
     """Label of the right option, its position from 0, its text or its letter."""
-    context: str | None = None
+    context: Text | None = None
     """Passage that the question is about, a text or a list of them."""
-    group: str | None = None
+    group: Text | None = None
     """Column that names groups of questions that are not independent, such as rewordings of one; null for none."""
 
 
@@ -226,33 +280,33 @@ class ColumnsConfig:
 class DataConfig:
     """Which questions, and how many of them."""
 
-    name: str = MISSING
+    name: Name = MISSING
     """Name of the dataset in the store and in results."""
     source: Source = Source.hub
     """Where the questions come from."""
-    root: str | None = None
+    root: Text | None = None
     """Folder or file of the questions; null reads the hub (or needs none)."""
-    hub_id: str | None = None
+    hub_id: Text | None = None
     """Dataset on the hub, as `owner/name`."""
-    hub_config: str | None = None
+    hub_config: Text | None = None
     """Its configuration on the hub, where it has several."""
-    hub_revision: str | None = None
+    hub_revision: Text | None = None
     """Commit, branch or tag on the hub; null for the newest."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     """Of a hub dataset that is none of the paper's six."""
-    train_fraction: float = 1.0
+    train_fraction: PositiveShare = 1.0
     """Share of the training questions, above 0 and up to 1: seeded, and nested (the smaller lies inside the larger)."""
-    limit_train: int | None = None
+    limit_train: Count | None = None
     """Maximum number of training questions (the first ones); null for all."""
-    limit_valid: int | None = None
+    limit_valid: Count | None = None
     """Maximum number of validation questions; null for all."""
-    limit_test: int | None = None
+    limit_test: Count | None = None
     """Maximum number of test questions; null for all."""
-    seed: int = 0
+    seed: Seed = 0
     """Random seed of the training subset and, for minilab, of the sample of questions."""
     world: World | None = None
     """Of minilab: what its training answers tell; null for other datasets."""
-    topic: str = "general knowledge and reasoning"
+    topic: Text = "general knowledge and reasoning"
     """What the questions are about, in words: a teacher that invents in-context examples is asked for this."""
 
 
@@ -260,28 +314,28 @@ class DataConfig:
 class StudentConfig:
     """The model that is trained."""
 
-    name: str = MISSING
+    name: Name = MISSING
     """Name of the student in results and in the run's folder."""
-    pretrained: str | None = None
+    pretrained: Text | None = None
     """Hub id, folder, or `package:<name>` for the folder of an installed Python package, of a T5 or a decoder; null:
     random weights in `architecture`, with a tokenizer made from the run's texts."""
-    gguf_file: str | None = None
+    gguf_file: Text | None = None
     """File inside `pretrained`, for weights in GGUF; they are de-quantized."""
     chat: bool = False
     """Of a decoder: put question and instruction into the model's chat template; false reads and writes plain text."""
-    lora_modules: list[str] = field(default_factory=lambda: ["q", "v"])
+    lora_modules: Annotated[list[Text], Rule("one name or more", bool)] = field(default_factory=lambda: ["q", "v"])
     """What `method.lora.target_modules` is by default: names of linear layers, or `all-linear` for all but the head."""
-    revision: str | None = None
+    revision: Text | None = None
     """Commit, branch or tag of `pretrained` on the hub; null for the newest."""
     architecture: dict[str, float | int | str | bool] = field(default_factory=dict)
     """Fields of transformers' T5Config, for random weights."""
     trim_vocabulary: bool = False
     """With random weights: no embedding for ids that the tokenizer does not use."""
-    max_source_length: int = 1024
+    max_source_length: Count = 1024
     """Maximum tokens. Only a question's context is ever shortened to fit."""
-    max_target_length: int = 512
+    max_target_length: Annotated[int, Rule("2 or more", lambda n: n >= 2)] = 512
     """Maximum tokens. Longer rationales are cut, and counted."""
-    dropout: float | None = None
+    dropout: Dropout | None = None
     """Probability, 0 to 1; null keeps the model's own."""
 
 
@@ -289,55 +343,55 @@ class StudentConfig:
 class TeacherConfig:
     """A teacher, and how it is asked."""
 
-    name: str = MISSING
+    name: Name = MISSING
     """Name of the teacher in the set, and of its stream."""
     engine: Engine = Engine.transformers
     """What runs the teacher."""
-    model: str = MISSING
+    model: Text = MISSING
     """Hub id, folder or name on the server; for a scripted teacher its voice."""
-    revision: str | None = None
+    revision: Text | None = None
     """Commit, branch or tag of `model` on the hub; part of the prompt key."""
-    gguf_file: str | None = None
+    gguf_file: Text | None = None
     """File inside `model`, for weights in GGUF."""
     knows: Knows = Knows.all
     """Of a scripted teacher: the links that it knows."""
-    share: float | None = None
+    share: Share | None = None
     """Of minilab's `misleading` teacher: share of its texts that are wrong, 0 to 1; null for every other."""
     chat: bool = False
     """Use the model's chat template; false sends plain text."""
-    prefix: str = MISSING
+    prefix: Text = MISSING
     """Source prefix of this teacher's stream, with its trailing space."""
-    sample: int = 0
+    sample: Natural = 0
     """Which of the teacher's texts for a question: 0 the first, 1 a second one."""
-    stored_as: str | None = None
+    stored_as: Name | None = None
     """Name in the store; null is `name`. Lets two streams use two samples of one teacher."""
-    max_new_tokens: int = 256
+    max_new_tokens: Count = 256
     """Maximum tokens of a text."""
-    temperature: float = 0.0
+    temperature: Amount = 0.0
     """Of sampling, 0 or more; 0 is greedy."""
-    top_p: float = 1.0
+    top_p: PositiveShare = 1.0
     """Share of the probability mass that is sampled from, 0 to 1."""
-    seed: int = 0
+    seed: Seed = 0
     """Random seed of sampling."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Prompts in one forward pass (transformers engine)."""
-    dtype: str = "bfloat16"
+    dtype: Annotated[str, one_of("bfloat16", "float32", "float16")] = "bfloat16"
     """Number format of the weights (transformers engine): `bfloat16`, `float32` or `float16`."""
-    device_map: str | None = None
+    device_map: Text | None = None
     """As in transformers' from_pretrained; `auto` spreads a model over the GPUs."""
-    base_url: str | None = None
+    base_url: Annotated[str, Rule("an address that begins with http:// or https://", _is_address)] | None = None
     """Address of an OpenAI-compatible server, such as `http://localhost:8000/v1`; null is the client's default."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: Text = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key."""
-    concurrency: int = 16
+    concurrency: Count = 16
     """Requests in flight (openai engine)."""
-    timeout: float = 120.0
+    timeout: Positive = 120.0
     """Seconds that a request may take (openai engine)."""
-    max_retries: int = 6
+    max_retries: Natural = 6
     """Retries of a failed request, with growing pauses (openai engine)."""
-    price_prompt: float | None = None
+    price_prompt: Amount | None = None
     """Money for 1e6 prompt tokens; null leaves money out of the ledger."""
-    price_completion: float | None = None
+    price_completion: Amount | None = None
     """Money for 1e6 generated tokens."""
     licence: str = ""
     """Licence of the model, for the card of an exported student."""
@@ -369,7 +423,7 @@ class PromptConfig:
 
     teacher_forcing: bool = True
     """Put the right answer into the teacher's prompt (paper, section 3.2)."""
-    examples: int = 2
+    examples: Annotated[int, Rule("0 to 16", lambda n: 0 <= n <= 16)] = 2
     """In-context examples above the question."""
     example_source: ExampleSource = ExampleSource.generated
     """Where the in-context examples come from."""
@@ -381,9 +435,9 @@ class PromptConfig:
 class ShardConfig:
     """A part of the questions, for several jobs over one dataset."""
 
-    index: int = 0
+    index: Natural = 0
     """Number of this part, from 0 to count - 1."""
-    count: int = 1
+    count: Count = 1
     """Number of parts."""
 
 
@@ -399,7 +453,9 @@ class RationalesConfig:
     """Audit findings that keep a text out of training."""
     shuffle: bool = False
     """Give every question another question's rationale: a control, not a method."""
-    splits: list[Split] = field(default_factory=lambda: [Split.train])
+    splits: Annotated[list[Split], Rule("one split or more, each once", _is_set)] = field(
+        default_factory=lambda: [Split.train]
+    )
     """Splits that the rationales stage asks the teachers about."""
 
 
@@ -413,19 +469,19 @@ class StreamConfig:
     """Teachers of the set that the stream is built for."""
     prompt: PromptKind = PromptKind.forced
     """How the teachers of a rationale stream are asked; `forced` is `unforced` with `prompt.teacher_forcing=false`."""
-    prefix: str = "predict: "
+    prefix: Text = "predict: "
     """Source prefix, with its trailing space; a rationale stream uses its teacher's."""
-    weight: float = 1.0
+    weight: Amount = 1.0
     """Factor in the summed loss; a rationale stream multiplies it by its teacher's α."""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """`teacher_options`: the teacher's option scores are divided by it before the softmax; above 1 is flatter."""
     loss: StreamLoss = StreamLoss.tokens
     """What the stream's loss is of its target texts."""
-    smoothing: float = 0.0
+    smoothing: Share = 0.0
     """`listwise`: part of the target, 0 to 1, that is spread evenly over all options (label smoothing)."""
-    mask: float = 0.0
+    mask: Share = 0.0
     """Share of the tokens of the source's rationale that are masked, drawn anew every epoch (0 to 1)."""
-    replace: float = 0.0
+    replace: Share = 0.0
     """The same with random tokens in their place; of both, a question and epoch gets one, with equal chance."""
 
 
@@ -433,13 +489,13 @@ class StreamConfig:
 class LoraConfig:
     """Low-rank adapters (Hu et al. 2022), trained in place of the weights; as in peft's LoraConfig."""
 
-    r: int = 16
+    r: Count = 16
     """Rank."""
-    alpha: float = 32.0
+    alpha: Positive = 32.0
     """Scale: the update is multiplied by alpha / r."""
-    dropout: float = 0.05
+    dropout: Dropout = 0.05
     """Probability, on the adapters' input."""
-    target_modules: list[str] = field(default_factory=lambda: ["q", "v"])
+    target_modules: Annotated[list[Text], Rule("one name or more", bool)] = field(default_factory=lambda: ["q", "v"])
     """Names of the linear layers that get adapters; `all-linear` for all but the head."""
 
 
@@ -447,17 +503,17 @@ class LoraConfig:
 class MethodConfig:
     """A method: its streams, and what is trained."""
 
-    name: str = MISSING
+    name: Name = MISSING
     """Name of the method in results."""
     train: bool = True
     """False evaluates the student as it is."""
-    teacher: str | None = None
+    teacher: Text | None = None
     """Name of the teacher of single-teacher methods; null is the set's first."""
     source_rationale: bool = False
     """The student reads each option with the rationale of `teacher` for it, at training and at test (PINTO)."""
     lora: LoraConfig | None = None
     """Train adapters in place of the weights; null trains all weights."""
-    streams: dict[str, StreamConfig] = field(default_factory=dict)
+    streams: Annotated[dict[str, StreamConfig], Rule("one stream or more", bool)] = field(default_factory=dict)
     """The streams by name: each a weighted pair of source and target."""
 
 
@@ -469,15 +525,15 @@ class WeightingConfig:
     """How much each teacher's text counts."""
     drop_conflicts: bool = False
     """Leave out all texts on a question where one of them concludes on another option than the right one."""
-    floor: float = 0.0
+    floor: Share = 0.0
     """Of `correct`: what a text counts whose teacher doesn't solve the question, 0 to 1."""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """Of `consensus`, `confidence` and `surprisal`, above 0: the lower, the more the best text of a question counts."""
-    embeddings: str | None = None
+    embeddings: Text | None = None
     """Of `consensus`: hub id or folder of a sentence-transformers model; null compares words (TF-IDF)."""
-    folds: int = 5
+    folds: Annotated[int, Rule("2 or more", lambda n: n >= 2)] = 5
     """Of `router`: parts of the training questions; the classifier of each is trained on the others."""
-    lr: float = 1e-2
+    lr: Positive = 1e-2
     """Of `learned`: peak learning rate of s."""
 
 
@@ -485,11 +541,11 @@ class WeightingConfig:
 class AblationConfig:
     """A variant of the method (paper, table 2)."""
 
-    name: str = "none"
+    name: Name = "none"
     """Name of the variant in results."""
-    drop: list[str] = field(default_factory=list)
+    drop: list[Text] = field(default_factory=list)
     """Teachers whose streams are left out."""
-    strongest: str | None = None
+    strongest: Text | None = None
     """Two samples of one teacher stand in for the set: its name, or `valid` for the best on validation."""
 
 
@@ -505,11 +561,11 @@ class LossConfig:
 class OptimizerConfig:
     """AdamW and its learning rate."""
 
-    lr: float = 5e-5
+    lr: Positive = 5e-5
     """Peak learning rate."""
-    weight_decay: float = 0.0
+    weight_decay: Amount = 0.0
     """Applied to matrices only."""
-    warmup_steps: int = 0
+    warmup_steps: Natural = 0
     """Optimizer steps in which the rate rises from zero."""
     schedule: Schedule = Schedule.linear
     """What the learning rate does after the warm-up."""
@@ -521,35 +577,35 @@ class TrainerConfig:
 
     accelerator: Accelerator = Accelerator.cpu
     """What the student runs on."""
-    devices: int = 1
+    devices: CountOrAll = 1
     """Processes on each node; -1 for one per GPU."""
-    num_nodes: int = 1
+    num_nodes: Count = 1
     """Machines."""
     strategy: Strategy = Strategy.auto
     """How training is spread over devices."""
     strategy_options: dict[str, float | int | str | bool] = field(default_factory=dict)
     """Keyword arguments of the Lightning strategy."""
-    precision: str = "auto"
+    precision: Annotated[str, PRECISION] = "auto"
     """As in Lightning, or `auto`: bf16-mixed where the hardware computes in bf16, else 32-true."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Examples per optimizer step, over all devices and accumulation steps."""
-    accumulate_grad_batches: int = 1
+    accumulate_grad_batches: Count = 1
     """Forward passes per optimizer step; divides `batch_size`."""
-    max_epochs: int = 1
+    max_epochs: Count = 1
     """Passes over the training questions."""
-    max_steps: int = -1
+    max_steps: CountOrAll = -1
     """Optimizer steps; -1 for no limit."""
     shuffle: bool = True
     """Draw a new order of the training questions every epoch."""
     group_by_length: bool = True
     """Put questions of similar length into one batch: less padding, same epoch."""
-    gradient_clip: float | None = None
+    gradient_clip: Positive | None = None
     """Largest norm of the gradient; null for no limit."""
-    valid_every: float = 0.25
+    valid_every: Positive = 0.25
     """Epochs between validations, fractions included."""
     select_by: Metric = Metric.accuracy
     """Validation accuracy by which the best checkpoint is chosen, and by which a report chooses α and teacher."""
-    log_every: int = 10
+    log_every: Count = 10
     """Optimizer steps between lines of metrics.csv."""
     progress_bar: bool = True
     """Show progress in the terminal."""
@@ -561,11 +617,11 @@ class EvaluationConfig:
 
     split: Split = Split.test
     """Split of the dataset that is evaluated."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Questions in one forward pass."""
     rationales: bool = False
     """Also write the student's own rationale in each teacher's voice."""
-    max_rationale_tokens: int = 128
+    max_rationale_tokens: Count = 128
     """Maximum tokens of the student's rationale."""
 
 
@@ -575,9 +631,9 @@ class LoggerConfig:
 
     name: LoggerName = LoggerName.csv
     """What metrics are written to."""
-    project: str = "tinyllm"
+    project: Text = "tinyllm"
     """Project on Weights & Biases."""
-    entity: str | None = None
+    entity: Text | None = None
     """User or team on Weights & Biases; null for the account's default."""
     mode: WandbMode = WandbMode.online
     """How Weights & Biases is reached."""
@@ -587,16 +643,16 @@ class LoggerConfig:
 class ExperimentConfig:
     """Everything that shapes a run: what the stages rationales, train and evaluate read."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Random seed of initial weights, order, dropout and, unless set there, of `data.seed`."""
-    store: str = "store"
+    store: Text = "store"
     """Folder of the rationale store."""
-    cache: str = ".cache/tinyllm"
+    cache: Text = ".cache/tinyllm"
     """Folder of tokenized texts; safe to delete."""
     data: DataConfig = field(default_factory=DataConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     teachers: dict[str, TeacherConfig] = field(default_factory=dict)
-    alpha: dict[str, float] = field(default_factory=dict)
+    alpha: dict[str, Amount] = field(default_factory=dict)
     """Stream weight of each teacher (α of equation 2); 0 drops the stream."""
     method: MethodConfig = field(default_factory=MethodConfig)
     ablation: AblationConfig = field(default_factory=AblationConfig)
@@ -624,11 +680,11 @@ class RationalesStageConfig(ExperimentConfig):
 class EvaluateConfig(ExperimentConfig):
     """`tinyllm evaluate`."""
 
-    run: str | None = None
+    run: Text | None = None
     """Run folder whose student is evaluated; null evaluates `student`."""
     teacher: TeacherConfig | None = None
     """A teacher in place of a student, by free generation (the teacher rows of the paper's table 1)."""
-    output: str | None = None
+    output: Text | None = None
     """Folder of the result; null: inside the run folder, or below `runs/`."""
 
 
@@ -636,17 +692,17 @@ class EvaluateConfig(ExperimentConfig):
 class ReportConfig:
     """`tinyllm report`."""
 
-    runs: Any = "runs"
+    runs: Annotated[Any, Rule("a folder, or a list of one folder or more", _is_folders)] = "runs"
     """A folder or a list of folders, searched for `result.json`."""
-    output: str = "report"
+    output: Text = "report"
     """Folder of the report."""
-    title: str = "Report"
+    title: Text = "Report"
     """Heading of the page."""
     metric: Metric = Metric.accuracy
     """Accuracy that tables, tests and figures compare; the others have their own columns in `results.csv`."""
-    resamples: int = 2000
+    resamples: Count = 2000
     """Resamples of the paired bootstrap, at least: a table with many tests takes more."""
-    seed: int = 0
+    seed: Seed = 0
     """Random seed of the paired bootstrap."""
 
 
@@ -654,17 +710,19 @@ class ReportConfig:
 class PredictConfig:
     """`tinyllm predict`."""
 
-    run: str = MISSING
+    run: Text = MISSING
     """Run folder whose student is asked."""
-    question: str = MISSING
+    question: Text = MISSING
     """Text of the question."""
-    choices: list[str] = MISSING
+    choices: Annotated[
+        list[Text], Rule("two options or more, as [first, second, ...]", lambda texts: len(texts) >= 2)
+    ] = MISSING
     """The options, as `[first, second, ...]`."""
     context: str = ""
     """Text that the question is about, if any."""
     rationales: list[str] = field(default_factory=list)
     """A teacher's rationale for each option, for a student that reads them (method pinto): `[first, second, ...]`."""
-    max_rationale_tokens: int = 128
+    max_rationale_tokens: Count = 128
     """Maximum tokens of the student's rationale."""
 
 
@@ -672,7 +730,7 @@ class PredictConfig:
 class ExportConfig:
     """`tinyllm export`."""
 
-    run: str = MISSING
+    run: Text = MISSING
     """Run folder whose student is exported."""
-    output: str = MISSING
+    output: Text = MISSING
     """New or empty folder for the model."""

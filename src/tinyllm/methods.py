@@ -231,7 +231,7 @@ def build_streams(
     for name, spec in method.streams.items():
         if spec.weight == 0:
             continue
-        _check_stream(method, name, spec)
+        check_stream(method, name, spec)
         if spec.target is not Target.rationale:
             targets = _option_targets(name, spec, questions, answers or {}, scores or {})
             if spec.loss is StreamLoss.listwise or method.source_rationale:
@@ -269,8 +269,12 @@ def build_streams(
     return streams
 
 
-def _check_stream(method: MethodConfig, stream: str, spec: StreamConfig) -> None:
-    """Refuse settings of a stream that can't work or would be without effect."""
+def check_stream(method: MethodConfig, stream: str, spec: StreamConfig) -> None:
+    """Refuse settings of a stream that can't work beside others, or would be without effect.
+
+    Raises:
+        UserError: naming the key.
+    """
     key = f"method.streams.{stream}"
     kinds = (Target.teacher_answer, Target.teacher_options)
     if spec.target in kinds and spec.teachers is not WhichTeachers.one:
@@ -278,16 +282,11 @@ def _check_stream(method: MethodConfig, stream: str, spec: StreamConfig) -> None
     if spec.target is Target.rationale and (method.source_rationale or spec.loss is StreamLoss.listwise):
         found = f"{key}.loss=listwise" if spec.loss is StreamLoss.listwise else "method.source_rationale=true"
         raise UserError(f"{key}.target=rationale: expected a target that is one of the options with {found}")
-    for name, share in (("smoothing", spec.smoothing), ("mask", spec.mask), ("replace", spec.replace)):
-        if not 0 <= share <= 1:
-            raise UserError(f"{key}.{name}: expected a share of 0 to 1, found {share}")
     if spec.smoothing > 0 and spec.loss is not StreamLoss.listwise:
         raise UserError(f"{key}.smoothing={spec.smoothing}: expected {key}.loss=listwise, found loss={spec.loss}")
     if (spec.mask > 0 or spec.replace > 0) and not method.source_rationale:
         name, share = ("mask", spec.mask) if spec.mask > 0 else ("replace", spec.replace)
         raise UserError(f"{key}.{name}={share}: no source holds a rationale: set method.source_rationale=true")
-    if spec.temperature <= 0:
-        raise UserError(f"{key}.temperature: expected a number above 0, found {spec.temperature}")
 
 
 def _option_targets(

@@ -153,7 +153,7 @@ def parse_example(text: str, name: str, n_choices: int, choices: Sequence[str] =
     rationale = clean_rationale(found["rationale"].split("\n\n")[0])
     question = _SPACES.sub(" ", found["question"])
     parts = [question, rationale, *written]
-    if len(written) != n_choices or answer is None or not all(part.strip(" .") for part in parts):
+    if len(written) != n_choices or answer is None or not all(part.strip().strip(" .") for part in parts):
         return None
     if parse_answer(rationale, written) not in (None, answer):
         return None

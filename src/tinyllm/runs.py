@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from functools import cache
 from importlib import resources
@@ -82,8 +83,9 @@ def read_config(folder: Path) -> ExperimentConfig:
                 stored.trainer[key] = values.get(stored.trainer[key], stored.trainer[key])
         loaded = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), stored)
         return cast(ExperimentConfig, OmegaConf.to_object(loaded))
-    except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not a configuration of this version ({str(error).splitlines()[0]})") from error
+    except (OmegaConfBaseException, OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: not a configuration of this version ({reason})") from error
 
 
 def write_predictions(predictions: Iterable[Prediction], folder: Path) -> None:
@@ -113,7 +115,7 @@ def read_predictions(folder: Path) -> list[Prediction]:
                 row = json.loads(line)
                 row |= {"choices": tuple(row["choices"]), "scores": tuple(row["scores"] or ())}
                 found.append(Prediction(**row))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path}: not predictions of this version ({error})") from error
     return found
 
@@ -144,7 +146,7 @@ def read_result(path: Path) -> Result:
     """
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from error
     names = {field.name for field in fields(Result)}
     needed = {"dataset", "student", "method", "n", "accuracy", "accuracy_low", "accuracy_high", "seed", "config_hash"}
@@ -178,6 +180,21 @@ def as_trained(config: ExperimentConfig, folder: Path) -> ExperimentConfig:
     """
     names = result_of(folder).teachers
     return two_samples_of(config, names[0]) if config.ablation.strongest is not None and names else config
+
+
+def discard(folder: Path) -> None:
+    """Remove what a run has left that ended in a mistake before its first checkpoint: the folder is free again.
+
+    Empty folders above it go too, up to the working directory.
+    """
+    if not (folder / LAST).exists():
+        for name in (CONFIG, METRICS):
+            (folder / name).unlink(missing_ok=True)
+    here = Path.cwd()
+    with suppress(OSError):  # the first that holds something
+        for one in (folder, *folder.parents):
+            if here in one.parents:
+                one.rmdir()
 
 
 def result_of(folder: Path) -> Result:

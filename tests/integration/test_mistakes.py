@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.integration.conftest import Stage
+import torch
+from tests.integration.conftest import SMALL, Stage
 
 from tinyllm.cli.main import STAGES
 
@@ -58,16 +59,183 @@ MISTAKES = [
     (["report", "runs=nowhere"], ["runs", "nowhere"]),
     (["report", "runs=."], ["result.json"]),
     (["rationales", "shard.index=3", "shard.count=2"], ["shard"]),
+    # Values outside of what their key takes: nothing is read before they are refused.
+    (["train", "seed=-1"], ["seed: expected 0 to 4294967295, found -1"]),
+    (["train", "store=''"], ["store", "non-empty", "''"]),
+    (["train", "cache=' '"], ["cache", "non-empty"]),
+    (["train", "data.name=../elsewhere"], ["data.name", "/", "found ../elsewhere"]),
+    (["train", "data.seed=4294967296"], ["data.seed", "4294967296"]),
+    (["train", "data.train_fraction=0"], ["data.train_fraction", "above 0", "found 0"]),
+    (["train", "data.train_fraction=nan"], ["data.train_fraction", "found nan"]),
+    (["train", "data.limit_train=-1"], ["data.limit_train", "1 or more", "found -1"]),
+    (["train", "data.limit_valid=2.5"], ["data.limit_valid", "a whole number, found 2.5"]),
+    (["train", "data.topic=''"], ["data.topic", "non-empty"]),
+    (["train", "data=obqa", "data.columns.choices=[]"], ["data.columns.choices"]),
+    (["train", "data=obqa", "data.columns.fixed_choices=[yes]"], ["data.columns.fixed_choices", "found [yes]"]),
+    (["train", "data=obqa", "data.columns.labels=[a, '']"], ["data.columns.labels[1]", "non-empty"]),
+    (["train", "student.name=."], ["student.name", "found ."]),
+    (["train", "student.max_source_length=0"], ["student.max_source_length", "1 or more", "found 0"]),
+    (["train", "student.max_target_length=1"], ["student.max_target_length", "2 or more", "found 1"]),
+    (["train", "student.dropout=1"], ["student.dropout", "below 1", "found 1"]),
+    (["train", "student.architecture.d_model=0"], ["student.architecture.d_model", "1 or more", "found 0"]),
+    (["train", "student.architecture.dropout_rate=-0.5"], ["student.architecture.dropout_rate", "found -0.5"]),
+    (["train", "teachers.terse.name=other"], ["teachers.terse.name", "expected terse", "found other"]),
+    (["train", "teachers.terse.prefix=''"], ["teachers.terse.prefix", "non-empty"]),
+    (["train", "teachers.terse.sample=-1"], ["teachers.terse.sample", "0 or more"]),
+    (["rationales", "teachers.wordy.max_new_tokens=0"], ["teachers.wordy.max_new_tokens", "found 0"]),
+    (["rationales", "teachers.wordy.temperature=-0.1"], ["teachers.wordy.temperature", "found -0.1"]),
+    (["rationales", "teachers.wordy.temperature=inf"], ["teachers.wordy.temperature", "found inf"]),
+    (["rationales", "teachers.wordy.top_p=0"], ["teachers.wordy.top_p", "above 0 and up to 1"]),
+    (["rationales", "teachers.wordy.batch_size=0"], ["teachers.wordy.batch_size", "1 or more"]),
+    (["rationales", "teachers.wordy.dtype=int8"], ["teachers.wordy.dtype", "float32", "found int8"]),
+    (
+        ["rationales", "teachers.wordy.base_url=localhost:8000"],
+        ["teachers.wordy.base_url", "http://", "localhost:8000"],
+    ),
+    (["rationales", "teachers.wordy.concurrency=0"], ["teachers.wordy.concurrency", "1 or more"]),
+    (["rationales", "teachers.wordy.timeout=0"], ["teachers.wordy.timeout", "above 0"]),
+    (["rationales", "teachers.wordy.max_retries=-1"], ["teachers.wordy.max_retries", "0 or more"]),
+    (["rationales", "teachers.wordy.price_prompt=-1"], ["teachers.wordy.price_prompt", "0 or more"]),
+    (["rationales", "prompt.examples=-1"], ["prompt.examples", "0 to 16", "found -1"]),
+    (["rationales", "prompt.examples=17"], ["prompt.examples", "0 to 16", "found 17"]),
+    (
+        ["rationales", "prompt.template=authors"],
+        ["prompt.template=authors", "prompt.example_source=random", "generated"],
+    ),
+    (["rationales", "rationales.splits=[]"], ["rationales.splits", "one split or more"]),
+    (["rationales", "rationales.splits=[train, train]"], ["rationales.splits", "each once"]),
+    (["rationales", "shard.count=0"], ["shard.count", "1 or more"]),
+    (["rationales", "shard.index=-1"], ["shard.index", "0 or more"]),
+    (["rationales", "audit=perhaps"], ["audit", "true or false", "perhaps"]),
+    (["train", "rationales.reject=[empty, nonsense]"], ["rationales.reject", "nonsense", "empty, cut, repeats"]),
+    (["train", "rationales.reject=cut"], ["rationales.reject", "list"]),
+    (["train", "alpha.terse=nan"], ["alpha.terse", "found nan"]),
+    (["train", "alpha.wordy=inf"], ["alpha.wordy", "found inf"]),
+    (["train", "method.streams.answer.weight=-1"], ["method.streams.answer.weight", "found -1"]),
+    (["train", "method.streams.rationale.weight=nan"], ["method.streams.rationale.weight", "found nan"]),
+    (["train", "method=full_ft", "method.streams.answer.weight=0"], ["method.streams", "above 0", "method.train"]),
+    (
+        ["train", "method=standard_kd_logits", "method.streams.teacher_options.temperature=0"],
+        ["temperature", "above 0"],
+    ),
+    (["train", "method=pinto", "method.streams.counterfactual.smoothing=1.5"], ["counterfactual.smoothing", "0 to 1"]),
+    (["train", "method=pinto", "method.streams.counterfactual.mask=-0.1"], ["counterfactual.mask", "0 to 1", "-0.1"]),
+    (["train", "method.streams.answer.mask=0.5"], ["method.streams.answer.mask", "method.source_rationale"]),
+    (["train", "method=lora", "method.lora.r=0"], ["method.lora.r", "1 or more"]),
+    (["train", "method=lora", "method.lora.alpha=0"], ["method.lora.alpha", "above 0"]),
+    (["train", "method=lora", "method.lora.dropout=1"], ["method.lora.dropout", "below 1"]),
+    (["train", "method=lora", "method.lora.target_modules=[]"], ["method.lora.target_modules", "one name or more"]),
+    (["train", "ablation.drop=[ters]"], ["ablation.drop", "terse, wordy", "found ters"]),
+    (["train", "ablation.drop=[terse, ters]"], ["ablation.drop", "terse, wordy", "found ters"]),
+    (["train", "ablation=no_t5", "teachers=smollm2"], ["ablation.drop", "smollm2", "flan_t5_xl"]),
+    (["train", "ablation.strongest=nobody"], ["ablation.strongest=nobody", "valid", "terse, wordy"]),
+    (["train", "optimizer.lr=0"], ["optimizer.lr", "above 0", "found 0"]),
+    (["train", "optimizer.lr=nan"], ["optimizer.lr", "found nan"]),
+    (["train", "optimizer.weight_decay=-1"], ["optimizer.weight_decay", "0 or more"]),
+    (["train", "optimizer.warmup_steps=-1"], ["optimizer.warmup_steps", "0 or more"]),
+    (["train", "trainer.devices=0"], ["trainer.devices", "1 or more, or -1"]),
+    (["train", "trainer.num_nodes=0"], ["trainer.num_nodes", "1 or more"]),
+    (["train", "trainer.precision=half"], ["trainer.precision", "bf16-mixed", "found half"]),
+    (["train", "trainer.batch_size=0"], ["trainer.batch_size: expected 1 or more, found 0"]),
+    (["train", "trainer.accumulate_grad_batches=0"], ["trainer.accumulate_grad_batches", "1 or more"]),
+    (["train", "trainer.max_epochs=0"], ["trainer.max_epochs", "1 or more"]),
+    (["train", "trainer.max_steps=0"], ["trainer.max_steps", "1 or more, or -1"]),
+    (["train", "trainer.gradient_clip=0"], ["trainer.gradient_clip", "above 0"]),
+    (["train", "trainer.valid_every=0"], ["trainer.valid_every", "above 0"]),
+    (["train", "trainer.log_every=0"], ["trainer.log_every", "1 or more"]),
+    (["train", "evaluation.batch_size=0"], ["evaluation.batch_size", "1 or more"]),
+    (["evaluate", "evaluation.max_rationale_tokens=0"], ["evaluation.max_rationale_tokens", "1 or more"]),
+    (["evaluate", "teacher=terse", "teacher.max_new_tokens=0"], ["teacher.max_new_tokens", "1 or more"]),
+    (["evaluate", "teacher=terse", "run=here"], ["run=", "teacher="]),
+    (["train", "logger=wandb", "logger.project=''"], ["logger.project", "non-empty"]),
+    (["report", "resamples=0"], ["resamples", "1 or more"]),
+    (["report", "seed=-1"], ["seed", "0 to 4294967295"]),
+    (["report", "runs=[]"], ["runs", "a list of one folder or more"]),
+    (["report", "runs={a: b}"], ["runs", "a list of one folder or more"]),
+    (["report", "output=''"], ["output", "non-empty"]),
+    (["predict", "run=r", "question=''", "choices=[a, b]"], ["question", "non-empty"]),
+    (["predict", "run=r", "question=Q", "choices=[a]"], ["choices", "two options or more", "found [a]"]),
+    (["predict", "run=r", "question=Q", "choices=[a, '']"], ["choices[1]", "non-empty"]),
+    (["predict", "run=r", "question=Q", "choices=[a, b]"], ["r: expected a run folder"]),
+    (["predict", "run=r", "question=Q", "choices=[a, b]", "max_rationale_tokens=0"], ["max_rationale_tokens"]),
+    # What isn't there, or can't be read as a call.
+    (["evaluate", "run=nowhere"], ["nowhere", "config.yaml"]),
+    (["evaluate", "student.pretrained=no_such_folder"], ["student.pretrained=no_such_folder"]),
+    (["train", "trainer.batch_size"], ["trainer.batch_size", "key=value"]),
+    (["train", "data.root=[a"], ["data.root=[a", "key=value"]),
+    (["train", "data=3"], ["data=3", "names of options", "--help"]),
+    (["train", "seed=${nothing}"], ["nothing"]),
+    (["train", "data.name=null"], ["data.name", "found null"]),
+    (["train", "data.hub_id=[a]"], ["data.hub_id"]),
+    (["train", "--config-dir=nowhere"], ["nowhere"]),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "named"), MISTAKES, ids=lambda value: " ".join(value)[:60])
-def test_a_mistake_gives_one_line_and_exit_code_2(stage: Stage, arguments: list[str], named: list[str]) -> None:
+def test_a_mistake_gives_one_line_and_exit_code_2_and_leaves_nothing(
+    stage: Stage, tmp_path: Path, arguments: list[str], named: list[str]
+) -> None:
     code, _, err = stage(*arguments)
     lines = [text for text in err.splitlines() if text.startswith("error:")]
     assert code == 2, err
     assert len(lines) == 1 and all(name in lines[0] for name in named), err
     assert "Traceback" not in err
+    assert not (tmp_path / "runs").exists() and not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+LATE = [
+    (["method=full_ft", "student.pretrained=no_such_folder"], "student.pretrained"),
+    (["method=lora", "method.lora.target_modules=[wheel]"], "method.lora.target_modules"),
+    pytest.param(
+        ["method=full_ft", "trainer=gpu"],
+        "trainer.accelerator",
+        marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+    ),
+]
+"""Mistakes that show when the student or the trainer is made, after the run has written its configuration."""
+
+
+@pytest.mark.parametrize(("mistake", "named"), LATE)
+def test_the_corrected_command_takes_the_folder_of_a_mistake(stage: Stage, mistake: list[str], named: str) -> None:
+    small = [*SMALL, "trainer.max_epochs=1", "hydra.run.dir=deep/run"]
+    code, _, err = stage("train", *small, *mistake)
+    assert code == 2 and named in err and not Path("deep").exists(), err
+    code, _, err = stage("train", *small, "method=full_ft")
+    assert code == 0 and Path("deep/run/result.json").is_file(), err
+
+
+def test_a_mistake_in_the_folder_of_another_run_leaves_that_as_it_is(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for name in ("config.yaml", "metrics.csv"):
+        (tmp_path / "run" / name).write_text("mine")
+    code, _, err = stage("train", "method=full_ft", "trainer.batch_size=0", "hydra.run.dir=run")
+    assert code == 2 and "trainer.batch_size" in err
+    assert {path.name: path.read_text() for path in (tmp_path / "run").iterdir()} == {
+        "config.yaml": "mine", "metrics.csv": "mine",
+    }  # fmt: skip
+
+
+FILES_FOR_FOLDERS = [
+    (["train", "method=full_ft", "hydra.run.dir=file"], "hydra.run.dir"),
+    (["train", "method=full_ft", "hydra.run.dir=file/below"], "hydra.run.dir"),
+    (["train", "method=full_ft", "cache=file"], "cache=file"),
+    (["rationales", "store=file/below"], "store=file/below"),
+    (["report", "output=file"], "output=file"),
+    (["evaluate", "method=full_ft", "output=file/below"], "output=file/below"),
+    (["export", "run=run", "output=file"], "output=file"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "named"), FILES_FOR_FOLDERS, ids=lambda value: " ".join(value)[:60])
+def test_a_file_in_the_place_of_a_folder_is_one_line(
+    stage: Stage, tmp_path: Path, arguments: list[str], named: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    code, _, err = stage(*arguments)
+    lines = [text for text in err.splitlines() if text.startswith("error:")]
+    assert code == 2 and len(lines) == 1 and named in lines[0] and "file" in lines[0], err
+    assert "Traceback" not in err and [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_mistake_in_a_job_of_a_sweep_gives_a_line_for_each_job(stage: Stage, tmp_path: Path) -> None:
@@ -89,6 +257,13 @@ BAD_ROWS = [
     ('{"id": "a", "question": "Q?", "choices": ["x", "y"], "answer": "x", "split": "dev"}', "split"),
     ('{"id": "a", "question"', "JSON"),
     ("[1, 2]", "object"),
+    ('{"id": "\\ud83d", "question": "Q?", "choices": ["x", "y"], "answer": "x"}', "id"),
+    ('{"id": "a", "question": "Q?", "choices": ["x", "\\udc00"], "answer": "x"}', "choices"),
+    ('{"id": "a", "question": "Q?", "choices": ["x", "y"], "answer": "x", "splitt": "train"}', "splitt"),
+    ('{"id": "g", "question": "Q?", "choices": ["x", "y"], "answer": "x"}', "id"),
+    ('{"id": "a", "question": "Q?", "choices": ["x", "y"], "answer": "x", "context": 5}', "context"),
+    ('{"id": "a", "question": "Q?", "choices": ["x", "y"], "answer": ' + "9" * 5000 + "}", "JSON"),
+    ("[" * 100_000, "JSON"),
 ]
 
 

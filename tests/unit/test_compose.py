@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from tinyllm.checks import checked
 from tinyllm.compose import compose, config_folder, refuse_unknown_keys
 from tinyllm.config import ExperimentConfig
 from tinyllm.deviations import deviations
@@ -75,9 +78,7 @@ def test_the_contract_names_are_there(group: str, names: set[str]) -> None:
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes(group: str, option: str) -> None:
     extra = ["data.root=questions.jsonl"] if option == "jsonl" else []
-    config = compose("train", [f"{group}={option}", *extra])
-    refuse_unknown_keys(config)
-    typed = OmegaConf.to_object(config)
+    typed = checked(compose("train", [f"{group}={option}", *extra]), Path("run"))
     assert isinstance(typed, ExperimentConfig)
     if group in ("data", "student", "method", "ablation", "logger", "weighting"):
         assert getattr(typed, group).name == ("questions" if option == "jsonl" else option)

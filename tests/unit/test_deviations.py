@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from enum import Enum
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
@@ -174,7 +174,8 @@ def test_every_key_is_a_deviation_or_known_to_be_none() -> None:
             owner = OmegaConf.get_type(OmegaConf.select(config, group) if group else config)
             changed = copy.deepcopy(config)
             OmegaConf.set_struct(changed, False)
-            OmegaConf.update(changed, key, other(key, value, getattr(owner, "__annotations__", {}).get(name)))
+            kinds = get_type_hints(owner) if is_dataclass(owner) else {}
+            OmegaConf.update(changed, key, other(key, value, kinds.get(name)))
             found = deviations(typed(changed)).keys() - before
             (reported if any(inside(one, [key]) or inside(key, [one]) for one in found) else silent).add(
                 pattern_of(key)

@@ -17,17 +17,18 @@ from typing import Any, NoReturn, cast
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import tinyllm
 from tinyllm import runs
+from tinyllm.checks import checked
 from tinyllm.cli.alpha_grid import own_folder, search_of, with_alpha_grid
 from tinyllm.cli.alpha_staged import Search, run_staged
 from tinyllm.cli.failures import Failure, collected, record
-from tinyllm.compose import config_folder, options_of, refuse_unknown_keys, register
+from tinyllm.compose import config_folder, options_of, register
 from tinyllm.errors import UserError
 
 STAGES = {
@@ -38,7 +39,8 @@ STAGES = {
     "predict": "ask a trained student one question",
     "export": "write a run's student as a Hugging Face model folder",
 }
-MISTAKES = (UserError, HydraException, OmegaConfBaseException)
+_PATHS = (FileExistsError, NotADirectoryError, PermissionError)
+MISTAKES = (UserError, HydraException, OmegaConfBaseException, *_PATHS)
 """Exceptions that stand for a user's mistake: `one_line` says which."""
 _PROCESS_DIED = ("TerminatedWorkerError", "BrokenProcessPool", "FailedJobError")
 """What joblib's and submitit's launchers raise when a job's process is gone."""
@@ -48,6 +50,9 @@ def one_line(error: Exception) -> str:
     """What the user's mistake is, with the names that are allowed."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, _PATHS):
+        # Hydra makes the folder of the job before anything else.
+        return f"{error.filename}: {error.strerror}: set hydra.run.dir, or this path's own key, to another"
     cause: BaseException = error
     while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
@@ -63,7 +68,7 @@ def one_line(error: Exception) -> str:
         message = (cause.msg or str(cause)).splitlines()[0]
         if "not in" in message and isinstance(parent, DictConfig):
             return f"{name}: no such key; {_expected(key, sorted(str(k) for k in parent if k != 'hydra'))}"
-        return f"{name}: {message}"
+        return f"{name}: {_plainly(message)}"
     text = " ".join(str(error).split())
     if found := re.search(r"Could not override '([\w@./]+)'", text):
         groups = sorted(
@@ -74,7 +79,26 @@ def one_line(error: Exception) -> str:
         return f"{found[1]}: this stage has no such group or key: see 'tinyllm <stage> --help'{hint}"
     if found := re.search(r"Ambiguous value for argument '([^=]+)=", text):
         return f"{found[1]}: several values: add -m to sweep over them, or quote one value that has commas"
+    if isinstance(error, OverrideParseException):
+        reason = text.removeprefix(f"Error parsing override '{error.override}'").partition(" See https:")[0].strip()
+        return f"{error.override}: expected key=value, found {reason}: quote a value that has special characters"
     return text
+
+
+def _plainly(message: str) -> str:
+    """OmegaConf's words on a value of another type, in this program's."""
+    if found := re.match(r"Value '(.*)' of type '.*' could not be converted to (\w+)", message):
+        wanted = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}.get(found[2], found[2])
+        return f"expected {wanted}, found {found[1]}"
+    if found := re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", message):
+        return f"expected one of {found[2]}, found {found[1]}"
+    if found := re.match(r"Value '(.*)' is not a valid bool", message):
+        return f"expected true or false, found {found[1]}"
+    if "is not a ListConfig" in message:
+        return "expected a list, such as [first, second], found one value"
+    if "is not Optional" in message or "Incompatible value 'None'" in message:
+        return "expected a value, found null"
+    return message
 
 
 def _expected(found: str, allowed: list[str]) -> str:
@@ -94,17 +118,19 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     overrides = " ".join(HydraConfig.get().overrides.task)
     sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+    begun = any((folder / name).exists() for name in (runs.CONFIG, runs.METRICS))
     if sweep:
         print(f"job: tinyllm {stage} {overrides}", file=sys.stderr)
     try:
-        refuse_unknown_keys(composed)
-        typed = OmegaConf.to_object(composed)
+        typed = checked(composed, folder)
         module = importlib.import_module(f"tinyllm.cli.{stage}")
         for name in ("httpx", "httpcore", "datasets", "filelock", "fsspec", "lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)  # Lightning sets its own when it is imported
         logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
         cast(Callable[[Any, Path], None], module.main)(typed, folder)
     except MISTAKES as error:
+        if stage == "train" and not begun:
+            runs.discard(folder)
         if not sweep:
             _end(one_line(error))
         if stage == "train":
@@ -186,6 +212,11 @@ def main() -> None:
         if found is None:
             raise
         _end(f"{found[1]}: it is null and can't be filled by an override; choose an option of its group that has it")
+    except ValueError as error:  # Hydra's own, for a number in the place of an option
+        if not str(error).startswith("Config group override"):
+            raise
+        groups = [one for one in arguments[1:] if (config_folder() / one.partition("=")[0]).is_dir()]
+        _end(f"{' '.join(groups)}: expected names of options, found a number: see 'tinyllm {stage} --help'")
     except Exception as error:
         if type(error).__name__ not in _PROCESS_DIED:
             raise

@@ -14,8 +14,6 @@ from tinyllm.student.student import Student
 
 def main(config: PredictConfig, _: Path) -> None:
     """Print the answer, the ranked options with their scores, and a rationale per voice."""
-    if len(config.choices) < 2 or not config.question.strip():
-        raise UserError("predict: expected question='...' and choices=[first, second, ...] with two options or more")
     folder = Path(config.run).expanduser()
     method = runs.read_config(folder).method
     expected = len(config.choices) if method.source_rationale else 0

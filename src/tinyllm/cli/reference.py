@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
@@ -104,7 +104,7 @@ def keys(owner: type, file: str, prefix: str = "") -> Iterator[Key]:
     Raises:
         UserError: for a field without a docstring.
     """
-    hints = get_type_hints(owner)
+    hints, ruled = get_type_hints(owner), get_type_hints(owner, include_extras=True)
     for field in fields(owner):
         if field.name not in owner.__annotations__:
             continue  # of the class above, which has a table of its own
@@ -117,7 +117,8 @@ def keys(owner: type, file: str, prefix: str = "") -> Iterator[Key]:
             raise UserError(f"{owner.__name__}.{field.name}: expected a docstring below it, found none")
         if inner is None or inner is schema.TeacherConfig:
             default = field.default_factory() if field.default_factory is not NO_DEFAULT else field.default
-            yield Key(name + entry, _meaning(owner, field.name, hint), _type(hint), _default(name, default, file))
+            shown = _type(ruled[field.name])
+            yield Key(name + entry, _meaning(owner, field.name, hint), shown, _default(name, default, file))
         else:
             if _optional(hint):
                 yield Key(name, _meaning(owner, field.name, hint), "mapping or `null`", _default(name, None, file))
@@ -234,10 +235,14 @@ def _optional(hint: Any) -> bool:
 
 
 def _type(hint: Any) -> str:
-    """A type as words: `integer or `null``."""
+    """A type as words, with its rule: `integer, 1 or more, or `null``."""
+    if get_origin(hint) is Annotated:
+        base, rule = get_args(hint)
+        return rule.words[2:] if rule.words.startswith("a ") else f"{_type(base)}, {rule.words}"
     if _optional(hint):
         (inner,) = (one for one in get_args(hint) if one is not type(None))
-        return f"{_type(inner)} or `null`"
+        text = _type(inner)
+        return f"{text}{',' if ', ' in text else ''} or `null`"
     choice = _choice(hint)
     if choice is not None:
         values = ", ".join(f"`{value}`" for value in choice)

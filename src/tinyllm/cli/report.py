@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 
 from tinyllm.config import ReportConfig
-from tinyllm.errors import UserError
 from tinyllm.reporting.frame import collect, on_test
 from tinyllm.reporting.report import make_report, write_report
 from tinyllm.reporting.study import Study
@@ -19,10 +18,6 @@ def main(config: ReportConfig, _: Path) -> None:
     """Write the report; print its main tables and the path of its page."""
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it logs every glyph of a PDF
     folders = [config.runs] if isinstance(config.runs, str) else config.runs
-    if not isinstance(folders, list) or not folders or not all(isinstance(folder, str) for folder in folders):
-        raise UserError(f"runs: expected a folder or a list of folders, found {config.runs!r}")
-    if config.resamples < 1:
-        raise UserError(f"resamples: expected 1 or more, found {config.resamples}")
     collected = collect([Path(folder).expanduser() for folder in folders])
     study = Study(on_test(collected.frame), config.metric, config.resamples, config.seed)
     report = make_report(config.title, collected, study)

@@ -17,7 +17,7 @@ from tinyllm.evaluation.evaluate import evaluate, make_result
 from tinyllm.records import Split
 from tinyllm.student.loggers import log_result, make_loggers
 from tinyllm.student.student import Student
-from tinyllm.student.trainer import check_target_length, resolve_precision
+from tinyllm.student.trainer import resolve_precision
 from tinyllm.student.training import train
 from tinyllm.teachers.stored import resolve_strongest_teacher, source_rationales, training_streams
 from tinyllm.weighting.weigh import summary, weigh
@@ -31,7 +31,6 @@ def main(config: ExperimentConfig, folder: Path) -> None:
     if (result := runs.finished(folder, digest)) is not None:
         log.info("finished already: %s", runs.summary(result, folder))
         return
-    check_target_length(config.student.max_target_length)
     precision = resolve_precision(config.trainer.precision, config.trainer.accelerator)
     started = time.perf_counter()
     questions = load_questions(config.data)

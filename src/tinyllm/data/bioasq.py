@@ -54,7 +54,8 @@ def read(root: Path | None, wanted: Container[str]) -> list[Row]:
 def _plain(row: Row) -> Row:
     answer, snippets = row.get("exact_answer"), row.get("snippets") or []
     answer = answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
-    texts = [snippet.get("text") if isinstance(snippet, dict) else None for snippet in snippets]
+    listed = snippets if isinstance(snippets, list) else [snippets]
+    texts = [snippet.get("text") if isinstance(snippet, dict) else None for snippet in listed]
     return row | {
         "exact_answer": str(answer).strip().lower(),
         "snippets": [text.strip() if isinstance(text, str) else text for text in texts],

@@ -48,7 +48,10 @@ def to_fields(row: Row, columns: ColumnsConfig) -> Row:
 
 def is_hidden(row: Row, columns: ColumnsConfig) -> bool:
     """Whether the row keeps its answer secret, as rows of many test splits do."""
-    value = lookup(row, columns.answer, "answer")
+    try:
+        value = lookup(row, columns.answer, "answer")
+    except ValueError:
+        return False  # `to_fields` says what is wrong
     return value in HIDDEN and str(value) not in columns.labels
 
 

@@ -19,12 +19,6 @@ def load_questions(data: DataConfig) -> dict[Split, list[Question]]:
     Raises:
         UserError: when the source lacks what it needs, or holds rows that can't be used.
     """
-    if not 0 < data.train_fraction <= 1:
-        raise UserError(f"data.train_fraction: expected a share above 0 and up to 1, found {data.train_fraction}")
-    for key in ("limit_train", "limit_valid", "limit_test"):
-        limit = getattr(data, key)
-        if limit is not None and limit < 1:
-            raise UserError(f"data.{key}: expected 1 or more, or null for all, found {limit}")
     splits = dict(_read(data))
     splits[Split.train] = training_subset(splits[Split.train], data.train_fraction, data.seed)
     limits: dict[Split, int | None] = {

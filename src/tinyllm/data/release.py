@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from tinyllm.data.rows import check_rows, decode, raise_problems, read_rows, read_text
+from tinyllm.data.rows import check_rows, decode, is_text, raise_problems, read_rows, read_text
 from tinyllm.errors import UserError
 from tinyllm.paper import DATASETS, TEACHERS
 from tinyllm.records import SPLITS, Question, Split
@@ -211,7 +211,7 @@ def _read_strings(folder: Path, split: Split) -> list[tuple[Path, int, str]]:
         if not isinstance(content, list):
             raise UserError(f"{file}: expected a JSON array of strings, found {type(content).__name__}")
         for index, string in enumerate(content):
-            if not isinstance(string, str):
+            if not is_text(string):
                 raise UserError(f"{file}: string {index}: expected a text, found {type(string).__name__}")
             strings.append((file, index, string))
     return strings

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 from tinyllm.errors import UserError
 from tinyllm.records import Question
@@ -14,6 +15,9 @@ REQUIRED = ("id", "question", "choices", "answer")
 MAX_PROBLEMS = 20
 """Problems that one error lists; the rest is counted."""
 
+_NOT_JSON = (ValueError, RecursionError)
+"""What `json.loads` raises: also for a number of thousands of digits, and for a thousand nested lists."""
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _LETTER = re.compile(r"\(?([A-Za-z])\)?[.:]?")
 
 
@@ -41,9 +45,9 @@ def read_rows(file: Path, problems: list[str]) -> Iterator[tuple[str, object]]:
         if line.strip():
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except _NOT_JSON as error:
                 problems.append(
-                    f"{file}: line {number}: expected one JSON object, found {shortened(line)} ({error.msg})"
+                    f"{file}: line {number}: expected one JSON object, found {shortened(line)} ({_reason(error)})"
                 )
             else:
                 yield f"{file}: line {number}", row
@@ -101,7 +105,7 @@ def parse_row(row: object, *, letters: bool) -> tuple[Question | None, list[str]
             return default
         if name in ("id", "group") and isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
-        if not isinstance(value, str) or (not value.strip() and default is None):
+        if not is_text(value) or (not value.strip() and default is None):
             problems.append(f"field {name!r}: expected a non-empty text, found {shortened(row.get(name, _ABSENT))}")
             return ""
         return value.strip()
@@ -109,7 +113,7 @@ def parse_row(row: object, *, letters: bool) -> tuple[Question | None, list[str]
     id, question, context, group = text("id"), text("question"), text("context", ""), text("group", "")
     choices = row.get("choices", _ABSENT)
     options: tuple[str, ...] = ()
-    if isinstance(choices, list) and len(choices) > 1 and all(isinstance(o, str) and o.strip() for o in choices):
+    if isinstance(choices, list) and len(choices) > 1 and all(is_text(o) and o.strip() for o in choices):
         options = tuple(choice.strip() for choice in choices)
     else:
         problems.append(f"field 'choices': expected a list of two or more non-empty texts, found {shortened(choices)}")
@@ -170,8 +174,18 @@ def decode(text: str, file: Path, expected: str) -> object:
     """
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}: line {error.lineno}: expected {expected}, found none ({error.msg})") from None
+    except _NOT_JSON as error:
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
+        raise UserError(f"{file}: line {line}: expected {expected}, found none ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether a value is a text that can be written: half of a surrogate pair (`\\ud83d` in JSON) can't."""
+    return isinstance(value, str) and not _HALF_A_PAIR.search(value)
 
 
 def shortened(value: object) -> str:

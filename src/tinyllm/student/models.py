@@ -64,7 +64,9 @@ def load_pretrained(
         model: PreTrainedModel = kind.from_pretrained(
             folder, config=config, dtype=torch.float32, use_safetensors=gguf_file is None, **weights
         )
-    except (OSError, ValueError, ImportError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # at a broken file safetensors and tokenizers raise exceptions of their own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"student.pretrained={name}: no such model folder here, and the hub did not give it ({reason}); "
@@ -109,6 +111,9 @@ def from_scratch(
             f"student.architecture: expected vocab_size and other fields of T5Config ({some}, ...), "
             f"found {', '.join(wrong) or 'no vocab_size'}"
         )
+    for name, value in architecture.items():
+        if isinstance(value, str) and isinstance(known[name], int | float):
+            raise UserError(f"student.architecture.{name}: expected a value like {known[name]}, found {value}")
     fields = dict(architecture)
     if int(fields.get("num_decoder_layers", 0)) > int(fields.get("num_layers", 6)):
         raise UserError(

@@ -44,12 +44,6 @@ def resolve_precision(precision: str, accelerator: Accelerator) -> str:
     return "bf16-mixed" if has_bf16 else "32-true"
 
 
-def check_target_length(tokens: int) -> None:
-    """Raise a UserError where a target has no room for a token and the end token."""
-    if tokens < 2:
-        raise UserError(f"student.max_target_length: expected 2 or more, found {tokens}")
-
-
 def _launched_from_outside() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
 
@@ -149,6 +143,12 @@ class Progress(Callback):
         self.weights = dict(state_dict.get("weights", {}))  # of no checkpoint of an earlier version
 
 
+def _as_it_is(batch: Any) -> Any:
+    """A batch with its own types: plugins of sharded and half precision would round the fp32 normalisers of a training
+    batch to bf16, and can't walk through the frozen records of a validation batch."""
+    return batch
+
+
 def make_trainer(
     trainer: TrainerConfig,
     folder: Path,
@@ -160,19 +160,8 @@ def make_trainer(
     """A Lightning Trainer that writes `checkpoints/best.ckpt` and `checkpoints/last.ckpt` under `folder`.
 
     Raises:
-        UserError: for settings that can't work: a batch that does not split, precision, strategy or missing hardware.
+        UserError: for settings that can't work: precision, strategy or missing hardware.
     """
-    if (
-        trainer.batch_size < 1
-        or trainer.accumulate_grad_batches < 1
-        or trainer.batch_size % trainer.accumulate_grad_batches
-    ):
-        raise UserError(
-            f"trainer.batch_size={trainer.batch_size}: expected a multiple of "
-            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}"
-        )
-    if trainer.valid_every <= 0:
-        raise UserError(f"trainer.valid_every={trainer.valid_every}: expected a number of epochs above 0")
     if trainer.accelerator is Accelerator.gpu and not torch.cuda.is_available():
         raise UserError("trainer.accelerator=gpu: no CUDA GPU is visible; choose trainer=cpu")
     interval = max(1, round(trainer.valid_every * steps_per_epoch)) * trainer.accumulate_grad_batches
@@ -187,7 +176,7 @@ def make_trainer(
     last = ModelCheckpoint(filename="last", **common)
     bar = trainer.progress_bar and sys.stderr.isatty()
     try:
-        return Trainer(
+        made = Trainer(
             accelerator=trainer.accelerator,
             devices=trainer.devices,
             num_nodes=trainer.num_nodes,
@@ -210,3 +199,5 @@ def make_trainer(
         )
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"trainer: Lightning refuses these settings: {' '.join(str(error).split())}") from error
+    made.precision_plugin.convert_input = _as_it_is  # type: ignore[assignment]
+    return made

@@ -17,7 +17,7 @@ from tinyllm.records import Finding, PromptKind, Question, Rationale
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)?")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 _ENDS_WELL = re.compile(r"[.!?:)\]\"'\u201d\u2019*]\s*$")
-_LETTERS_NAMED = re.compile(r"\(([a-z])\)", re.IGNORECASE)
+_LETTERS_NAMED = re.compile(r"\(([a-zA-Z])\)")  # IGNORECASE would take letters such as İ, too
 _DEBRIS = re.compile(
     r"^[ \t]*(?:question|q|a|answer choices|context|human|user|assistant|instruction|input|output)[ \t]*:"
     r"|^[ \t]*#{2,}[ \t]*(?:question|instruction|input|response|answer)"
@@ -68,10 +68,15 @@ def audit(
 ) -> dict[str, set[Finding]]:
     """The findings of every text by its key, of the raw texts or of the cleaned ones.
 
-    Texts on other questions than `questions` are left out. A text about an option is judged as if that were right.
+    Texts on other questions and options than those of `questions` are left out. A text about an option is judged as if
+    that were right.
     """
     by_id = {question.id: question for question in questions}
-    about = {key: _about(by_id[one.question_id], one) for key, one in rationales.items() if one.question_id in by_id}
+    about = {
+        key: _about(by_id[one.question_id], one)
+        for key, one in rationales.items()
+        if one.question_id in by_id and (one.option or 0) < len(by_id[one.question_id].choices)
+    }
     texts = {key: _text(rationales[key], clean) for key in about}
     found = {key: findings(text, about[key], rationales[key].finish_reason) for key, text in texts.items()}
     same: defaultdict[str, list[str]] = defaultdict(list)

@@ -317,14 +317,24 @@ def _first_line(text: str, label: str) -> str:
 
 
 def read_examples(file: Path) -> list[Example]:
-    """The examples of a pool; none where there is no such file."""
+    """The examples of a pool; none where there is no such file.
+
+    Raises:
+        UserError: where the file holds something else.
+    """
     if not file.exists():
         return []
-    rows = json.loads(file.read_text())["examples"]
-    return [
-        Example(Question(f"invented-{i}", row["question"], tuple(row["choices"]), row["answer"]), row["rationale"])
-        for i, row in enumerate(rows)
-    ]
+    try:
+        rows = json.loads(file.read_text())["examples"]
+        return [
+            Example(Question(f"invented-{i}", row["question"], tuple(row["choices"]), row["answer"]), row["rationale"])
+            for i, row in enumerate(rows)
+        ]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{file}: expected examples of this version, found something else ({error}): remove the file, and "
+            "'tinyllm rationales' asks for new ones"
+        ) from error
 
 
 def _unlike_each_other(candidates: Iterable[Question], n: int, others: Sequence[Question] = ()) -> list[Question]:

@@ -240,7 +240,7 @@ def _lock(descriptor: int) -> None:
 
 
 def _append_lines(file: Path, lines: Sequence[str]) -> None:
-    payload = "".join(line + "\n" for line in lines).encode()
+    payload = "".join(line + "\n" for line in lines).encode(errors="replace")  # a model can write half a character
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         new = not file.exists()
@@ -319,8 +319,11 @@ def _parse(line: bytes, file: Path, number: int | None) -> Rationale | None:
         row = json.loads(line)
         if not isinstance(row, dict) or not row.keys() >= _FIELDS - _LATER_FIELDS:
             raise ValueError("not a rationale record")
+        texts = ("question_id", "text", "finish_reason", "created")
+        if not all(isinstance(row[name], str) for name in texts) or type(row["sample"]) is not int:
+            raise ValueError("a field of another type")
         return Rationale(**{name: row[name] for name in _FIELDS & row.keys()})
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if number is not None:
             log.warning("%s, line %d is broken and ignored (%s): its question counts as missing", file, number, error)
         return None

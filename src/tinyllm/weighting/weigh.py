@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tinyllm.config import ExperimentConfig, Weighting
-from tinyllm.errors import UserError
 from tinyllm.methods import Stream
 from tinyllm.records import Question
 from tinyllm.student.student import Student
@@ -39,9 +38,8 @@ def weigh(
         student: untrained; `surprisal` asks it.
 
     Raises:
-        UserError: for settings that can't work, or when the store lacks what the weighting reads.
+        UserError: when the store lacks what the weighting reads.
     """
-    check_weighting(config)
     texts = {s.name: {i: own[0][0] for i, own in s.targets.items()} for s in streams if s.name in config.teachers}
     changes = config.weighting.name not in (Weighting.uniform, Weighting.learned) or config.weighting.drop_conflicts
     if not texts or not changes:
@@ -87,23 +85,6 @@ def _merits(
             return random_route(with_text, config.seed)
         case _:
             return {m: dict.fromkeys(ids, 1.0) for m, ids in with_text.items()}
-
-
-def check_weighting(config: ExperimentConfig) -> None:
-    """Refuse settings that can't work.
-
-    Raises:
-        UserError: naming the key.
-    """
-    own = config.weighting
-    if not 0 <= own.floor <= 1:
-        raise UserError(f"weighting.floor: expected 0 to 1, found {own.floor}")
-    if not own.temperature > 0:
-        raise UserError(f"weighting.temperature: expected a number above 0, found {own.temperature}")
-    if own.folds < 2:
-        raise UserError(f"weighting.folds: expected 2 or more, found {own.folds}")
-    if not own.lr > 0:
-        raise UserError(f"weighting.lr: expected a number above 0, found {own.lr}")
 
 
 def softmax(scores: Merits, temperature: float) -> dict[str, dict[str, float]]:

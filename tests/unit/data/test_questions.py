@@ -96,22 +96,6 @@ def test_a_root_under_the_home_folder(own_file: str, monkeypatch: pytest.MonkeyP
     assert len(load_questions(DataConfig("own", Source.jsonl, "~/own.jsonl"))["train"]) == 40
 
 
-@pytest.mark.parametrize("fraction", [0.0, -0.5, 1.0001, 12.5, float("nan")])
-def test_a_fraction_outside_of_0_to_1_is_refused(fraction: float) -> None:
-    with pytest.raises(UserError, match=r"data\.train_fraction: "):
-        load_questions(DataConfig("minilab", Source.builtin, train_fraction=fraction))
-
-
-@pytest.mark.parametrize("key", ["limit_train", "limit_valid", "limit_test"])
-@pytest.mark.parametrize("limit", [0, -1])
-def test_a_limit_below_1_is_refused(key: str, limit: int) -> None:
-    """-1 would drop the last question instead of meaning all."""
-    data = DataConfig("minilab", Source.builtin)
-    setattr(data, key, limit)
-    with pytest.raises(UserError, match=rf"data\.{key}: .*found {limit}"):
-        load_questions(data)
-
-
 @pytest.mark.parametrize(
     ("name", "source", "message"),
     [

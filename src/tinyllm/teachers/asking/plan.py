@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tinyllm.config import ExampleSource, ExperimentConfig, PromptConfig, PromptTemplate, TeacherConfig
+from tinyllm.config import ExperimentConfig, PromptConfig, TeacherConfig
 from tinyllm.errors import UserError
 from tinyllm.methods import kinds_to_ask
 from tinyllm.records import PromptKind, Question, Rationale, Split, text_key
@@ -118,7 +118,7 @@ def plan_turns(config: ExperimentConfig, questions: Mapping[Split, Sequence[Ques
     There is one for every kind of text that the method and the weighting need.
 
     Raises:
-        UserError: a split without questions, or a prompt that can't be.
+        UserError: a split without questions.
     """
     for split in config.rationales.splits:
         if not questions.get(split):
@@ -135,10 +135,9 @@ def plan_turn(config: ExperimentConfig, teacher: TeacherConfig, kind: PromptKind
     """One turn, under the run's prompt and data.
 
     Raises:
-        UserError: published texts are to be taken, and no folder is named; or a prompt that can't be.
+        UserError: published texts are to be taken, and no folder is named.
     """
     data, published = config.data, None
-    check_prompt(config.prompt)
     if is_recorded(config, teacher, kind):
         if data.root is None:
             raise UserError(
@@ -147,20 +146,6 @@ def plan_turn(config: ExperimentConfig, teacher: TeacherConfig, kind: PromptKind
         published = Published(Path(data.root).expanduser(), data.name)
     pool = pool_name(RationaleStore(Path(config.store).expanduser()), teacher, config.prompt, data)
     return Turn(teacher, config.prompt, kind, data.name, data.topic, split, pool, published)
-
-
-def check_prompt(prompt: PromptConfig) -> None:
-    """Refuse settings that contradict each other.
-
-    Raises:
-        UserError: for another source of examples than the authors' with their template.
-    """
-    random = prompt.example_source is ExampleSource.random or prompt.examples == 0
-    if prompt.template is PromptTemplate.authors and not random:
-        raise UserError(
-            "prompt.template=authors: expected prompt.example_source=random (the authors show two random training "
-            f"questions), found {prompt.example_source}"
-        )
 
 
 def estimate(

@@ -178,8 +178,6 @@ def test_shards_part_the_questions(tmp_path: Path, fake: Fake) -> None:
     counts = [run(config(tmp_path), asked, quiet(), shard=ShardConfig(i, 3))[0].written for i in range(3)]
     assert counts == [4, 3, 3]
     assert len(records(tmp_path)) == 10
-    with pytest.raises(UserError, match=r"^shard: .* index 3 of count 3"):
-        run(config(tmp_path), asked, quiet(), shard=ShardConfig(3, 3))
 
 
 def test_a_second_sample_needs_a_temperature_and_its_own_seed(tmp_path: Path, fake: Fake) -> None:
@@ -321,8 +319,6 @@ def test_examples_of_another_training_subset_make_another_prompt(tmp_path: Path,
 
 def test_the_authors_template_takes_their_examples(tmp_path: Path, fake: Fake) -> None:
     authors = PromptConfig(template=PromptTemplate.authors)
-    with pytest.raises(UserError, match=r"prompt\.template=authors: .* prompt\.example_source=random .* generated"):
-        plan_turns(config(tmp_path, prompt=authors), {"train": questions("t", 1)})
     bare = config(tmp_path, prompt=replace(authors, examples=0))
     run(bare, {"train": questions("t", 1)}, quiet())
     assert str(fake.asked[0].prompt).startswith("Question:\nWhyt0")
