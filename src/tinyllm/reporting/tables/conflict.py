@@ -74,7 +74,7 @@ def _lines(study: Study, runs: Any, differs: Mapping[str, bool]) -> list[tuple[C
 
 
 def _cell(values: list[float], over: Callable[[list[float]], tuple[float, float, float]]) -> Cell:
-    return Cell(*over(values)) if len(values) > 1 else Cell(*values)
+    return Cell(*over(values)) if len(values) > 1 else Cell(values[0] if values else None)
 
 
 def _table(study: Study, title: str, lines: list[tuple[Cell, ...]], differs: Mapping[str, bool], number: int) -> Table:
