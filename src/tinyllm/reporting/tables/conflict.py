@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from tinyllm.evaluation.statistics import t_interval
@@ -56,23 +56,25 @@ def _differs(answers: list[dict[str, str | None]]) -> dict[str, bool]:
 def _lines(study: Study, runs: Any, differs: Mapping[str, bool]) -> list[tuple[Cell, ...]]:
     lines = []
     for _, own in runs.groupby("setting", sort=False):
-        by_seed: list[tuple[float, float]] = []
+        by_seed: list[list[float | None]] = []
         for folder in own["folder"]:
             right = study.right(folder)
             parts = [[flag for i, flag in right.items() if differs.get(i) is kind] for kind in (True, False)]
-            if all(parts):
-                by_seed.append((sum(parts[0]) / len(parts[0]), sum(parts[1]) / len(parts[1])))
-        if not by_seed:
+            by_seed.append([sum(part) / len(part) if part else None for part in parts])
+        columns = [[one[kind] for one in by_seed if one[kind] is not None] for kind in (0, 1)]
+        gaps = [one - other for one, other in by_seed if one is not None and other is not None]
+        if not any(columns):
             continue
         first = cast(dict[str, Any], own.iloc[0].to_dict())
-        columns = [[one[0] for one in by_seed], [one[1] for one in by_seed]]
-        gaps = [one - other for one, other in by_seed]
-        several = len(by_seed) > 1
-        cells = [Cell(*over_seeds(values)) if several else Cell(values[0]) for values in columns]
-        cells.append(Cell(*t_interval(gaps)) if several else Cell(gaps[0]))
+        cells = [_cell([value for value in values if value is not None], over_seeds) for values in columns]
+        cells.append(_cell(gaps, t_interval))
         name = label(first) + (f" ({first['alpha']})" if own["method"].iloc[0] == "tinyllm" and first["alpha"] else "")
         lines.append((order(first), (Cell(text=name), *cells, Cell(text=str(len(by_seed))))))
     return [cells for _, cells in sorted(lines, key=lambda one: one[0])]
+
+
+def _cell(values: list[float], over: Callable[[list[float]], tuple[float, float, float]]) -> Cell:
+    return Cell(*over(values)) if len(values) > 1 else Cell(values[0] if values else None)
 
 
 def _table(study: Study, title: str, lines: list[tuple[Cell, ...]], differs: Mapping[str, bool], number: int) -> Table:

@@ -204,6 +204,15 @@ def test_accuracy_with_and_without_conflict(make_run: MakeRun, tmp_path: Path) -
     assert rows[name][3].value == pytest.approx(2 / 6 - 24 / 34)
 
 
+def test_teachers_that_agree_nowhere_leave_the_other_column_empty(make_run: MakeRun, tmp_path: Path) -> None:
+    answers_of(make_run, "terse", first(40))
+    answers_of(make_run, "wordy", first(0))
+    make_run(right=first(26), **taught(["terse", "wordy"]))
+    (table,) = conflict(made(tmp_path))
+    assert table.rows[0][1].value == pytest.approx(26 / 40)
+    assert table.rows[0][2].missing and table.rows[0][3].missing
+
+
 def test_figures_of_a_teacher_that_misleads(make_run: MakeRun, tmp_path: Path) -> None:
     names = ["terse", "misleading"]
     for share in (0.0, 1.0):
