@@ -84,7 +84,7 @@ def read_config(folder: Path) -> ExperimentConfig:
         loaded = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), stored)
         return cast(ExperimentConfig, OmegaConf.to_object(loaded))
     except (OmegaConfBaseException, OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].encode(errors="backslashreplace").decode()
         raise UserError(f"{path}: not a configuration of this version ({reason})") from error
 
 

@@ -249,6 +249,7 @@ CONTENTS = st.dictionaries(SECTION, VALUES | st.dictionaries(SECTION, VALUES, ma
 @given(CONTENTS)
 @example("a text")
 @example({"trainer": None})
+@example({"\U00011cbe": None})  # escaped in JSON it is a pair, which YAML reads as two halves
 @example({"examples": [{"question": "Q?", "choices": 5}]})
 def test_files_of_a_run_and_of_a_pool(content: object) -> None:
     """The files of results say ValueError, which the report counts and shows."""
