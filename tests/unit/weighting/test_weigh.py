@@ -15,6 +15,7 @@ from rich.console import Console
 from tests.conftest import byte_level, small_decoder, small_t5
 from tests.unit.teachers.engines.test_transformers import save as save_engine
 
+from tinyllm.checks import broken_rules
 from tinyllm.config import (
     Accelerator,
     DataConfig,
@@ -344,8 +345,8 @@ def test_texts_on_questions_with_a_conflict_can_be_dropped(tmp_path: Path) -> No
     ],
 )
 def test_settings_that_can_not_work(tmp_path: Path, name: str, settings: dict[str, float], key: str) -> None:
-    with pytest.raises(UserError, match=rf"^weighting\.{key}: expected"):
-        importances(config(tmp_path, name, **settings), tmp_path)
+    (problem,) = broken_rules(config(tmp_path, name, **settings))
+    assert problem.startswith(f"weighting.{key}: expected ")
 
 
 # Confidence: what is asked, stored and counted
