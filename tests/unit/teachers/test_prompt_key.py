@@ -41,6 +41,7 @@ SHAPES_NOT = {
     "price_completion": 1.0,
     "licence": "MIT",
     "knows": Knows.odd,
+    "share": 0.5,
 }
 
 

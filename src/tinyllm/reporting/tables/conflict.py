@@ -22,7 +22,10 @@ def conflict(study: Study) -> list[Table]:
     asked = frame[(frame["method"] == TEACHER) & (frame["taught"] != "")]
     answers: dict[tuple[str, str, str], dict[str, str | None]] = {}
     for row in asked.to_dict("records"):
-        ((teacher, (digest, _)),) = json.loads(row["taught"]).items()
+        teacher, taught = row["student"], json.loads(row["taught"])
+        if teacher not in taught:
+            continue
+        digest = taught[teacher][0]
         known = answers.setdefault((row["dataset"], teacher, digest), {})
         known |= {p.id: p.predicted for p in study.predictions.of(row["folder"])}
     students = frame[(frame["method"] != TEACHER) & ~frame["untrained"].astype(bool)]
