@@ -12,11 +12,16 @@ from tests.integration.conftest import finish, popen
 
 
 def compared(folder: Path, world: str) -> tuple[str, dict[str, Any]]:
-    """Half as many epochs as the experiment has: the verdict on TinyLLM above full fine-tuning, and both results."""
+    """TinyLLM's verdict against full fine-tuning at equal compute, at half of the epochs, and both results."""
     own = ["seed=0", f"data.world={world}"]
     finish(folder, "rationales", *own)
-    short = ["experiment=minilab", "trainer.max_epochs=2", "trainer.valid_every=2"]
-    processes = [popen(folder, "train", *short, *own, f"method={method}") for method in ("full_ft", "tinyllm")]
+    processes = [
+        popen(folder, "train", "experiment=minilab", *own, f"method={method}", *epochs)
+        for method, epochs in (
+            ("full_ft", ("trainer.max_epochs=6", "trainer.valid_every=6")),
+            ("tinyllm", ("trainer.max_epochs=2", "trainer.valid_every=2")),
+        )
+    ]
     for process in processes:
         out, _ = process.communicate(timeout=1800)
         assert process.returncode == 0, out
@@ -38,4 +43,4 @@ def test_rationales_help_where_they_tell_more_than_answers(tmp_path: Path) -> No
 def test_rationales_help_nobody_where_answers_suffice(tmp_path: Path) -> None:
     verdict, found = compared(tmp_path, "answers_suffice")
     assert verdict == "not shown"
-    assert min(result["accuracy_ranked"] for result in found.values()) > 0.9, found
+    assert min(result["accuracy_ranked"] for result in found.values()) > 0.85, found

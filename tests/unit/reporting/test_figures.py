@@ -35,7 +35,8 @@ def run(method: str, accuracy: float, seed: int = 0, **columns: Any) -> dict[str
         "teachers": "+".join(alpha), "method_teacher": "",
         "learning_rate": "", "alpha": " ".join(f"{n}={a:g}" for n, a in alpha.items()),
         "train_fraction": 1.0, "valid_accuracy": 0.5, "train_tokens": 1000, "parameters": 10, "folder": "nowhere",
-        "taught": "", "untaught": "", "without_teachers": "", "teacher_set": "", "weighting": "", "weights": "", "wrong_share": math.nan, "dropped": "",
+        "taught": "", "untaught": "", "without_teachers": "", "teacher_set": "",
+        "weighting": "", "weights": "", "wrong_share": math.nan, "dropped": "",
     }  # fmt: skip
     row |= columns
     row["setting"] = str({key: value for key, value in row.items() if key not in ("seed", "valid_accuracy", "folder")})
