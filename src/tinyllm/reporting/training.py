@@ -82,35 +82,26 @@ def _digest(teacher: TeacherConfig) -> str:
 
 
 def _without_teachers(config: ExperimentConfig) -> str:
-    return hash_of(
-        replace(
-            config,
-            seed=0,
-            data=replace(config.data, seed=0),
-            teachers={},
-            alpha={},
-            ablation=AblationConfig(),
-            evaluation=EvaluationConfig(),
-        )
-    )
+    return _hash_but(config)
 
 
 def _untaught(config: ExperimentConfig) -> str:
-    return hash_of(
-        replace(
-            config,
-            seed=0,
-            data=replace(config.data, seed=0),
-            teachers={},
-            alpha={},
-            method=MethodConfig(name=""),
-            ablation=AblationConfig(),
-            weighting=WeightingConfig(),
-            prompt=PromptConfig(),
-            rationales=RationalesConfig(),
-            evaluation=EvaluationConfig(),
-        )
+    return _hash_but(
+        config,
+        method=MethodConfig(name=""),
+        weighting=WeightingConfig(),
+        prompt=PromptConfig(),
+        rationales=RationalesConfig(),
     )
+
+
+def _hash_but(config: ExperimentConfig, **others: Any) -> str:
+    """Equal for runs that differ in seeds, teachers, ablation and evaluation alone, and in what is replaced."""
+    data = replace(config.data, seed=0)
+    alike = replace(
+        config, seed=0, data=data, teachers={}, alpha={}, ablation=AblationConfig(), evaluation=EvaluationConfig()
+    )
+    return hash_of(replace(alike, **others))
 
 
 def _epochs(config: ExperimentConfig, result: Result) -> float:

@@ -41,7 +41,7 @@ from tinyllm.data.tokens import Form
 from tinyllm.errors import UserError
 from tinyllm.student.cpu_speed import accelerate
 from tinyllm.student.generation import greedy
-from tinyllm.student.losses import batch_loss, mean_by_text, moved, ranks, token_fields
+from tinyllm.student.losses import Batch, batch_loss, mean_by_text, moved, ranks, token_fields
 
 TREE = "tinyllm_tree"
 """Name of the attention function."""
@@ -78,7 +78,7 @@ class Nodes:
 
 
 @dataclass(slots=True)
-class TreeBatch:
+class TreeBatch(Batch):
     """The trees of some questions in one row."""
 
     token_N: Tensor
@@ -86,17 +86,6 @@ class TreeBatch:
     blocks: list[Block]
     state_M: Tensor
     """Position in the row of the token before each target token: its state gives the logits."""
-    label_M: Tensor
-    stream_M: Tensor
-    text_M: Tensor
-    normaliser_M: Tensor
-    share_M: Tensor
-    list_M: Tensor
-    lists: int
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeBatch:
-        moved_batch: TreeBatch = moved(self, device, non_blocking)
-        return moved_batch
 
     @property
     def tokens(self) -> int:

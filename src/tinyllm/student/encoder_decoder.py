@@ -29,7 +29,7 @@ from tinyllm.data.tokens import Form
 from tinyllm.errors import UserError
 from tinyllm.student.cpu_speed import accelerate, dropout
 from tinyllm.student.generation import greedy
-from tinyllm.student.losses import batch_loss, is_plain_linear, mean_by_text, moved, ranks, token_fields
+from tinyllm.student.losses import Batch, batch_loss, is_plain_linear, mean_by_text, moved, ranks, token_fields
 
 ALIKE = 2.0
 """Lengths of one attention group differ by this factor at most, where the group has `FEW` rows already."""
@@ -53,35 +53,18 @@ class Group:
 
 
 @dataclass(slots=True)
-class FlatBatch:
+class FlatBatch(Batch):
     """The sources and targets of some pairs, both in order of length."""
 
     source_N: Tensor
     decoder_M: Tensor
     """Decoder input: each target shifted right by the start token."""
-    label_M: Tensor
-    stream_M: Tensor
-    """Stream (or option) of every target token."""
-    text_M: Tensor
-    """Target text of every token, counted over the batch in the order of the pairs."""
-    normaliser_M: Tensor
-    """Factor of every token's loss within its stream's loss, fp32; in a list, factor of the list's loss."""
-    share_M: Tensor
-    """Part that its text has in its question's target, fp32."""
-    list_M: Tensor
-    """List whose texts compete with its text, from 0; -1 for none."""
     source_groups: list[Group]
     target_groups: list[Group]
     cross_groups: list[Group]
     """For each target group, its targets' sources (repeated where a source has several targets)."""
     cross_n: Tensor
     """The flat source tokens of all cross groups, one after the other."""
-    lists: int
-    """Number of lists."""
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> FlatBatch:
-        moved_batch: FlatBatch = moved(self, device, non_blocking)
-        return moved_batch
 
     @property
     def tokens(self) -> int:

@@ -6,8 +6,8 @@ Shape suffixes: M target tokens of a batch, T target texts, L lists of texts tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
-from typing import Any, Protocol, TypedDict, TypeGuard
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Self, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -118,8 +118,12 @@ def mean_by_text(losses_M: Tensor, text_M: Tensor) -> Tensor:
     return total / torch.bincount(text_M, minlength=count)
 
 
-class Batch(Protocol):
-    """Sources and targets laid out for one forward pass; M target tokens, in an order of the family's own."""
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """Target tokens of one forward pass, in an order of the family's own, which adds how it lays them out.
+
+    M: target tokens.
+    """
 
     label_M: Tensor
     """Id of every target token."""
@@ -136,21 +140,14 @@ class Batch(Protocol):
     lists: int
     """Number of lists."""
 
-
-class TokenFields(TypedDict):
-    """The fields of `Batch`, by name."""
-
-    label_M: Tensor
-    stream_M: Tensor
-    text_M: Tensor
-    normaliser_M: Tensor
-    share_M: Tensor
-    list_M: Tensor
-    lists: int
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The batch with all its tensors on a device."""
+        batch: Self = moved(self, device, non_blocking)
+        return batch
 
 
-def token_fields(targets: Sequence[TargetText], number: Sequence[int]) -> TokenFields:
-    """What a batch says about its target tokens.
+def token_fields(targets: Sequence[TargetText], number: Sequence[int]) -> dict[str, Any]:
+    """The fields of `Batch`, by name.
 
     Args:
         targets: in the family's own order.
@@ -175,7 +172,8 @@ def moved(value: Any, device: torch.device | str, non_blocking: bool = False) ->
     if isinstance(value, list):
         return [moved(item, device, non_blocking) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
-        return type(value)(*(moved(getattr(value, field.name), device, non_blocking) for field in fields(value)))
+        parts = {field.name: moved(getattr(value, field.name), device, non_blocking) for field in fields(value)}
+        return replace(value, **parts)
     return value
 
 
