@@ -189,7 +189,7 @@ def main() -> None:
         _end("--cfg shows the configuration of one job: leave out -m, and give one value per key")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through: they become one line below
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", module=r"(lightning|torch|transformers)\b.*")
+    warnings.filterwarnings("ignore", module=r"(lightning|peft|torch|transformers)\b.*")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     register(own_folder(arguments[1:]))
 

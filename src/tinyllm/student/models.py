@@ -30,6 +30,8 @@ from tinyllm.student.tokenizer import train_tokenizer
 
 log = logging.getLogger(__name__)
 disable_progress_bar()
+# It warns of every FLAN-T5, whose head is rightly not its embedding, and asks for a change that would be wrong.
+logging.getLogger("transformers.modeling_utils").addFilter(lambda record: "NOT tie them" not in record.getMessage())
 
 
 def load_pretrained(
@@ -61,9 +63,20 @@ def load_pretrained(
             raise UserError(f"student.dropout={dropout}: a decoder has none: set student.dropout=null")
         tokenizer = AutoTokenizer.from_pretrained(folder, **source)
         kind: Any = T5ForConditionalGeneration if isinstance(config, T5Config) else AutoModelForCausalLM
-        model: PreTrainedModel = kind.from_pretrained(
-            folder, config=config, dtype=torch.float32, use_safetensors=gguf_file is None, **weights
+        model: PreTrainedModel
+        model, found = kind.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=gguf_file is None,
+            output_loading_info=True,
+            **weights,
         )
+        if missing := sorted(found["missing_keys"]):  # transformers has drawn them at random
+            raise UserError(
+                f"student.pretrained={name}: expected all weights of a {config.model_type}, found none for "
+                f"{len(missing)}, such as {missing[0]}: get the model's files again"
+            )
     except UserError:
         raise
     except Exception as error:  # at a broken file safetensors and tokenizers raise exceptions of their own
