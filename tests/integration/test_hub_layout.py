@@ -123,7 +123,7 @@ RUN = [
 ]
 
 
-@pytest.mark.parametrize("method", ["full_ft", "lora"])
+@pytest.mark.parametrize("method", ["full_ft", pytest.param("lora", marks=pytest.mark.slow)])
 def test_flan_t5_is_trained_saved_and_exported_with_its_own_head(
     stage: Stage, flan: Path, tmp_path: Path, method: str
 ) -> None:

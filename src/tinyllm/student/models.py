@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from tinyllm.errors import UserError
 from tinyllm.methods import Stream
-from tinyllm.pretrained import folder_of, loading
+from tinyllm.pretrained import folder_of, loading, why
 from tinyllm.prompts import student_source
 from tinyllm.records import Question
 from tinyllm.student.decoder import check
@@ -64,15 +65,14 @@ def load_pretrained(
         tokenizer = AutoTokenizer.from_pretrained(folder, **source)
         kind: Any = T5ForConditionalGeneration if isinstance(config, T5Config) else AutoModelForCausalLM
         model: PreTrainedModel
-        model, found = kind.from_pretrained(
+        model, info = kind.from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
-            use_safetensors=gguf_file is None,
             output_loading_info=True,
             **weights,
         )
-        if missing := sorted(found["missing_keys"]):  # transformers has drawn them at random
+        if missing := sorted(info["missing_keys"]):  # transformers has drawn them at random
             raise UserError(
                 f"student.pretrained={name}: expected all weights of a {config.model_type}, found none for "
                 f"{len(missing)}, such as {missing[0]}: get the model's files again"
@@ -80,10 +80,11 @@ def load_pretrained(
     except UserError:
         raise
     except Exception as error:  # at a broken file safetensors and tokenizers raise exceptions of their own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        at = f"student.pretrained={name}" + (f", student.revision={revision}" if revision else "")
+        found = "this folder can't be read" if Path(folder).is_dir() else "no such folder here, and not from the hub"
         raise UserError(
-            f"student.pretrained={name}: no such model folder here, and the hub did not give it ({reason}); "
-            "give a folder, or student.pretrained=null for random weights"
+            f"{at}: expected a model, found none: {found} ({why(error)}); give a folder or a hub id, or "
+            "student.pretrained=null for random weights"
         ) from error
     if not config.is_encoder_decoder:
         check(model, name)
