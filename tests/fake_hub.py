@@ -92,7 +92,10 @@ class _Handler(BaseHTTPRequestHandler):
         if call == "tree":
             if not (folder / inside).is_dir():
                 return self._error(404, "EntryNotFound", f"{inside} does not exist")
-            return self._json([self._entry(folder, file) for file in files if (folder / inside) in file.parents])
+            below = (
+                (folder / inside).rglob("*") if "recursive=true" in self.path.lower() else (folder / inside).iterdir()
+            )
+            return self._json([self._entry(folder, path) for path in sorted(below)])
         if call == "paths-info":
             known = [folder / path for path in paths if (folder / path).exists()]
             return self._json([self._entry(folder, path) for path in known])

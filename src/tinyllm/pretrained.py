@@ -53,8 +53,10 @@ def why(error: BaseException) -> str:
     while (behind := chain[-1].__cause__ or chain[-1].__context__) is not None and behind not in chain:
         chain.append(behind)
     for one in chain:
-        if isinstance(one, errors.GatedRepoError):
-            return "the hub gives it only to those who accepted its terms: accept them on its page, then 'hf auth login'"
+        if isinstance(one, errors.GatedRepoError) or "is a gated dataset" in str(one):  # datasets cuts the chain
+            return (
+                "the hub gives it only to those who accepted its terms: accept them on its page, then 'hf auth login'"
+            )
         if isinstance(one, errors.RevisionNotFoundError):
             return "it has no such revision"
         if isinstance(one, errors.RepositoryNotFoundError):

@@ -124,7 +124,16 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
     try:
         typed = checked(composed, folder)
         module = importlib.import_module(f"tinyllm.cli.{stage}")
-        loud = ("httpx", "httpx2", "httpcore", "datasets", "filelock", "fsspec", "lightning.pytorch", "lightning.fabric")
+        loud = (
+            "httpx",
+            "httpx2",
+            "httpcore",
+            "datasets",
+            "filelock",
+            "fsspec",
+            "lightning.pytorch",
+            "lightning.fabric",
+        )
         for name in loud:
             logging.getLogger(name).setLevel(logging.WARNING)  # Lightning sets its own when it is imported
         logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
