@@ -1,7 +1,7 @@
 """A Hugging Face hub on localhost, as far as `huggingface_hub` and `datasets` ask one: folders served as repositories.
 
-`<root>/models/<owner>/<name>/<revision>/…` and `<root>/datasets/…` hold the files. In the hub's words: a repository that is
-gated answers 401 to everyone without `TOKEN`, an unknown revision 404 with `RevisionNotFound`.
+`<root>/models/<owner>/<name>/<revision>/…` and `<root>/datasets/…` hold the files. In the hub's words: a repository
+that is gated answers 401 to everyone without `TOKEN`, an unknown revision 404 with `RevisionNotFound`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Model folders as the hub lays them out, made here with small widths: `google/flan-t5-small` and a sharded decoder.
 
-The tokenizer's files are written with `sentencepiece` and `tokenizers` in the hub's form, and not by transformers, which
+The tokenizer's files are written with `sentencepiece` and `tokenizers` in the hub's form, not by transformers, which
 then has to read them.
 """
 

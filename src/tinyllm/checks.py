@@ -65,7 +65,8 @@ def _broken(value: Any, hint: Any, path: str) -> Iterator[str]:
         return
     metadata = getattr(hint, "__metadata__", ())
     if broken := [rule for rule in metadata if isinstance(rule, Rule) and not rule.holds(value)]:
-        yield f"{path}: expected {broken[0].words}, found {_shown(value)}"
+        found = "another text (not shown: it may be a key)" if broken[0].secret else _shown(value)
+        yield f"{path}: expected {broken[0].words}, found {found}"
         return
     inner = get_args(hint)
     if metadata or type(None) in inner:  # Annotated[X, Rule] and X | None: the rules of X

@@ -31,7 +31,7 @@ def loading(revision: str | None, gguf_file: str | None) -> tuple[dict[str, Any]
 
     transformers refuses `gguf_file=None` in some loaders, so what isn't set isn't passed.
     """
-    given = {"revision": revision, "gguf_file": gguf_file}
+    given = {"revision": revision, "gguf_file": gguf_file, "trust_remote_code": False}  # unset, it asks at a terminal
     source: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if gguf_file is None:
         return source, {**source, "use_safetensors": True}
@@ -65,6 +65,8 @@ def why(error: BaseException) -> str:
             isinstance(one, errors.LocalEntryNotFoundError) and is_offline_mode()
         ):
             return "HF_HUB_OFFLINE is set, and it is not in the cache: unset it once to fetch it"
+    if "custom code" in str(error):
+        return "it asks to run code of its own, and only architectures of transformers itself are run"
     for one in chain:
         if type(one).__module__.split(".")[0] in ("httpx", "httpx2"):
             return f"the connection to the hub failed: {_line(one)}: run the same command again"

@@ -23,13 +23,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import tinyllm
-from tinyllm import runs
+from tinyllm import runs, shown
 from tinyllm.checks import checked
 from tinyllm.cli.alpha_grid import own_folder, search_of, with_alpha_grid
 from tinyllm.cli.alpha_staged import Search, run_staged
 from tinyllm.cli.failures import Failure, collected, record
 from tinyllm.compose import config_folder, options_of, register
 from tinyllm.errors import UserError
+from tinyllm.shown import log_visibly
 
 STAGES = {
     "rationales": "generate the rationales that are missing from the store",
@@ -107,20 +108,20 @@ def _expected(found: str, allowed: list[str]) -> str:
 
 
 def _end(message: str, code: int = 2) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {shown.one_line(message)}", file=sys.stderr)
     sys.exit(code)
 
 
 def _run_stage(stage: str, composed: DictConfig) -> None:
     """One job. A single run ends with its error; a job of a sweep records it, and the others go on."""
     register()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # a launcher's processes have no handler yet
+    log_visibly()  # a launcher's processes have no handler yet
     folder = Path(HydraConfig.get().runtime.output_dir)
     overrides = " ".join(HydraConfig.get().overrides.task)
     sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     begun = any((folder / name).exists() for name in (runs.CONFIG, runs.METRICS))
     if sweep:
-        print(f"job: tinyllm {stage} {overrides}", file=sys.stderr)
+        print(f"job: tinyllm {stage} {shown.one_line(overrides)}", file=sys.stderr)
     try:
         typed = checked(composed, folder)
         module = importlib.import_module(f"tinyllm.cli.{stage}")
@@ -200,7 +201,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through: they become one line below
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", module=r"(lightning|peft|torch|transformers)\b.*")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    log_visibly(force=True)
     register(own_folder(arguments[1:]))
 
     def run(given: list[str]) -> None:
@@ -240,7 +241,7 @@ def main() -> None:
         sys.exit(130)
     for failure in failures:
         job = f"[{failure.overrides}] " if len(failures) > 1 else ""
-        print(f"error: {job}{failure.message}", file=sys.stderr)
+        print(f"error: {shown.one_line(job + failure.message)}", file=sys.stderr)
     for search in searches:
         print(search)
     if failures:
