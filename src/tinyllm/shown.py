@@ -24,6 +24,11 @@ def spreadsheet(text: str) -> str:
     return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
 
 
+def file_name(name: str) -> str:
+    """A name as part of a file's, and of a label of LaTeX: signs but letters, digits and `_.+-` as `=` and a code."""
+    return re.sub(r"[^\w.+-]", lambda match: f"={ord(match[0]):x}", name)[:150]
+
+
 class _Visible(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return visible(super().format(record))

@@ -10,9 +10,11 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
+from markdown_it import MarkdownIt
 from tests.conftest import small_t5
 from tests.integration.conftest import SMALL, Stage
 
@@ -29,7 +31,7 @@ class _Server(BaseHTTPRequestHandler):
     """Answers with a text that would command terminals, and refuses every third request in words that hold the key."""
 
     count = 0
-    keys: set[str | None] = set()
+    keys: ClassVar[set[str | None]] = set()
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
@@ -89,7 +91,6 @@ QUESTIONS = [
             "~",
             " x",
             "$(id)",
-            "\n",
         ]
     )
 ]
@@ -164,10 +165,15 @@ def test_keys_stay_in_the_environment_and_texts_are_data_in_all_stages(
 def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(
     stage: Stage, tmp_path: Path, mistake: list[str], key: str, sweep: bool
 ) -> None:
-    own = [*DATA, "teachers=[openai]", *(one.format(key=KEY, token=TOKEN) for one in mistake)]
+    own = [
+        *DATA,
+        "teachers=[openai]",
+        "teachers.openai.model=m",
+        *(one.format(key=KEY, token=TOKEN) for one in mistake),
+    ]
     code, out, err = stage("rationales", *(["-m"] if sweep else []), *own)
     lines = [line for line in err.splitlines() if line.startswith("error:")]
-    assert code == 2 and len(lines) == 1 and key in lines[0] and secrets_in(tmp_path, lines[0], out) == [], err
+    assert code == 2 and len(lines) == 1 and key in lines[0] and secrets_in(tmp_path, err, out) == [], err
 
 
 class Evil:
@@ -194,7 +200,7 @@ def test_no_pickle_of_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.Monk
             load_pretrained("model")
         assert "\n" not in str(caught.value)
         with pytest.raises(UserError, match="model"):
-            list(TransformersEngine("model").complete([Request("q", "text")]))
+            list(TransformersEngine(model="model").complete([Request("q", "text")]))
     assert not Path("owned").exists()
 
 
@@ -221,7 +227,7 @@ def test_no_code_of_a_model_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UserError, match="code of its own"):
         load_pretrained("model")
     with pytest.raises(UserError, match="code of its own"):
-        list(TransformersEngine("model").complete([Request("q", "text")]))
+        list(TransformersEngine(model="model").complete([Request("q", "text")]))
     assert not Path("owned").exists() and "evil" not in sys.modules
 
 
@@ -242,7 +248,9 @@ def test_runs_of_others_name_no_files_outside(stage: Stage, tmp_path: Path) -> N
     assert code == 0 and silent(out) and silent(err), err
     assert outside(tmp_path) == before
     text = (tmp_path / "report" / "report.md").read_text()
-    assert silent(text) and "](http" not in text and "<img" not in text and "<b>" not in text
+    shown = MarkdownIt().enable("table").render(text)
+    assert silent(text) and "<b>" not in shown and "<a " not in shown and "![i]" in shown
+    assert all(image.startswith('src="figures/') for image in shown.split("<img ")[1:])
     page = (tmp_path / "report" / "index.html").read_text()
     assert "<img src=x" not in page and "<b>" not in page
     for file in (tmp_path / "report").rglob("*.csv"):

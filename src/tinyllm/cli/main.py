@@ -24,7 +24,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import tinyllm
 from tinyllm import runs, shown
-from tinyllm.checks import checked
+from tinyllm.checks import checked, refuse_secrets
 from tinyllm.cli.alpha_grid import own_folder, search_of, with_alpha_grid
 from tinyllm.cli.alpha_staged import Search, run_staged
 from tinyllm.cli.failures import Failure, collected, record
@@ -211,6 +211,7 @@ def main() -> None:
 
     searches: list[Search] = []
     try:
+        refuse_secrets(arguments[1:])
         with collected() as failures:
             if search_of(arguments[1:]) == "staged":
                 searches = run_staged(stage, arguments[1:], run)

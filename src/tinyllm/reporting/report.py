@@ -18,7 +18,7 @@ from tinyllm.reporting.table import Table, shared_notes
 from tinyllm.reporting.tables import all_tables
 from tinyllm.reporting.tables.claims import in_short
 from tinyllm.reporting.writers import PAPER_NOTE, escape_markdown, markdown, markdown_list, write
-from tinyllm.shown import spreadsheet
+from tinyllm.shown import file_name, spreadsheet
 
 _WRITTEN = ("tables/*.md", "tables/*.tex", "tables/*.csv", "figures/*.png", "figures/*.pdf")
 
@@ -117,4 +117,4 @@ def _markdown(report: Report) -> str:
 
 def _figure(figure: Figure) -> str:
     title, caption = escape_markdown(figure.title), escape_markdown(figure.caption)
-    return f"## {title}\n\n![{title}](figures/{figure.name}.png)\n\n{caption}\n"
+    return f"## {title}\n\n![{title}](figures/{file_name(figure.name)}.png)\n\n{caption}\n"

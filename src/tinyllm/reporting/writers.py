@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tinyllm.reporting.table import Cell, Table
-from tinyllm.shown import one_line, spreadsheet, visible
+from tinyllm.shown import file_name, one_line, spreadsheet, visible
 
 MISSING = "–"
 _PERCENT = 100.0
@@ -37,7 +37,7 @@ def latex(table: Table) -> str:
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_escape_latex(table.title)}}}",
-        rf"\label{{tab:{table.name}}}",
+        rf"\label{{tab:{file_name(table.name)}}}",
         rf"\begin{{tabular}}{{{''.join('r' if numbers else 'l' for numbers in numeric_columns(table))}}}",
         r"\toprule",
         _latex_row([_escape_latex(column) for column in table.columns]),
@@ -79,7 +79,7 @@ def write(table: Table, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for ending, text in (("md", markdown(table)), ("tex", latex(table)), ("csv", to_csv(table))):
-        path = folder / f"{table.name}.{ending}"
+        path = folder / f"{file_name(table.name)}.{ending}"
         path.write_text(text, encoding="utf-8")
         paths.append(path)
     return paths

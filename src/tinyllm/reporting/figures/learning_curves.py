@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote
 
 import pandas as pd
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -36,7 +35,7 @@ def learning_curves(study: Study) -> list[Figure]:
     frame, metric = chosen_runs(study), study.metric.value
     found = []
     for title, runs in panels_of(frame[frame["ablation"] == "none"]):
-        place = quote(title.replace(" · ", "_"), safe=" ()+")[:150]  # part of a file's name
+        place = title.replace(" · ", "_")
         fraction, runs = by_number(runs, "train_fraction")[-1]
         title += fraction_text(fraction)
         logged = _metrics(runs)
