@@ -207,8 +207,11 @@ def _check_folders(config: Any, folder: Path) -> None:
         written["cache"] = config.cache
     for key, path in written.items():
         there = Path(path).expanduser().absolute()
-        while not there.exists():
-            there = there.parent
+        try:
+            while not there.exists():
+                there = there.parent
+        except OSError as error:
+            raise UserError(f"{key}={path[:80]}...: {error.strerror}: set {key} to another folder") from error
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             found = "one that you can't write" if there.is_dir() else "a file"
             raise UserError(f"{key}={path}: expected a folder that can be written, found {found} at {there}: set {key}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import logging
 import os
@@ -219,6 +220,10 @@ def main() -> None:
                 run(with_alpha_grid(stage, arguments[1:]))
     except MISTAKES as error:
         _end(one_line(error))
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        _end(f"{str(error.filename)[:80]}...: {error.strerror}: set hydra.run.dir, or this path's own key, to another")
     except AttributeError as error:  # OmegaConf's own, for a value inside of a null
         found = re.search(r"^\s*full_key: (\S+)", str(error), re.MULTILINE)
         if found is None:

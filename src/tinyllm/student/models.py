@@ -142,8 +142,14 @@ def from_scratch(
         raise UserError(f"student.architecture.vocab_size: {error}") from error
     if trim_vocabulary:
         fields["vocab_size"] = -(-len(tokenizer) // 64) * 64  # a multiple of 64 keeps matrix products fast
-    config = T5Config.from_dict({"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1, **fields})
-    model = T5ForConditionalGeneration(config)
+    try:
+        config = T5Config.from_dict({"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1, **fields})
+        model = T5ForConditionalGeneration(config)
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"student.architecture: expected fields that make a T5, found ones that transformers refuses "
+            f"({type(error).__name__}: {' '.join(str(error).split())})"
+        ) from error
     if not fields.get("tie_word_embeddings", True):
         # transformers 5 ties a new T5 whatever its config says (and unties it when a checkpoint brings both weights).
         # The deviation keeps the first loss near that of a uniform guess.
