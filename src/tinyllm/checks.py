@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -23,10 +23,13 @@ from tinyllm.config import (
     ReportConfig,
     Rule,
     Target,
+    TeacherConfig,
     TrainerConfig,
 )
 from tinyllm.errors import UserError
 from tinyllm.methods import BY_VALIDATION, check_stream, chosen_teachers
+
+_NOT_SHOWN = "another text (not shown: it may be a key)"
 
 
 def checked(composed: DictConfig, folder: Path) -> Any:
@@ -57,6 +60,28 @@ def broken_rules(config: Any, path: str = "") -> Iterator[str]:
         yield from _broken(getattr(config, field.name), hints[field.name], f"{path}{field.name}")
 
 
+def refuse_secrets(overrides: Iterable[str]) -> None:
+    """Refuse a key or a password in a call: Hydra shows the overrides of a sweep, and writes them to a file.
+
+    Raises:
+        UserError: naming the key of the configuration, without the value.
+    """
+    hints = get_type_hints(TeacherConfig, include_extras=True)
+    for override in overrides:
+        key, _, values = override.lstrip("+").partition("=")
+        rules = [rule for rule in _rules(hints.get(key.rpartition(".")[2])) if rule.secret]
+        for value in values.split(","):
+            for rule in rules:
+                if not rule.holds(value.strip("[]'\" ")):
+                    raise UserError(f"{key}: expected {rule.words}, found {_NOT_SHOWN}")
+
+
+def _rules(hint: Any) -> Iterator[Rule]:
+    yield from (rule for rule in getattr(hint, "__metadata__", ()) if isinstance(rule, Rule))
+    for inner in get_args(hint):
+        yield from _rules(inner)
+
+
 def _broken(value: Any, hint: Any, path: str) -> Iterator[str]:
     if value is None:
         return  # of an optional key: others can't be null
@@ -65,7 +90,8 @@ def _broken(value: Any, hint: Any, path: str) -> Iterator[str]:
         return
     metadata = getattr(hint, "__metadata__", ())
     if broken := [rule for rule in metadata if isinstance(rule, Rule) and not rule.holds(value)]:
-        yield f"{path}: expected {broken[0].words}, found {_shown(value)}"
+        found = _NOT_SHOWN if broken[0].secret else _shown(value)
+        yield f"{path}: expected {broken[0].words}, found {found}"
         return
     inner = get_args(hint)
     if metadata or type(None) in inner:  # Annotated[X, Rule] and X | None: the rules of X
@@ -181,8 +207,11 @@ def _check_folders(config: Any, folder: Path) -> None:
         written["cache"] = config.cache
     for key, path in written.items():
         there = Path(path).expanduser().absolute()
-        while not there.exists():
-            there = there.parent
+        try:
+            while not there.exists():
+                there = there.parent
+        except OSError as error:
+            raise UserError(f"{key}={path[:80]}...: {error.strerror}: set {key} to another folder") from error
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             found = "one that you can't write" if there.is_dir() else "a file"
             raise UserError(f"{key}={path}: expected a folder that can be written, found {found} at {there}: set {key}")

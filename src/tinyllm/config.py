@@ -6,6 +6,7 @@ Field defaults here are the schema's; the values that a run gets are in `conf/`,
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -24,6 +25,8 @@ class Rule:
     """Behind `expected` in an error, and in `conf/README.md`."""
     holds: Callable[[Any], object]
     """Whether a value keeps the rule: true or false by its truth."""
+    secret: bool = False
+    """Whether a value that breaks it may be a key or a password, and is not to be shown."""
 
 
 def one_of(*values: str) -> Rule:
@@ -36,10 +39,14 @@ PRECISION = Rule(
     lambda text: text in ("auto", "32-true", "bf16-mixed", "bf16-true", "64-true"),
 )
 
+PASSWORDLESS = Rule("an address without a password (configurations are written to files)", lambda a: "@" not in a, True)
+VARIABLE = Rule("the name of an environment variable, in capitals", re.compile(r"[A-Z_][A-Z0-9_]*").fullmatch, True)
+
 
 def _is_name(text: str) -> bool:
-    """Names are parts of paths."""
-    return bool(text.strip()) and text.isprintable() and "/" not in text and text not in (".", "..")
+    """Names are parts of paths; a byte takes up to three characters in the store's, and a file's name has 255."""
+    fits = text.isprintable() and len(text.encode()) <= 80
+    return fits and bool(text.strip()) and "/" not in text and text not in (".", "..")
 
 
 def _is_address(text: str) -> bool:
@@ -55,8 +62,8 @@ def _is_folders(value: Any) -> bool:
     return isinstance(folders, list) and bool(folders) and all(isinstance(f, str) and f.strip() for f in folders)
 
 
-Text = Annotated[str, Rule("a non-empty text", str.strip)]
-Name = Annotated[str, Rule("a name without / and line breaks", _is_name)]
+Text = Annotated[str, Rule("a non-empty text", lambda text: text.strip() and "\0" not in text)]
+Name = Annotated[str, Rule("a name of 80 bytes or fewer, without / and line breaks", _is_name)]
 Count = Annotated[int, Rule("1 or more", lambda n: n >= 1)]
 CountOrAll = Annotated[int, Rule("1 or more, or -1", lambda n: n >= 1 or n == -1)]
 Natural = Annotated[int, Rule("0 or more", lambda n: n >= 0)]
@@ -379,9 +386,11 @@ class TeacherConfig:
     """Number format of the weights (transformers engine): `bfloat16`, `float32` or `float16`."""
     device_map: Text | None = None
     """As in transformers' from_pretrained; `auto` spreads a model over the GPUs."""
-    base_url: Annotated[str, Rule("an address that begins with http:// or https://", _is_address)] | None = None
+    base_url: (
+        Annotated[str, PASSWORDLESS, Rule("an address that begins with http:// or https://", _is_address)] | None
+    ) = None
     """Address of an OpenAI-compatible server, such as `http://localhost:8000/v1`; null is the client's default."""
-    api_key_env: Text = "OPENAI_API_KEY"
+    api_key_env: Annotated[str, VARIABLE] = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key."""
     concurrency: Count = 16
     """Requests in flight (openai engine)."""

@@ -342,11 +342,17 @@ def _plain(root: DictConfig) -> dict[str, Any]:
 def run_name(_root_: DictConfig) -> str:
     """A run's folder below `runs`: `<data>/<student>/<method>[-<ablation>]-seed<seed>-<config_hash>`."""
     values = _plain(_root_)
-    parts = [values["method"]["name"]]
+    parts = [_part(values["method"]["name"])]
     if values["ablation"]["name"] != "none":
-        parts.append(values["ablation"]["name"])
+        parts.append(_part(values["ablation"]["name"]))
     parts += [f"seed{values['seed']}", config_hash(values)]
-    return "/".join([values["data"]["name"], values["student"]["name"], "-".join(parts)])
+    return "/".join([_part(values["data"]["name"]), _part(values["student"]["name"]), "-".join(parts)])
+
+
+def _part(name: object) -> str:
+    """A name that stays in its folder: Hydra makes the run's before `checks` has refused other names."""
+    text = str(name).replace("/", "%2F").replace("\0", "%00").encode(errors="replace")[:80].decode(errors="ignore")
+    return text.replace(".", "%2E") if set(text) <= {"."} else text
 
 
 def asked_freely(config: EvaluateConfig, teacher: TeacherConfig) -> EvaluateConfig:

@@ -64,6 +64,20 @@ MISTAKES = [
     (["train", "store=''"], ["store", "non-empty", "''"]),
     (["train", "cache=' '"], ["cache", "non-empty"]),
     (["train", "data.name=else/where"], ["data.name", "/", "found else/where"]),
+    (["train", "data.name=../x"], ["data.name", "found ../x"]),
+    (["train", "student.name=../../x"], ["student.name", "found ../../x"]),
+    (["train", "student.name=.."], ["student.name", "found .."]),
+    (["train", "method.name=/abs"], ["method.name", "found /abs"]),
+    (["train", f"data.name={'n' * 300}"], ["data.name", "80 bytes"]),
+    (["train", f"hydra.run.dir={'n' * 300}"], ["hydra.run.dir", "too long"]),
+    (["train", "method=full_ft", f"cache={'n' * 300}"], ["cache", "too long"]),
+    (["rationales", f"store={'n' * 300}"], ["store", "too long"]),
+    (["report", f"output={'n' * 300}"], ["output", "too long"]),
+    (["evaluate", f"run={'n' * 300}"], ["nnn", "too long"]),
+    (["train", "method=full_ft", "data=jsonl", f"data.root={'n' * 300}"], ["nnn", "too long"]),
+    (["rationales", "teachers.terse.stored_as=../x"], ["teachers.terse.stored_as", "found ../x"]),
+    (["rationales", "teachers.terse.base_url=http://me:pw@host"], ["teachers.terse.base_url", "password"]),
+    (["rationales", "teachers.terse.api_key_env=sk-1"], ["teachers.terse.api_key_env", "in capitals"]),
     (["train", "data.seed=4294967296"], ["data.seed", "4294967296"]),
     (["train", "data.train_fraction=0"], ["data.train_fraction", "above 0", "found 0"]),
     (["train", "data.train_fraction=nan"], ["data.train_fraction", "found nan"]),
@@ -186,6 +200,7 @@ def test_a_mistake_gives_one_line_and_exit_code_2_and_leaves_nothing(
 LATE = [
     (["method=full_ft", "student.pretrained=no_such_folder"], "student.pretrained"),
     (["method=lora", "method.lora.target_modules=[wheel]"], "method.lora.target_modules"),
+    (["method=full_ft", "student.architecture.feed_forward_proj=foo"], "student.architecture"),
     pytest.param(
         ["method=full_ft", "trainer=gpu"],
         "trainer.accelerator",
@@ -246,6 +261,12 @@ def test_a_mistake_in_a_job_of_a_sweep_gives_a_line_for_each_job(stage: Stage, t
     assert [f"seed={seed}" in line for seed, line in enumerate(lines)] == [True, True], err
     marks = list(tmp_path.glob("runs/minilab/tiny/*/error.txt"))
     assert len(marks) == 2 and all("data.train_fraction" in mark.read_text() for mark in marks)
+
+
+def test_a_sweep_with_names_of_other_folders_stays_in_its_own(stage: Stage, tmp_path: Path) -> None:
+    code, _, err = stage("train", "-m", "data.name=../x", "student.name=..")
+    assert code == 2 and "data.name" in err, err
+    assert {path.name for path in tmp_path.iterdir()} <= {"runs", ".cache"} and not (tmp_path.parent / "x").exists()
 
 
 BAD_ROWS = [

@@ -78,9 +78,9 @@ class Outer:
     ("config", "line"),
     [
         (Outer(seed=2**32), "seed: expected 0 to 4294967295, found 4294967296"),
-        (Outer(name="a/b"), "name: expected a name without / and line breaks, found a/b"),
-        (Outer(name="a\nb"), r"name: expected a name without / and line breaks, found 'a\nb'"),
-        (Outer(name=".."), "name: expected a name without / and line breaks, found .."),
+        (Outer(name="a/b"), "name: expected a name of 80 bytes or fewer, without / and line breaks, found a/b"),
+        (Outer(name="a\nb"), r"name: expected a name of 80 bytes or fewer, without / and line breaks, found 'a\nb'"),
+        (Outer(name=".."), "name: expected a name of 80 bytes or fewer, without / and line breaks, found .."),
         (Outer(inner=Inner(0)), "inner.count: expected 1 or more, found 0"),
         (Outer(maybe=Inner(share=float("nan"))), "maybe.share: expected 0 or more, found nan"),
         (Outer(inner=Inner(share=float("inf"))), "inner.share: expected 0 or more, found inf"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 
 from tinyllm import runs
+from tinyllm.checks import broken_rules
 from tinyllm.cli.ignored import log_ignored
 from tinyllm.config import EvaluateConfig, ExperimentConfig
 from tinyllm.data.questions import load_questions
@@ -37,6 +38,8 @@ def main(config: EvaluateConfig, _: Path) -> None:
     if trained is not None:
         student = Student.load(trained, precision=precision, cache=Path(config.cache).expanduser())
         chosen = runs.with_evaluation_of(trained, config, HydraConfig.get().overrides.task)
+        for problem in broken_rules(chosen.data, "data."):  # the run may be another's, and its names become folders
+            raise UserError(f"{trained / runs.CONFIG}: {problem}")
     questions = load_questions(chosen.data)
     split = chosen.evaluation.split
     reader = runs.as_trained(chosen, trained) if trained is not None else chosen

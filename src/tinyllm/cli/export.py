@@ -14,6 +14,7 @@ from tinyllm.config import ExportConfig
 from tinyllm.errors import UserError
 from tinyllm.methods import alpha_of, answer_prefix, single_teacher
 from tinyllm.prompts import instruction
+from tinyllm.reporting.writers import escape_markdown
 from tinyllm.student.family import family_of
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,13 @@ def main(config: ExportConfig, _: Path) -> None:
     set_of = runs.as_trained(trained, run).teachers
     card = Environment(
         loader=PackageLoader("tinyllm", "reporting/templates"), undefined=StrictUndefined, trim_blocks=True
-    ).get_template("model_card.md.jinja")
-    model = AutoConfig.from_pretrained(student)
-    form = family_of(model).form(AutoTokenizer.from_pretrained(student), chat=trained.student.chat)
-    text = card.render(
+    )
+    card.filters["plain"] = escape_markdown
+    model = AutoConfig.from_pretrained(student, trust_remote_code=False)
+    form = family_of(model).form(
+        AutoTokenizer.from_pretrained(student, trust_remote_code=False), chat=trained.student.chat
+    )
+    text = card.get_template("model_card.md.jinja").render(
         config=trained,
         form=form,
         instruction=instruction,

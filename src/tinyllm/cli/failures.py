@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tinyllm.shown import one_line
+
 _FILE = "TINYLLM_SWEEP_FAILURES"
 """Environment variable that names the file: every launcher's jobs inherit it."""
 
@@ -31,7 +33,7 @@ def record(failure: Failure) -> None:
     A job to which no launcher has passed the environment prints its line and ends with its exit code.
     """
     if _FILE not in os.environ:
-        print(f"error: {failure.message}", file=sys.stderr)
+        print(f"error: {one_line(failure.message)}", file=sys.stderr)
         sys.exit(failure.exit_code)
     path = Path(os.environ[_FILE])
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import logging
 import os
@@ -23,13 +24,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import tinyllm
-from tinyllm import runs
-from tinyllm.checks import checked
+from tinyllm import runs, shown
+from tinyllm.checks import checked, refuse_secrets
 from tinyllm.cli.alpha_grid import own_folder, search_of, with_alpha_grid
 from tinyllm.cli.alpha_staged import Search, run_staged
 from tinyllm.cli.failures import Failure, collected, record
 from tinyllm.compose import config_folder, options_of, register
 from tinyllm.errors import UserError
+from tinyllm.shown import log_visibly
 
 STAGES = {
     "rationales": "generate the rationales that are missing from the store",
@@ -107,24 +109,34 @@ def _expected(found: str, allowed: list[str]) -> str:
 
 
 def _end(message: str, code: int = 2) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {shown.one_line(message)}", file=sys.stderr)
     sys.exit(code)
 
 
 def _run_stage(stage: str, composed: DictConfig) -> None:
     """One job. A single run ends with its error; a job of a sweep records it, and the others go on."""
     register()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # a launcher's processes have no handler yet
+    log_visibly()  # a launcher's processes have no handler yet
     folder = Path(HydraConfig.get().runtime.output_dir)
     overrides = " ".join(HydraConfig.get().overrides.task)
     sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     begun = any((folder / name).exists() for name in (runs.CONFIG, runs.METRICS))
     if sweep:
-        print(f"job: tinyllm {stage} {overrides}", file=sys.stderr)
+        print(f"job: tinyllm {stage} {shown.one_line(overrides)}", file=sys.stderr)
     try:
         typed = checked(composed, folder)
         module = importlib.import_module(f"tinyllm.cli.{stage}")
-        for name in ("httpx", "httpcore", "datasets", "filelock", "fsspec", "lightning.pytorch", "lightning.fabric"):
+        loud = (
+            "httpx",
+            "httpx2",
+            "httpcore",
+            "datasets",
+            "filelock",
+            "fsspec",
+            "lightning.pytorch",
+            "lightning.fabric",
+        )
+        for name in loud:
             logging.getLogger(name).setLevel(logging.WARNING)  # Lightning sets its own when it is imported
         logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
         cast(Callable[[Any, Path], None], module.main)(typed, folder)
@@ -189,8 +201,8 @@ def main() -> None:
         _end("--cfg shows the configuration of one job: leave out -m, and give one value per key")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through: they become one line below
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", module=r"(lightning|torch|transformers)\b.*")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    warnings.filterwarnings("ignore", module=r"(lightning|peft|torch|transformers)\b.*")
+    log_visibly(force=True)
     register(own_folder(arguments[1:]))
 
     def run(given: list[str]) -> None:
@@ -200,6 +212,7 @@ def main() -> None:
 
     searches: list[Search] = []
     try:
+        refuse_secrets(arguments[1:])
         with collected() as failures:
             if search_of(arguments[1:]) == "staged":
                 searches = run_staged(stage, arguments[1:], run)
@@ -207,6 +220,10 @@ def main() -> None:
                 run(with_alpha_grid(stage, arguments[1:]))
     except MISTAKES as error:
         _end(one_line(error))
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        _end(f"{str(error.filename)[:80]}...: {error.strerror}: set hydra.run.dir, or this path's own key, to another")
     except AttributeError as error:  # OmegaConf's own, for a value inside of a null
         found = re.search(r"^\s*full_key: (\S+)", str(error), re.MULTILINE)
         if found is None:
@@ -230,7 +247,7 @@ def main() -> None:
         sys.exit(130)
     for failure in failures:
         job = f"[{failure.overrides}] " if len(failures) > 1 else ""
-        print(f"error: {job}{failure.message}", file=sys.stderr)
+        print(f"error: {shown.one_line(job + failure.message)}", file=sys.stderr)
     for search in searches:
         print(search)
     if failures:

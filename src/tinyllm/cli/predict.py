@@ -9,6 +9,7 @@ from tinyllm.config import Accelerator, PredictConfig
 from tinyllm.errors import UserError
 from tinyllm.prompts import letter
 from tinyllm.records import Question
+from tinyllm.shown import visible
 from tinyllm.student.student import Student
 
 
@@ -29,9 +30,9 @@ def main(config: PredictConfig, _: Path) -> None:
     ((prediction,),) = student.predict(
         [question], sources, batch_size=1, max_rationale_tokens=config.max_rationale_tokens
     )
-    print(f"answer: {prediction.generated}")
+    print(f"answer: {visible(prediction.generated)}")
     best = max(prediction.scores)
     for i, (choice, score) in enumerate(zip(prediction.choices, prediction.scores, strict=True)):
-        print(f"{'*' if score == best else ' '} {letter(i)} {choice}  ({score:.3f} nats a token)")
+        print(f"{'*' if score == best else ' '} {letter(i)} {visible(choice)}  ({score:.3f} nats a token)")
     for teacher, text in prediction.rationales.items():
-        print(f"{teacher}: {text}")
+        print(f"{teacher}: {visible(text)}")

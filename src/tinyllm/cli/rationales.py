@@ -44,7 +44,7 @@ def main(config: RationalesStageConfig, _: Path) -> None:
     scored = teaches(config.method, Target.teacher_options)
     if not prompt_kinds(config.method, config.prompt) and not scored:
         raise UserError(f"method={config.method.name}: expected a method that learns from teachers, found one without")
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False)
     store = RationaleStore(Path(config.store).expanduser())
     more = [kind for kind in kinds_to_ask(config) if kind not in prompt_kinds(config.method, config.prompt)]
     trusts = weighs_texts(config) and config.weighting.name is Weighting.confidence

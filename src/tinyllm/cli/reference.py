@@ -237,7 +237,7 @@ def _optional(hint: Any) -> bool:
 def _type(hint: Any) -> str:
     """A type as words, with its rule: `integer, 1 or more, or `null``."""
     if get_origin(hint) is Annotated:
-        base, rule = get_args(hint)
+        base, *_, rule = get_args(hint)
         return rule.words[2:] if rule.words.startswith("a ") else f"{_type(base)}, {rule.words}"
     if _optional(hint):
         (inner,) = (one for one in get_args(hint) if one is not type(None))

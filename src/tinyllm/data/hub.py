@@ -14,6 +14,7 @@ from tinyllm.data.columns import Row, is_hidden, lookup, to_fields, top_columns
 from tinyllm.data.rows import check_rows, raise_problems
 from tinyllm.errors import UserError
 from tinyllm.paper import DATASETS
+from tinyllm.pretrained import why
 from tinyllm.records import SPLITS, Question, Split
 
 PARQUET_REVISION = "refs/convert/parquet"
@@ -294,15 +295,14 @@ def _hub_arguments(place: Place) -> tuple[list[str | None], dict[str, str]]:
 @contextmanager
 def _reading(place: Place, what: str) -> Iterator[None]:
     """What goes wrong while reading, as one line with the ways out."""
-    import datasets
-
     try:
         yield
-    except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+    except UserError:
+        raise
+    except Exception as error:  # pyarrow, datasets, the hub's client and its connection have exceptions of their own
         or_release = ", or use data.source=release" if place.dataset in DATASETS else ""
         raise UserError(
-            f"{place.dataset}: expected to read {_name(place)} ({what}), found: {reason[0]}: connect to the hub, or "
+            f"{place.dataset}: expected to read {_name(place)} ({what}), found: {why(error)}: connect to the hub, or "
             f"put parquet files under <data.root>/{place.dataset}/<split>*.parquet{or_release}"
         ) from error
 

@@ -30,7 +30,7 @@ def evaluate_teacher(config: EvaluateConfig, teacher: TeacherConfig) -> tuple[Re
     """
     asked = runs.asked_freely(config, teacher)
     started = time.perf_counter()
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False)
     questions = load_questions(config.data)
     predictions = teacher_predictions(asked, teacher, questions, config.evaluation.split, console)
     evaluation = scored(predictions, 0, time.perf_counter() - started)

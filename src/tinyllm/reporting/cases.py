@@ -16,6 +16,7 @@ from tinyllm.reporting.labels import label, order
 from tinyllm.reporting.paired import answered
 from tinyllm.reporting.study import Study
 from tinyllm.runs import TEACHER
+from tinyllm.shown import UNPRINTABLE
 
 KINDS = {
     "tinyllm_only": "Only TinyLLM is right",
@@ -219,12 +220,11 @@ def _draw_key(case: Case) -> tuple[int, str]:
 
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>#|~&$!])")
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def escape(text: str) -> str:
     """Model text as one line of Markdown that shows just its characters: no markup, HTML or table cell of its own."""
-    flat = " ".join(_UNPRINTABLE.sub(" ", text).split())
+    flat = " ".join(UNPRINTABLE.sub(" ", text).split())
     return _SPECIAL.sub(r"\\\1", flat)
 
 

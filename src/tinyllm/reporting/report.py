@@ -17,7 +17,8 @@ from tinyllm.reporting.study import Study
 from tinyllm.reporting.table import Table, shared_notes
 from tinyllm.reporting.tables import all_tables
 from tinyllm.reporting.tables.claims import in_short
-from tinyllm.reporting.writers import PAPER_NOTE, markdown, markdown_list, write
+from tinyllm.reporting.writers import PAPER_NOTE, escape_markdown, markdown, markdown_list, write
+from tinyllm.shown import file_name, spreadsheet
 
 _WRITTEN = ("tables/*.md", "tables/*.tex", "tables/*.csv", "figures/*.png", "figures/*.pdf")
 
@@ -78,7 +79,8 @@ def write_report(report: Report, folder: Path) -> Path:
     for pattern in _WRITTEN:
         for stale in folder.glob(pattern):
             stale.unlink()
-    report.results.to_csv(folder / "results.csv", index=False)
+    results = report.results.map(lambda value: spreadsheet(value) if isinstance(value, str) else value)
+    results.to_csv(folder / "results.csv", index=False)
     for table in report.tables:
         write(table, folder / "tables")
     for figure in report.figures:
@@ -101,8 +103,8 @@ def write_report(report: Report, folder: Path) -> Path:
 def _markdown(report: Report) -> str:
     reading = [*([PAPER_NOTE] if any(table.has_paper for table in report.tables) else []), *report.reading]
     parts = [
-        f"# {report.title}\n",
-        *([f"{report.in_short}\n"] if report.in_short else []),
+        f"# {escape_markdown(report.title)}\n",
+        *([f"{escape_markdown(report.in_short)}\n"] if report.in_short else []),
         markdown_list(report.notes) + "\n",
         *(markdown(table, alone=False) for table in report.tables),
         f"## {READING}\n\n{markdown_list(reading)}\n",
@@ -114,4 +116,5 @@ def _markdown(report: Report) -> str:
 
 
 def _figure(figure: Figure) -> str:
-    return f"## {figure.title}\n\n![{figure.title}](figures/{figure.name}.png)\n\n{figure.caption}\n"
+    title, caption = escape_markdown(figure.title), escape_markdown(figure.caption)
+    return f"## {title}\n\n![{title}](figures/{file_name(figure.name)}.png)\n\n{caption}\n"

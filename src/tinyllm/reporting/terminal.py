@@ -14,6 +14,7 @@ from rich.text import Text
 
 from tinyllm.reporting.table import Cell, Table
 from tinyllm.reporting.writers import numeric_columns, shown
+from tinyllm.shown import visible
 
 _WIDTH = 100
 """Characters of a line where the output is no terminal: what a file or a log gets does not depend on a window."""
@@ -43,7 +44,7 @@ def print_tables(tables: Sequence[Table], in_short: str = "") -> None:
             grid = _grid(table, parts, width)
             if console.measure(grid, options=console.options.update(max_width=_UNLIMITED)).maximum <= console.width:
                 break
-        console.print(Text(table.title, style="bold"))
+        console.print(Text(visible(table.title), style="bold"))
         console.print(grid)
         console.print()
         cells = [shown(cell, table) for row in table.rows for cell in row]
@@ -53,7 +54,7 @@ def print_tables(tables: Sequence[Table], in_short: str = "") -> None:
     if used:
         console.print(Text(" ".join(["Percent", *legend])))
     if in_short:
-        console.print(Text(f"\n{in_short}\n", style="bold"))
+        console.print(Text(f"\n{visible(in_short)}\n", style="bold"))
 
 
 def _for_terminal(table: Table) -> list[Table]:
@@ -89,7 +90,7 @@ def _grid(table: Table, parts: Sequence[str], label_width: int) -> Grid:
     grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for j, (column, numbers) in enumerate(zip(table.columns, numeric_columns(table), strict=True)):
         grid.add_column(
-            Text(column),
+            Text(visible(column)),
             justify="right" if numbers else "left",
             no_wrap=j > 0,
             max_width=label_width if j == 0 else None,
@@ -102,7 +103,8 @@ def _grid(table: Table, parts: Sequence[str], label_width: int) -> Grid:
 def _text(cell: Cell, table: Table, parts: Sequence[str]) -> Text:
     found = shown(cell, table)
     style = "bold" if cell.best else _STYLES.get(cell.mark, "")
-    text = Text(f"{found.value}*" if cell.best else found.value, style=style)
+    value = visible(found.value)
+    text = Text(f"{value}*" if cell.best else value, style=style)
     for part in parts:
         if extra := getattr(found, part):
             text.append(f" {extra}", style="not bold dim")

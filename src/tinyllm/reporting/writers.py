@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tinyllm.reporting.table import Cell, Table
+from tinyllm.shown import file_name, one_line, spreadsheet, visible
 
 MISSING = "–"
 _PERCENT = 100.0
@@ -23,7 +24,7 @@ def markdown(table: Table, *, alone: bool = True) -> str:
     """
     head = [escape_markdown(column) for column in table.columns]
     marks = ["---:" if numbers else "---" for numbers in numeric_columns(table)]
-    lines = [f"## {table.title}", "", _row(head), _row(marks)]
+    lines = [f"## {escape_markdown(table.title)}", "", _row(head), _row(marks)]
     lines += [_row([_in_markdown(cell, table) for cell in row]) for row in table.rows]
     if notes := _all_notes(table) if alone else table.notes:
         lines += ["", markdown_list(notes)]
@@ -36,7 +37,7 @@ def latex(table: Table) -> str:
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_escape_latex(table.title)}}}",
-        rf"\label{{tab:{table.name}}}",
+        rf"\label{{tab:{file_name(table.name)}}}",
         rf"\begin{{tabular}}{{{''.join('r' if numbers else 'l' for numbers in numeric_columns(table))}}}",
         r"\toprule",
         _latex_row([_escape_latex(column) for column in table.columns]),
@@ -63,7 +64,7 @@ def to_csv(table: Table) -> str:
         cells = [row[j] for row in table.rows]
         for field in ("value", "low", "high", "paper"):
             if field == "value" or any(getattr(cell, field) is not None for cell in cells):
-                head.append(column if field == "value" else f"{column} {field}")
+                head.append(spreadsheet(column if field == "value" else f"{column} {field}"))
                 fields.append((j, field))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -78,7 +79,7 @@ def write(table: Table, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for ending, text in (("md", markdown(table)), ("tex", latex(table)), ("csv", to_csv(table))):
-        path = folder / f"{table.name}.{ending}"
+        path = folder / f"{file_name(table.name)}.{ending}"
         path.write_text(text, encoding="utf-8")
         paths.append(path)
     return paths
@@ -108,7 +109,7 @@ def numeric_columns(table: Table) -> list[bool]:
 
 def _plain(cell: Cell, field: str) -> str:
     if field == "value" and cell.text is not None:
-        return cell.text
+        return spreadsheet(cell.text)
     value = getattr(cell, field)
     return "" if value is None else f"{value:.6f}"
 
@@ -154,8 +155,8 @@ def _in_markdown(cell: Cell, table: Table) -> str:
 
 def escape_markdown(text: str) -> str:
     """One line of text in which nothing is markup or ends a cell: names of runs come from users."""
-    text = text.replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for mark in "|*`[]":
+    text = visible(text).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for mark in "|*`[]~$":
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())
 
@@ -183,4 +184,4 @@ _LATEX = {
 
 
 def _escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    return "".join(_LATEX.get(character, character) for character in one_line(text))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from tinyllm.errors import UserError
 from tinyllm.methods import Stream
-from tinyllm.pretrained import folder_of, loading
+from tinyllm.pretrained import folder_of, loading, why
 from tinyllm.prompts import student_source
 from tinyllm.records import Question
 from tinyllm.student.decoder import check
@@ -30,6 +31,8 @@ from tinyllm.student.tokenizer import train_tokenizer
 
 log = logging.getLogger(__name__)
 disable_progress_bar()
+# It warns of every FLAN-T5, whose head is rightly not its embedding, and asks for a change that would be wrong.
+logging.getLogger("transformers.modeling_utils").addFilter(lambda record: "NOT tie them" not in record.getMessage())
 
 
 def load_pretrained(
@@ -61,16 +64,27 @@ def load_pretrained(
             raise UserError(f"student.dropout={dropout}: a decoder has none: set student.dropout=null")
         tokenizer = AutoTokenizer.from_pretrained(folder, **source)
         kind: Any = T5ForConditionalGeneration if isinstance(config, T5Config) else AutoModelForCausalLM
-        model: PreTrainedModel = kind.from_pretrained(
-            folder, config=config, dtype=torch.float32, use_safetensors=gguf_file is None, **weights
+        model: PreTrainedModel
+        model, info = kind.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **weights,
         )
+        if missing := sorted(info["missing_keys"]):  # transformers has drawn them at random
+            raise UserError(
+                f"student.pretrained={name}: expected all weights of a {config.model_type}, found none for "
+                f"{len(missing)}, such as {missing[0]}: get the model's files again"
+            )
     except UserError:
         raise
     except Exception as error:  # at a broken file safetensors and tokenizers raise exceptions of their own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        at = f"student.pretrained={name}" + (f", student.revision={revision}" if revision else "")
+        found = "this folder can't be read" if Path(folder).is_dir() else "no such folder here, and not from the hub"
         raise UserError(
-            f"student.pretrained={name}: no such model folder here, and the hub did not give it ({reason}); "
-            "give a folder, or student.pretrained=null for random weights"
+            f"{at}: expected a model, found none: {found} ({why(error)}); give a folder or a hub id, or "
+            "student.pretrained=null for random weights"
         ) from error
     if not config.is_encoder_decoder:
         check(model, name)
@@ -128,8 +142,14 @@ def from_scratch(
         raise UserError(f"student.architecture.vocab_size: {error}") from error
     if trim_vocabulary:
         fields["vocab_size"] = -(-len(tokenizer) // 64) * 64  # a multiple of 64 keeps matrix products fast
-    config = T5Config.from_dict({"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1, **fields})
-    model = T5ForConditionalGeneration(config)
+    try:
+        config = T5Config.from_dict({"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1, **fields})
+        model = T5ForConditionalGeneration(config)
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"student.architecture: expected fields that make a T5, found ones that transformers refuses "
+            f"({type(error).__name__}: {' '.join(str(error).split())})"
+        ) from error
     if not fields.get("tie_word_embeddings", True):
         # transformers 5 ties a new T5 whatever its config says (and unties it when a checkpoint brings both weights).
         # The deviation keeps the first loss near that of a uniform guess.

@@ -125,6 +125,9 @@ class Student:
 
     def save(self, folder: Path) -> None:
         """Write a plain Hugging Face model folder: safetensors, config and tokenizer."""
+        # transformers 5 says that every T5 is tied; transformers 4 and other readers would then drop FLAN-T5's head.
+        tied = self.model.get_output_embeddings().weight is self.model.get_input_embeddings().weight
+        self.model.config.tie_word_embeddings = tied
         if self.model.generation_config is not None and len(self.ends) > 1:
             self.model.generation_config.eos_token_id = self.ends
         self.model.save_pretrained(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,7 +214,13 @@ def _read(checkpoint: Path) -> dict[str, Any]:
     """A checkpoint's content; empty where there is none, or where it lies in shards."""
     if not checkpoint.is_file():
         return {}
-    content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    try:
+        content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UserError(
+            f"{checkpoint}: expected a checkpoint of weights and numbers alone, found another or a broken file: "
+            "remove the run folder, or choose another hydra.run.dir"
+        ) from error
     return content
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tinyllm.config import StudentConfig, TeacherConfig
 from tinyllm.errors import UserError
-from tinyllm.pretrained import folder_of, loading
+from tinyllm.pretrained import folder_of, loading, why
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,10 +42,10 @@ def student_vocabulary(student: StudentConfig) -> str:
     try:
         source, _ = loading(student.revision, student.gguf_file)
         return vocabulary_hash(AutoTokenizer.from_pretrained(folder, **source))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # at a broken file tokenizers raises exceptions of its own
         raise UserError(
-            f"student.pretrained={student.pretrained}: no tokenizer could be loaded "
-            f"({(str(error).strip().splitlines() or ['unknown'])[0]}); give a folder or a hub id"
+            f"student.pretrained={student.pretrained}: no tokenizer could be loaded ({why(error)}); give a folder or a "
+            "hub id"
         ) from error
 
 

@@ -27,7 +27,7 @@ TABLE = Table(
 
 def test_markdown_by_hand() -> None:
     assert markdown(TABLE) == (
-        "## Methods & 100%\n\n"
+        "## Methods &amp; 100%\n\n"
         "| Method | obqa | p |\n"
         "| --- | ---: | ---: |\n"
         "| Δ_FF α | **61.2** [58.0, 64.3] (49.40) | &lt;0.001 |\n"

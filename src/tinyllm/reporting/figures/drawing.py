@@ -22,6 +22,7 @@ from tinyllm.reporting.interval import interval
 from tinyllm.reporting.labels import label, order
 from tinyllm.reporting.study import Study
 from tinyllm.runs import PREDICTIONS, TEACHER
+from tinyllm.shown import file_name
 
 _DPI = 150
 _PANEL = (4.0, 3.0)
@@ -96,9 +97,10 @@ def png(figure: Figure) -> bytes:
 def save(figure: Figure, folder: Path) -> None:
     """Write `<name>.png` and `<name>.pdf`; the same figure gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{figure.name}.png").write_bytes(png(figure))
+    name = file_name(figure.name)
+    (folder / f"{name}.png").write_bytes(png(figure))
     with mpl.rc_context(STYLE):
-        figure.figure.savefig(folder / f"{figure.name}.pdf", metadata={"CreationDate": None})
+        figure.figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
 
 
 def chosen_runs(study: Study) -> pd.DataFrame:

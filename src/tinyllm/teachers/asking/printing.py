@@ -7,6 +7,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from tinyllm.shown import visible
 from tinyllm.teachers.asking.plan import Estimate, Summary, Turn
 
 FAILURES_SHOWN = 5
@@ -32,7 +33,7 @@ class Bar:
 def progress(console: Console | None) -> Progress:
     """Where a `Bar` is shown; None shows nothing."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[speed]}"),
@@ -85,7 +86,7 @@ def print_summary(turn: Turn, summary: Summary, console: Console) -> None:
         reasons.setdefault(reason, []).append(question_id)
     for reason, ids in reasons.items():
         shown = ", ".join(ids[:FAILURES_SHOWN]) + (", ..." if len(ids) > FAILURES_SHOWN else "")
-        console.print(f"  {len(ids)} failed ({reason}): {shown}", soft_wrap=True, markup=False)
+        console.print(visible(f"  {len(ids)} failed ({reason}): {shown}"), soft_wrap=True, markup=False)
 
 
 def _duration(seconds: float) -> str:

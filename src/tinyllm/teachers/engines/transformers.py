@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tinyllm.errors import UserError
-from tinyllm.pretrained import folder_of, loading
+from tinyllm.pretrained import folder_of, loading, why
 from tinyllm.teachers.engines.protocol import STOP, Completion, Request, ScoreRequest, in_batches, seed_of
 
 if TYPE_CHECKING:
@@ -173,9 +173,9 @@ class TransformersEngine:
             tokenizer = AutoTokenizer.from_pretrained(folder, **source)
             kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
             model: Any = kind.from_pretrained(folder, dtype=self.dtype, device_map=self.device_map, **weights)
-        except (OSError, ValueError, ImportError) as error:
+        except Exception as error:  # at a broken file safetensors and tokenizers raise exceptions of their own
             raise UserError(
-                f"can't load the teacher {self.name}: {_first_line(error)}; check teachers.<name>.model and .revision, "
+                f"can't load the teacher {self.name}: {why(error)}; check teachers.<name>.model and .revision, "
                 "and that the model is in the cache or the hub can be reached"
             ) from error
         if self.chat and not tokenizer.chat_template:
@@ -288,7 +288,3 @@ class TransformersEngine:
 
 def _failed(request: Request, prompt_tokens: int, reason: str) -> Completion:
     return Completion(request.id, "", "error", prompt_tokens, 0, reason)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
