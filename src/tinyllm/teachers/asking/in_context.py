@@ -18,6 +18,7 @@ from tinyllm.teachers import examples
 from tinyllm.teachers.asking.ask import Choose, ask_engine, generate, no_examples
 from tinyllm.teachers.asking.budget import Budget, BudgetSpentError
 from tinyllm.teachers.asking.plan import Turn, items_of
+from tinyllm.teachers.asking.retry import keep_pool, take_over
 from tinyllm.teachers.audit import for_training
 from tinyllm.teachers.engines.protocol import Completion, Engine, Request
 from tinyllm.teachers.ledger import EXAMPLES, Ledger
@@ -48,6 +49,8 @@ def with_pool(
     if not _shows_invented(turn) or not asked:
         return turn
     file = invented_file(store, turn.teacher, turn.dataset, turn.topic)
+    if turn.retry:
+        keep_pool(turn, store)
     training = list(questions.get(Split.train, ()))
     examples.invented_examples(
         file,
@@ -167,6 +170,8 @@ def _zero_shot_rationales(
     prompt = replace(turn.prompt, examples=0)
     zero_shot = replace(first, prompt=prompt, kind=PromptKind.forced, pool=None)
     ask, items = ask_engine(engine, zero_shot, budget), items_of(zero_shot, pool)
+    if turn.retry:
+        take_over(zero_shot, store, items)
     while True:
         summary = generate(store, ask, items, zero_shot, costs=True, console=console)
         if summary.left:

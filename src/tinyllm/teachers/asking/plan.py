@@ -10,7 +10,7 @@ from statistics import mean
 from tinyllm.config import ExperimentConfig, PromptConfig, TeacherConfig
 from tinyllm.errors import UserError
 from tinyllm.methods import kinds_to_ask
-from tinyllm.records import PromptKind, Question, Rationale, Split, text_key
+from tinyllm.records import Finding, PromptKind, Question, Rationale, Split, text_key
 from tinyllm.teachers.engines.protocol import Completion, Published
 from tinyllm.teachers.ledger import money_of, read_ledger
 from tinyllm.teachers.pool import pool_name
@@ -39,6 +39,10 @@ class Turn:
     """Where its texts are taken from; None where the teacher is asked."""
     key: str | None = None
     """In place of the key that follows from the others."""
+    retry: frozenset[Finding] = frozenset()
+    """Its texts of lower limits that have one of these are asked again; the others are taken over."""
+    clean: bool = True
+    """Whether texts are judged cleaned or raw."""
 
     @property
     def prompt_key(self) -> str:
@@ -165,7 +169,8 @@ def plan_turn(config: ExperimentConfig, teacher: TeacherConfig, kind: PromptKind
             )
         published = Published(Path(data.root).expanduser(), data.name)
     pool = pool_name(RationaleStore(Path(config.store).expanduser()), teacher, config.prompt, data)
-    return Turn(teacher, config.prompt, kind, data.name, data.topic, split, pool, published)
+    retry, clean = frozenset(config.rationales.retry), config.rationales.clean
+    return Turn(teacher, config.prompt, kind, data.name, data.topic, split, pool, published, retry=retry, clean=clean)
 
 
 def known_of(

@@ -16,6 +16,7 @@ from tinyllm.teachers.asking.budget import Budget, BudgetSpentError
 from tinyllm.teachers.asking.in_context import examples_for, with_pool
 from tinyllm.teachers.asking.plan import Item, Summary, Turn, estimate, items_of, known_from, known_of, speed_of
 from tinyllm.teachers.asking.printing import print_estimate, print_existing, print_summary
+from tinyllm.teachers.asking.retry import outcome, take_over
 from tinyllm.teachers.audit import Audit, audit_teacher
 from tinyllm.teachers.engines import open_engine
 from tinyllm.teachers.engines.protocol import Completion, Engine
@@ -104,8 +105,10 @@ def _take_turn(
             "compared with them"
         )
     items = items_of(turn, asked)
+    missing = items
     try:
         turn = with_pool(turn, engine, store, asked, questions, budget)
+        taken = take_over(turn, store, items) if turn.retry and turn.reads_prompts else None
         existing = store.read(*turn.part, teacher.sample)
         missing = [item for item in items if item.key not in existing]
         print_existing(turn, f"rationales ({turn.kind})", len(items), len(missing), console)
@@ -117,24 +120,25 @@ def _take_turn(
             lengths = {request.id: request.length for request in requests(turn, missing, choose)}
             # Longest first: a prompt too long for the memory shows at once, and batches hold like lengths.
             missing = sorted(missing, key=lambda item: -lengths[item.key])
-            first = estimate(
-                teacher,
-                [lengths[item.key] for item in missing],
-                known_of(turn, store, items, existing, lengths),
-                speed_of(store, teacher.stored_name),
-            )
+            alike = {} if taken and taken.again else existing  # texts that ended early tell nothing of those to come
+            known = known_of(turn, store, items, alike, lengths)
+            speed = speed_of(store, teacher.stored_name)
+            first = estimate(teacher, [lengths[item.key] for item in missing], known, speed)
             print_estimate(turn, first, console)
             if first.known.completion_tokens is None and len(missing) >= 2 * PILOT:
                 missing, watch = _pilot_first(turn, missing, lengths, console)
     except BudgetSpentError:
-        summary = Summary(turn.dataset, turn.split, teacher.stored_name, turn.prompt_key, teacher.sample, 0, 0)
-        summary = replace(summary, left=len(items))
+        there = len(items) - len(missing)
+        summary = Summary(turn.dataset, turn.split, teacher.stored_name, turn.prompt_key, teacher.sample, there, 0)
+        summary = replace(summary, left=len(missing))
         print_summary(turn, summary, console)
         return summary
     ask = ask_engine(engine, turn, budget, choose)
     summary = generate(store, ask, missing, turn, costs=turn.reads_prompts, console=console, watch=watch)
     summary = replace(summary, existing=len(items) - len(missing))
     print_summary(turn, summary, console)
+    if taken is not None:
+        console.print(outcome(turn, store, items, taken), soft_wrap=True, highlight=False, markup=False)
     return summary
 
 
