@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tinyllm.records import Question, Rationale
+from tinyllm.runs import write_whole
 from tinyllm.teachers.asking.plan import Item, Turn
 from tinyllm.teachers.audit import audit
 from tinyllm.teachers.pool import invented_file
@@ -79,9 +79,7 @@ def keep_pool(turn: Turn, store: RationaleStore) -> None:
     for limit in reversed(range(1, turn.teacher.max_new_tokens)):
         lower = invented_file(store, replace(turn.teacher, max_new_tokens=limit), turn.dataset, turn.topic)
         if lower in there:
-            draft = file.with_suffix(f".{os.getpid()}")
-            draft.write_bytes(lower.read_bytes())
-            os.replace(draft, file)
+            write_whole(file, lower.read_bytes())
             return
 
 
