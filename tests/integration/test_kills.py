@@ -175,7 +175,7 @@ def test_generation(tmp_path: Path, teacher: Teacher, record_property: Callable[
             pass
         kills.finish(*call(name))
         here, rows, served = kills.injected - before, rows_of(tmp_path / name), teacher.served[name]
-        assert Counter(row["question_id"] for row in rows).values() == Counter(f"q{i}" for i in range(40)).values()
+        assert sorted(Counter(row["question_id"] for row in rows).values()) == [1] * 40
         times = Counter(asked for asked, _ in served)
         assert set(times) == requests, "the same was asked as without kills: the pool is the same"
         assert len(served) - len(times) <= here * AT_ONCE, "what was under way is all that was asked twice"
