@@ -19,7 +19,7 @@ from tinyllm.teachers.asking.printing import print_estimate, print_existing, pri
 from tinyllm.teachers.asking.retry import outcome, take_over
 from tinyllm.teachers.audit import Audit, audit_teacher
 from tinyllm.teachers.engines import open_engine
-from tinyllm.teachers.engines.protocol import Completion, Engine
+from tinyllm.teachers.engines.protocol import Completion, CountsTokens, Engine
 from tinyllm.teachers.store import RationaleStore
 
 PILOT = 32
@@ -122,6 +122,10 @@ def _take_turn(
             missing = sorted(missing, key=lambda item: -lengths[item.key])
             alike = {} if taken and taken.again else existing  # texts that ended early tell nothing of those to come
             known = known_of(turn, store, items, alike, lengths)
+            if isinstance(engine, CountsTokens):
+                some = missing[:: -(-len(missing) // PILOT)]  # of all lengths
+                tokens = engine.prompt_tokens(list(requests(turn, some, choose)))
+                known = replace(known, prompt_tokens=tokens / sum(lengths[item.key] for item in some))
             speed = speed_of(store, teacher.stored_name)
             first = estimate(teacher, [lengths[item.key] for item in missing], known, speed)
             print_estimate(turn, first, console)
