@@ -49,12 +49,12 @@ def print_existing(turn: Turn, what: str, asked: int, missing: int, console: Con
     console.print(f"{line}, {missing} to ask" if missing else line, soft_wrap=True)
 
 
-def print_estimate(turn: Turn, estimate: Estimate, console: Console) -> None:
-    """What the missing texts will take."""
+def print_estimate(turn: Turn, estimate: Estimate, console: Console, *, when: str = "to come") -> None:
+    """What the missing texts will take; `when` says which ones are meant."""
     bound = "at most" if estimate.known.completion_tokens is None else "about"
     line = (
         f"{turn.teacher.name}: about {estimate.prompt_tokens:,} prompt tokens and {bound} "
-        f"{estimate.completion_tokens:,} completion tokens to come ({estimate.known.where})"
+        f"{estimate.completion_tokens:,} completion tokens {when} ({estimate.known.where})"
     )
     if estimate.seconds is not None:
         line += f", {bound} {_duration(estimate.seconds)}"

@@ -164,7 +164,8 @@ def _pilot_first(
         waiting.difference_update(done.id for done in batch)
         if not waiting and answers:
             known = known_from(answers, lengths)
-            print_estimate(turn, estimate(turn.teacher, [lengths[item.key] for item in missing], known, None), console)
+            every = estimate(turn.teacher, [lengths[item.key] for item in missing], known, None)
+            print_estimate(turn, every, console, when="in all")
 
     keys = frozenset(waiting)
     return [*pilot, *(item for item in missing if item.key not in keys)], watch

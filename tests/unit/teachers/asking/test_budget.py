@@ -169,7 +169,7 @@ def test_the_plan_learns_from_the_store_and_from_the_first_texts(
     stage(tmp_path, 70)
     out = capsys.readouterr().out
     assert "at most 17,920 completion tokens to come (how long its texts are is not known yet)" in out
-    (first,) = [line for line in out.splitlines() if "to come (as the first 32 texts)" in line]
+    (first,) = [line for line in out.splitlines() if "in all (as the first 32 texts)" in line]
     assert "about 350 completion tokens" in first and prompt_tokens(first) == pytest.approx(700, rel=0.03)
     stage(tmp_path, 90)
     (second,) = [line for line in capsys.readouterr().out.splitlines() if "to come" in line]
