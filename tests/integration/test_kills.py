@@ -1,7 +1,7 @@
 """Twenty kills at random moments: nothing is lost, and nothing is paid twice but what was under way.
 
-A command runs in a process group of its own, which is killed (SIGKILL) after a random part of the time that it takes
-undisturbed. It is started again and killed again, and in the end it may finish.
+A command runs in a process group of its own. Once it has begun to work, the group is killed (SIGKILL) after a random
+part of the time that the work takes undisturbed. It is started again and killed again, and in the end it may finish.
 """
 
 from __future__ import annotations
@@ -41,32 +41,37 @@ os.replace, shutil.copy2 = slowed(os.replace), slowed(shutil.copy2)
 
 
 class Kills:
-    """Kills a command again and again.
+    """Kills a command again and again, at a random moment of its work.
 
     Args:
         seed: of the moments.
-        earliest: share of the undisturbed run's time before which no kill falls: the program is only loading then.
+        folder: where it runs.
+        before: code in front of it.
     """
 
-    def __init__(self, seed: int, folder: Path, *, earliest: float = 0.3, before: str = "") -> None:
+    def __init__(self, seed: int, folder: Path, *, before: str = "") -> None:
         self.dice = random.Random(seed)
         self.folder = folder
-        self.earliest = earliest
         self.code = before + START
         self.seconds = 0.0
-        """That the undisturbed run took."""
+        """Of work, that the undisturbed run took."""
         self.injected = 0
 
-    def undisturbed(self, *arguments: str) -> None:
+    def undisturbed(self, sign: Callable[[], object], *arguments: str) -> None:
+        """Run the command to its end. `sign` gives another value once it has begun to work."""
+        process = self._start(*arguments)
+        self._wait_for_work(process, sign, sign())
         started = time.monotonic()
-        assert self._start(*arguments).wait(300) == 0, self._log()
+        assert process.wait(300) == 0, self._log()
         self.seconds = time.monotonic() - started
 
-    def kill(self, *arguments: str) -> bool:
+    def kill(self, sign: Callable[[], object], *arguments: str) -> bool:
         """Start the command and kill it; False where it was faster."""
+        before = sign()
         process = self._start(*arguments)
+        self._wait_for_work(process, sign, before)
         try:
-            code = process.wait(self.seconds * self.dice.uniform(self.earliest, 1.0))
+            code = process.wait(self.seconds * self.dice.random())
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -74,6 +79,11 @@ class Kills:
             return True
         assert code == 0, self._log()
         return False
+
+    def _wait_for_work(self, process: subprocess.Popen[bytes], sign: Callable[[], object], before: object) -> None:
+        deadline = time.monotonic() + 300
+        while sign() == before and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def finish(self, *arguments: str) -> str:
         assert self._start(*arguments).wait(300) == 0, self._log()
@@ -92,6 +102,11 @@ class Kills:
 
     def _log(self) -> str:
         return (self.folder / "log").read_text()
+
+
+def changed(file: Path) -> Callable[[], object]:
+    """A sign of work: a file or folder is made or written."""
+    return lambda: file.stat().st_mtime_ns if file.exists() else None
 
 
 AT_ONCE = 3
@@ -163,33 +178,36 @@ def test_generation(tmp_path: Path, teacher: Teacher, record_property: Callable[
             f"teachers.openai.concurrency={AT_ONCE}",
         ]
 
+    def served(name: str) -> Callable[[], object]:
+        return lambda: len(teacher.served.get(name, ()))
+
     kills = Kills(1, tmp_path)
-    kills.undisturbed(*call("whole"))
+    kills.undisturbed(served("whole"), *call("whole"))
     requests = {asked for asked, _ in teacher.served["whole"]}
     assert len(requests) == len(teacher.served["whole"]) >= 40 + 16
     for round_ in range(8):
         if kills.injected >= 5:
             break
         name, before = f"round{round_}", kills.injected
-        while kills.injected < 5 and kills.kill(*call(name)):
+        while kills.injected < 5 and kills.kill(served(name), *call(name)):
             pass
         kills.finish(*call(name))
-        here, rows, served = kills.injected - before, rows_of(tmp_path / name), teacher.served[name]
+        here, rows, paid_for = kills.injected - before, rows_of(tmp_path / name), teacher.served[name]
         assert sorted(Counter(row["question_id"] for row in rows).values()) == [1] * 40
-        times = Counter(asked for asked, _ in served)
+        times = Counter(asked for asked, _ in paid_for)
         assert set(times) == requests, "the same was asked as without kills: the pool is the same"
-        assert len(served) - len(times) <= here * AT_ONCE, "what was under way is all that was asked twice"
-        paid = sum(tokens for _, tokens in served)
+        assert len(paid_for) - len(times) <= here * AT_ONCE, "what was under way is all that was asked twice"
+        paid = sum(tokens for _, tokens in paid_for)
         kept = sum(row["tokens"] for row in rows)
         with (tmp_path / name / "ledger.csv").open(newline="") as file:
             lines = list(csv.DictReader(file))
         counted = sum(int(line["completion_tokens"]) for line in lines if line["split"] == "train")
-        most = max(tokens for _, tokens in served)
+        most = max(tokens for _, tokens in paid_for)
         assert 0 <= counted - kept <= here * AT_ONCE * most
         everything = sum(int(line["completion_tokens"]) for line in lines)
         assert 0 <= paid - everything <= here * AT_ONCE * most
         record_property(
-            name, f"{here} kills, {len(served) - len(times)} requests under way, {paid - everything} tokens"
+            name, f"{here} kills, {len(paid_for) - len(times)} requests under way, {paid - everything} tokens"
         )
     assert kills.injected == 5
 
@@ -210,13 +228,15 @@ def test_training(tmp_path: Path, seed: int, times: int, options: list[str]) -> 
     """The weights are those of the undisturbed run to the last bit; no step is lost from the metrics or there twice."""
     finish(tmp_path, "rationales", "data.limit_train=160")
     command = ["train", *LONG, *options]
-    kills = Kills(seed, tmp_path, earliest=0.4)
-    kills.undisturbed(*command, "hydra.run.dir=whole")
+    kills = Kills(seed, tmp_path)
+    kills.undisturbed(changed(tmp_path / "whole" / "metrics.csv"), *command, "hydra.run.dir=whole")
     for round_ in range(6):
         if kills.injected >= times:
             break
         folder = tmp_path / f"round{round_}"
-        while kills.injected < times and kills.kill(*command, f"hydra.run.dir={folder.name}"):
+        while kills.injected < times and kills.kill(
+            changed(folder / "metrics.csv"), *command, f"hydra.run.dir={folder.name}"
+        ):
             pass
         kills.finish(*command, f"hydra.run.dir={folder.name}")
         for name in ("last.ckpt", "best.ckpt"):
@@ -244,15 +264,18 @@ def test_a_sweep_with_joblib(tmp_path: Path) -> None:
     def results(folder: Path) -> dict[str, Path]:
         return {file.parent.name: file for file in folder.glob("minilab/tiny/*/result.json")}
 
-    kills = Kills(4, tmp_path, earliest=0.4)
-    kills.undisturbed(*command)
+    def written() -> object:
+        return {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/minilab/tiny/*/metrics.csv")}
+
+    kills = Kills(4, tmp_path)
+    kills.undisturbed(written, *command)
     (tmp_path / "runs").rename(tmp_path / "whole")
     whole = results(tmp_path / "whole")
     assert len(whole) == 4
     for round_ in range(6):
         if kills.injected >= 3:
             break
-        while kills.injected < 3 and kills.kill(*command):
+        while kills.injected < 3 and kills.kill(written, *command):
             pass
         done = {name: file.stat().st_mtime_ns for name, file in results(tmp_path / "runs").items()}
         kills.finish(*command)
@@ -275,8 +298,8 @@ def test_report_and_export(tmp_path: Path) -> None:
     finish(tmp_path, "train", "-m", *SMALL, "method=full_ft", "seed=0,1", "trainer.max_steps=2")
     run = str(next(tmp_path.glob("runs/minilab/tiny/*")))
     report = ["report", "runs=runs"]
-    kills = Kills(5, tmp_path, earliest=0.5, before=SLOW_DISK)
-    kills.undisturbed(*report, "title=New", "output=whole")
+    kills = Kills(5, tmp_path, before=SLOW_DISK)
+    kills.undisturbed(changed(tmp_path / "whole" / ".draft"), *report, "title=New", "output=whole")
     new = content(tmp_path / "whole")
     kills.finish(*report, "title=Old", "output=page")
     page = tmp_path / "page" / "index.html"
@@ -286,20 +309,20 @@ def test_report_and_export(tmp_path: Path) -> None:
     for _ in range(8):
         if kills.injected == 3:
             break
-        kills.kill(*report, "title=New", "output=page")
+        kills.kill(changed(tmp_path / "page" / ".draft"), *report, "title=New", "output=page")
         assert page.read_bytes() in (old, new["index.html"])
     assert kills.injected == 3
     kills.finish(*report, "title=New", "output=page")
     assert content(tmp_path / "page") == new | {"mine.txt": b"a file of the user's"}
 
     export = ["export", f"run={run}"]
-    kills.undisturbed(*export, "output=exported")
+    kills.undisturbed(changed(tmp_path / ".exported.draft"), *export, "output=exported")
     expected = content(tmp_path / "exported")
     for round_ in range(8):
         if kills.injected == 5:
             break
         folder = tmp_path / f"round{round_}"
-        kills.kill(*export, f"output={folder.name}")
+        kills.kill(changed(tmp_path / f".{folder.name}.draft"), *export, f"output={folder.name}")
         assert not folder.exists() or content(folder) == expected
         if not folder.exists():
             kills.finish(*export, f"output={folder.name}")
