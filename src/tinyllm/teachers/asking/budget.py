@@ -96,7 +96,7 @@ class Budget:
     def _settle(self, done: Completion, most: _Cost, teacher: TeacherConfig) -> None:
         silent = done.error is None and not done.prompt_tokens  # a server that doesn't say
         spent = most if silent else _Cost(done.prompt_tokens, done.tokens)
-        if not silent:
+        if done.prompt_tokens:
             self._template[teacher.name] = max(self._template.get(teacher.name, 0), spent.prompt - most.text)
         self.tokens += spent.prompt + spent.completion
         self.money += _money(spent, teacher)

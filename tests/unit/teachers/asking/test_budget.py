@@ -91,14 +91,23 @@ def test_a_server_that_counts_no_tokens_is_held_to_the_most_that_it_may_take(tmp
 
 
 def test_a_long_chat_template_is_seen_and_counted(tmp_path: Path) -> None:
-    """The first answer shows that the template adds 500 tokens: 10 bytes of prompt count 500 and more from then on."""
+    """The first answer shows that the template adds 500 tokens: 10 bytes of prompt count 510 from then on.
+
+    An error shows nothing: the next request still counts the 256 that a template may add.
+    """
 
     def send(requests: Iterable[Request]) -> Iterator[list[Completion]]:
-        yield from ([Completion(request.id, "why", "stop", 510, 1)] for request in requests)
+        for request in requests:
+            if request.id == "0":
+                yield [Completion(request.id, "", "error", error="HTTP 500, 7 times")]
+            else:
+                yield [Completion(request.id, "why", "stop", 510, 1)]
 
     asked = [Request(str(i), "x" * 10) for i in range(20)]
     answered = list(Budget(BudgetConfig(tokens=1000)).let_through(send, asked, PRICED))
-    assert len(answered) == 1, "a second one could take 510 + 40 more"
+    assert len(answered) == 2, "a third one could take 510 + 40 more than the 511 that are spent"
+    assert len(list(Budget(BudgetConfig(tokens=305)).let_through(send, asked, PRICED))) == 0
+    assert len(list(Budget(BudgetConfig(tokens=306)).let_through(send, asked[:2], PRICED))) == 2
 
 
 def test_the_stage_says_what_is_left_and_the_same_command_goes_on(
