@@ -451,6 +451,16 @@ class ShardConfig:
 
 
 @dataclass
+class BudgetConfig:
+    """What one call may spend on asking teachers; it stops before it would go beyond."""
+
+    tokens: Natural | None = None
+    """Most prompt and completion tokens of all teachers together; 0 only prints the plan; null for no limit."""
+    money: Amount | None = None
+    """Most money, by the teachers' prices; null for no limit."""
+
+
+@dataclass
 class RationalesConfig:
     """Which of the teachers' texts are trained on."""
 
@@ -466,6 +476,9 @@ class RationalesConfig:
         default_factory=lambda: [Split.train]
     )
     """Splits that the rationales stage asks the teachers about."""
+    retry: list[Finding] = field(default_factory=list)
+    """Audit findings for which the rationales stage asks again, where a teacher's `max_new_tokens` is raised: its other
+    texts of lower limits are taken over."""
 
 
 @dataclass
@@ -683,6 +696,8 @@ class RationalesStageConfig(ExperimentConfig):
     """Only print the findings of what is stored."""
     shard: ShardConfig = field(default_factory=ShardConfig)
     """Part of the questions that this job asks about."""
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    """What this call may spend."""
 
 
 @dataclass

@@ -38,6 +38,7 @@ NO_DEVIATION = {
     "trainer.precision": "the number format of the hardware",
     "trainer.accumulate_grad_batches": "an update is the same however its step is split",
     "rationales.splits": "what the teachers are asked about; training reads what it needs",
+    "rationales.retry": "what the teachers are asked again",
     "evaluation.rationales": "written beside the answers",
     "evaluation.max_rationale_tokens": "written beside the answers",
     "student.lora_modules": "method.lora.target_modules says it",

@@ -34,12 +34,17 @@ TEACHER = "teacher"
 """`method` of a teacher that was asked in place of a student; its name stands in `student`."""
 
 
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all: a killed process leaves no half file."""
+def write_whole(path: Path, content: str | bytes | memoryview) -> None:
+    """Write a file whole or not at all: beside it, and renamed. A killed process or a full disk leaves the old one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+    try:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(draft, path)
+    except OSError:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
 
 
 def hash_of(config: ExperimentConfig) -> str:
@@ -55,7 +60,7 @@ def as_mapping(config: ExperimentConfig) -> dict[str, Any]:
 def write_config(config: ExperimentConfig, folder: Path) -> None:
     """Write the resolved configuration: an experiment's keys, without those that only a stage has."""
     own = ExperimentConfig(**{field.name: getattr(config, field.name) for field in fields(ExperimentConfig)})
-    _write(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(own), resolve=True))
+    write_whole(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(own), resolve=True))
 
 
 def read_config(folder: Path) -> ExperimentConfig:
@@ -97,7 +102,7 @@ def write_predictions(predictions: Iterable[Prediction], folder: Path) -> None:
             if not row[optional]:
                 del row[optional]
         lines.append(json.dumps(row, ensure_ascii=False))
-    _write(folder / PREDICTIONS, "\n".join(lines) + "\n")
+    write_whole(folder / PREDICTIONS, "\n".join(lines) + "\n")
 
 
 def read_predictions(folder: Path) -> list[Prediction]:
@@ -135,7 +140,7 @@ def as_row(result: Result) -> dict[str, Any]:
 
 def write_result(result: Result, folder: Path) -> None:
     """Write `result.json`; its presence says that the run is finished."""
-    _write(folder / RESULT, json.dumps(as_row(result), indent=2, ensure_ascii=False) + "\n")
+    write_whole(folder / RESULT, json.dumps(as_row(result), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_result(path: Path) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -21,7 +22,10 @@ log = logging.getLogger(__name__)
 
 
 def main(config: ExportConfig, _: Path) -> None:
-    """Copy the best checkpoint's model folder and write `README.md`, the card, from the run's own numbers."""
+    """Copy the best checkpoint's model folder and write `README.md`, the card, from the run's own numbers.
+
+    The folder is made beside its place and renamed: it is there as a whole or not at all.
+    """
     run, output = Path(config.run).expanduser(), Path(config.output).expanduser()
     trained, student = runs.read_config(run), runs.student_folder(run)
     if output.exists() and any(output.iterdir()):
@@ -46,9 +50,16 @@ def main(config: ExportConfig, _: Path) -> None:
         voices=[(name, prefix, alpha_of(trained.alpha, name)) for name, prefix in voices.items()],
         teachers=[set_of[name] for name in result.teachers if name in set_of],
     )
-    shutil.copytree(student, output, dirs_exist_ok=True)
-    if (run / runs.ADAPTER).is_dir():
-        shutil.copytree(run / runs.ADAPTER, output / "adapter", ignore=shutil.ignore_patterns("README.md"))
-    (output / "README.md").write_text(text, encoding="utf-8")
+    whole = output.resolve()
+    draft = whole.with_name(f".{whole.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)  # of a killed process
+    try:
+        shutil.copytree(student, draft)
+        if (run / runs.ADAPTER).is_dir():
+            shutil.copytree(run / runs.ADAPTER, draft / "adapter", ignore=shutil.ignore_patterns("README.md"))
+        (draft / "README.md").write_text(text, encoding="utf-8")
+        os.replace(draft, whole)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     kind = "AutoModelForSeq2SeqLM" if model.is_encoder_decoder else "AutoModelForCausalLM"
     log.info("%s: load it with transformers' %s.from_pretrained", output, kind)

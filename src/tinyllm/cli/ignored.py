@@ -119,6 +119,8 @@ RUN_RULES = (
     OfRun(("prompt.template",), "the method asks for other texts than these prompts",
           lambda c: not {PromptKind.forced, PromptKind.unforced} & set(prompt_kinds(c.method, c.prompt))),
     OfRun(("prompt.example_source",), "prompt.examples=0", lambda c: c.prompt.examples == 0),
+    OfRun(("rationales.retry",), "scripted teachers have no limit of tokens",
+          lambda c: _every_teacher(c, _is_scripted)),
     OfRun(("rationales.recorded",), "only data.source=release has published texts",
           lambda c: c.data.source is not Source.release),
     OfRun(_of("weighting", WeightingConfig), "the method teaches no teacher's text", lambda c: not weighs_texts(c)),

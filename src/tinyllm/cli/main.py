@@ -11,7 +11,8 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -44,8 +45,26 @@ STAGES = {
 _PATHS = (FileExistsError, NotADirectoryError, PermissionError)
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, *_PATHS)
 """Exceptions that stand for a user's mistake: `one_line` says which."""
+_DISK_FAULTS = re.compile(
+    "|".join(re.escape(os.strerror(n)) for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG))
+)
 _PROCESS_DIED = ("TerminatedWorkerError", "BrokenProcessPool", "FailedJobError")
 """What joblib's and submitit's launchers raise when a job's process is gone."""
+
+
+@contextmanager
+def _disk_faults() -> Iterator[None]:
+    """A full disk or one that can't be written, as a `UserError`: libraries say it in exceptions of their own."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MISTAKES) or not (fault := _DISK_FAULTS.search(str(error))):
+            raise
+        path = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        raise UserError(
+            f"{path}{fault[0]}: make room (or choose another folder) and run the same command again; what was written "
+            "before is kept"
+        ) from error
 
 
 def one_line(error: Exception) -> str:
@@ -139,7 +158,8 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
         for name in loud:
             logging.getLogger(name).setLevel(logging.WARNING)  # Lightning sets its own when it is imported
         logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
-        cast(Callable[[Any, Path], None], module.main)(typed, folder)
+        with _disk_faults():
+            cast(Callable[[Any, Path], None], module.main)(typed, folder)
     except MISTAKES as error:
         if stage == "train" and not begun:
             runs.discard(folder)
@@ -213,7 +233,7 @@ def main() -> None:
     searches: list[Search] = []
     try:
         refuse_secrets(arguments[1:])
-        with collected() as failures:
+        with _disk_faults(), collected() as failures:
             if search_of(arguments[1:]) == "staged":
                 searches = run_staged(stage, arguments[1:], run)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from tinyllm.methods import (
     weighs_texts,
 )
 from tinyllm.records import PromptKind, Split
+from tinyllm.teachers.asking.budget import Budget
 from tinyllm.teachers.asking.confidence import ask_for_confidence
-from tinyllm.teachers.asking.plan import plan_turn, plan_turns
+from tinyllm.teachers.asking.plan import Turn, plan_turn, plan_turns
 from tinyllm.teachers.asking.scores import ask_for_scores
 from tinyllm.teachers.asking.turns import audit_turns, shard_of, take_turns
 from tinyllm.teachers.audit import audit_table, write_audit
@@ -52,9 +54,11 @@ def main(config: RationalesStageConfig, _: Path) -> None:
         what = "its own answers (solve)" if more else "scores of the right answer after its texts"
         console.print(f"weighting={config.weighting.name}: every teacher is asked for {what} too", soft_wrap=True)
     turns = plan_turns(config, questions)
+    budget = Budget(config.budget)
+    _check_prices(config, turns)
     summaries = []
     if not config.audit:
-        summaries = take_turns(turns, store, questions, console, shard=config.shard)
+        summaries = take_turns(turns, store, questions, console, shard=config.shard, budget=budget)
         turns = plan_turns(config, questions)  # examples may have been invented just now
         if Split.train in config.rationales.splits and scored:
             teacher = config.teachers[single_teacher(config.method, config.teachers)]
@@ -65,7 +69,7 @@ def main(config: RationalesStageConfig, _: Path) -> None:
             asked = shard_of(questions[Split.train], config.shard)
             for teacher in config.teachers.values():
                 turn = plan_turn(config, teacher, rationale_kind(config.method, config.prompt), Split.train)
-                summaries.append(ask_for_confidence(turn, store, asked, console))
+                summaries.append(ask_for_confidence(turn, store, asked, budget, console))
     audits = audit_turns(turns, store, questions)
     console.print(audit_table(audits))
     file = store.folder / "audit.json"
@@ -74,3 +78,21 @@ def main(config: RationalesStageConfig, _: Path) -> None:
     failed = [f"{len(s.failed)} {s.split} questions of {s.teacher}" for s in summaries if s.failed]
     if failed:
         raise UserError(f"generation failed for {', '.join(failed)}: run the same command again to ask them again")
+    left = [f"{s.left} {s.split} texts of {s.teacher}" for s in summaries if s.left]
+    if left:
+        raise UserError(
+            f"stopped at {budget}, the next text could go beyond: {', '.join(left)} are left to ask; all others are in "
+            "the store, and the same command goes on with a budget of its own"
+        )
+
+
+def _check_prices(config: RationalesStageConfig, turns: Sequence[Turn]) -> None:
+    if config.budget.money is None:
+        return
+    for turn in turns:
+        name, prices = turn.teacher.name, (turn.teacher.price_prompt, turn.teacher.price_completion)
+        if turn.reads_prompts and None in prices:
+            raise UserError(
+                f"budget.money={config.budget.money:g}: expected teachers with prices, found {name} without: set "
+                f"teachers.{name}.price_prompt and .price_completion (0 where it costs nothing), or budget.tokens"
+            )

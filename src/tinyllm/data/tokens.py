@@ -10,6 +10,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,10 +55,11 @@ def tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, cache: Pa
     draft = tempfile.mkdtemp(dir=cache)
     features = datasets.Features({"ids": datasets.Sequence(datasets.Value("int32"))})
     datasets.disable_progress_bars()
-    datasets.Dataset.from_dict({"ids": ids}, features=features).save_to_disk(draft)
     try:
-        os.rename(draft, folder)
-    except OSError:  # another process was first
+        datasets.Dataset.from_dict({"ids": ids}, features=features).save_to_disk(draft)
+        with suppress(OSError):  # another process was first
+            os.rename(draft, folder)
+    finally:
         shutil.rmtree(draft, ignore_errors=True)
     return ids
 

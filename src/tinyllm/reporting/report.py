@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from tinyllm.reporting.tables.claims import in_short
 from tinyllm.reporting.writers import PAPER_NOTE, escape_markdown, markdown, markdown_list, write
 from tinyllm.shown import file_name, spreadsheet
 
+PAGE = Path("index.html")
 _WRITTEN = ("tables/*.md", "tables/*.tex", "tables/*.csv", "figures/*.png", "figures/*.pdf")
 
 
@@ -73,12 +76,30 @@ def make_report(title: str, collected: Collected, study: Study) -> Report:
 def write_report(report: Report, folder: Path) -> Path:
     """Write `results.csv`, `report.md`, `index.html`, `tables/` and `figures/`; returns the path of the page.
 
-    Tables and figures of an earlier report in the folder are removed: these runs may have none in their place.
+    All is written into a draft inside the folder first, and moved when it is whole, the page last: a killed process or
+    a full disk leaves the report that was there. Tables and figures of an earlier report in the folder are removed:
+    these runs may have none in their place.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / ".draft"
+    shutil.rmtree(draft, ignore_errors=True)  # of a killed process
+    try:
+        _write(report, draft)
+        written = [file.relative_to(draft) for file in sorted(draft.rglob("*")) if file.is_file()]
+        for name in sorted(written, key=lambda name: name == PAGE):
+            (folder / name).parent.mkdir(exist_ok=True)
+            os.replace(draft / name, folder / name)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     for pattern in _WRITTEN:
         for stale in folder.glob(pattern):
-            stale.unlink()
+            if stale.relative_to(folder) not in written:
+                stale.unlink()
+    return folder / PAGE
+
+
+def _write(report: Report, folder: Path) -> None:
+    folder.mkdir()
     results = report.results.map(lambda value: spreadsheet(value) if isinstance(value, str) else value)
     results.to_csv(folder / "results.csv", index=False)
     for table in report.tables:
@@ -86,7 +107,6 @@ def write_report(report: Report, folder: Path) -> Path:
     for figure in report.figures:
         save(figure, folder / "figures")
     (folder / "report.md").write_text(_markdown(report), encoding="utf-8")
-    path = folder / "index.html"
     html = page(
         report.title,
         in_short=report.in_short,
@@ -96,8 +116,7 @@ def write_report(report: Report, folder: Path) -> Path:
         notes=report.notes,
         reading=report.reading,
     )
-    path.write_text(html, encoding="utf-8")
-    return path
+    (folder / PAGE).write_text(html, encoding="utf-8")
 
 
 def _markdown(report: Report) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from tinyllm.runs import write_whole
 
 
 class MetricsCsv(Logger):
@@ -39,8 +42,8 @@ class MetricsCsv(Logger):
         ]
         kept: list[dict[str, str]] = []
         if from_step is not None and path.is_file():
-            with path.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
+            whole = path.read_text().rpartition("\n")[0]  # a full disk may have left a part of a line behind it
+            rows = [row for row in csv.DictReader(whole.splitlines()) if (row.get("step") or "").isdigit()]
             kept = [row for row in rows if int(row["step"]) < from_step]
         self._start = (kept, from_step)
         self._started = False
@@ -66,11 +69,11 @@ class MetricsCsv(Logger):
         if not set(row) - {"epoch"}:
             return
         if not self._started:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, self.columns)
-                writer.writeheader()
-                writer.writerows({key: old.get(key, "") for key in self.columns} for old in self._start[0])
+            text = io.StringIO()
+            writer = csv.DictWriter(text, self.columns)
+            writer.writeheader()
+            writer.writerows({key: old.get(key, "") for key in self.columns} for old in self._start[0])
+            write_whole(self.path, text.getvalue())
             self._started = True
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.columns).writerow({**row, "step": step})

@@ -20,6 +20,7 @@ from lightning.pytorch.strategies import Strategy as LightningStrategy
 
 from tinyllm.config import Accelerator, Strategy, TrainerConfig
 from tinyllm.errors import UserError
+from tinyllm.student.checkpoints import WholeCheckpoints
 
 log = logging.getLogger(__name__)
 
@@ -199,5 +200,7 @@ def make_trainer(
         )
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"trainer: Lightning refuses these settings: {' '.join(str(error).split())}") from error
+    if trainer.strategy in (Strategy.auto, Strategy.ddp):  # the others write shards in their own ways
+        made.strategy.checkpoint_io = WholeCheckpoints()
     made.precision_plugin.convert_input = _as_it_is  # type: ignore[assignment]
     return made

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from tinyllm.parsing import clean_rationale, normalise, parse_answer, without_conclusion
 from tinyllm.records import Finding, PromptKind, Question, Rationale
+from tinyllm.runs import write_whole
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)?")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -177,8 +178,7 @@ def audit_table(audits: Iterable[Audit]) -> Table:
 def write_audit(file: Path, dataset: str, audits: Iterable[Audit]) -> None:
     """Writes audit.json: the dataset, and for each teacher and split what `Audit` holds."""
     rows = [{name: getattr(one, name) for name in Audit.__dataclass_fields__} for one in audits]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"dataset": dataset, "audits": rows}, indent=2, ensure_ascii=False) + "\n")
+    write_whole(file, json.dumps({"dataset": dataset, "audits": rows}, indent=2, ensure_ascii=False) + "\n")
 
 
 def _text(rationale: Rationale, clean: bool) -> str:

@@ -9,7 +9,6 @@ import fcntl
 import json
 import logging
 import math
-import os
 import random
 import re
 from collections import Counter, defaultdict
@@ -29,6 +28,7 @@ from tinyllm.prompts import (
     teacher_prompt,
 )
 from tinyllm.records import Finding, PromptKind, Question
+from tinyllm.runs import write_whole
 from tinyllm.teachers.audit import findings
 from tinyllm.teachers.engines.protocol import Engine, Request, seed_of
 
@@ -188,9 +188,7 @@ def invented_examples(
             | {"rationale": e.rationale}
             for e in examples
         ]
-        draft = file.with_suffix(".draft")
-        draft.write_text(json.dumps({"about": domain.about, "examples": rows}, indent=2, ensure_ascii=False) + "\n")
-        os.replace(draft, file)
+        write_whole(file, json.dumps({"about": domain.about, "examples": rows}, indent=2, ensure_ascii=False) + "\n")
         return examples
 
 

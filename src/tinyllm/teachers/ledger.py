@@ -1,17 +1,27 @@
-"""What asking the teachers has cost: a CSV in the store's folder, a line for each stretch of a run."""
+"""What asking the teachers has cost: a CSV in the store's folder, a line for each turn of each call."""
 
 from __future__ import annotations
 
 import csv
 import fcntl
+import io
+import os
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tinyllm.config import TeacherConfig
+from tinyllm.errors import UserError
+from tinyllm.teachers.engines.protocol import Completion
+
 FILE_NAME = "ledger.csv"
-STRETCH = 60.0
-"""Seconds between two lines of one run, so that a killed run's costs are known but for the last minute."""
+EXAMPLES = "examples"
+"""`Cost.split` of what it took to invent in-context examples."""
+_WIDTH = 14
+"""Characters of a number in the file, so that a line can be brought up to date in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +29,7 @@ class Cost:
     """One line of the ledger."""
 
     created: str
-    """UTC, ISO 8601."""
+    """UTC, ISO 8601: of the last batch."""
     dataset: str
     split: str
     teacher: str
@@ -35,89 +45,102 @@ class Cost:
 
 
 class Ledger:
-    """Counts costs and writes them down every `STRETCH` seconds and at the end.
+    """Counts what one turn costs, and brings its line up to date with every batch, so that a killed process's costs are
+    known."""
 
-    price_prompt, price_completion: money for 1e6 tokens; None for both leaves the money out.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        dataset: str,
-        split: str,
-        teacher: str,
-        prompt_key: str,
-        price_prompt: float | None = None,
-        price_completion: float | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, dataset: str, split: str, prompt_key: str, teacher: TeacherConfig) -> None:
         self._file = folder / FILE_NAME
-        self._price_prompt = price_prompt
-        self._price_completion = price_completion
-        self._blank = Cost("", dataset, split, teacher, prompt_key)
-        self._stretch = self._blank
+        self._teacher = teacher
         self._since = time.monotonic()
-        self.total = self._blank
-        """Costs since the ledger was opened."""
+        self._start: int | None = None
+        """Where this turn's line begins in the file, in bytes; None as long as it has none."""
+        self.total = Cost("", dataset, split, teacher.stored_name, prompt_key)
 
-    def add(self, *, prompts: int, failed: int, prompt_tokens: int, completion_tokens: int) -> None:
-        """Count one batch."""
-        self._stretch = replace(
-            self._stretch,
-            prompts=self._stretch.prompts + prompts,
-            failed=self._stretch.failed + failed,
-            prompt_tokens=self._stretch.prompt_tokens + prompt_tokens,
-            completion_tokens=self._stretch.completion_tokens + completion_tokens,
-        )
-        if time.monotonic() - self._since >= STRETCH:
-            self.write()
+    def add(self, batch: Sequence[Completion]) -> None:
+        """Count one batch, and write it down.
 
-    def write(self) -> None:
-        """Write the stretch since the last line down; nothing where nothing was asked."""
-        now = time.monotonic()
-        if not self._stretch.prompts:
-            self._since = now
-            return
-        cost = replace(
-            self._stretch,
+        Raises:
+            UserError: the file can't be written.
+        """
+        total = replace(
+            self.total,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            seconds=round(now - self._since, 3),
-            money=self._money(self._stretch),
+            prompts=self.total.prompts + len(batch),
+            failed=self.total.failed + sum(done.error is not None for done in batch),
+            prompt_tokens=self.total.prompt_tokens + sum(done.prompt_tokens for done in batch),
+            completion_tokens=self.total.completion_tokens + sum(done.tokens for done in batch),
+            seconds=round(time.monotonic() - self._since, 3),
         )
+        self.total = replace(total, money=money_of(self._teacher, total.prompt_tokens, total.completion_tokens))
+        try:
+            self._write()
+        except OSError as error:
+            raise UserError(f"writing to the ledger failed: {error}; free space and run again") from error
+
+    def _write(self) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a", newline="") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            writer = csv.DictWriter(stream, [field.name for field in fields(Cost)])
-            if stream.tell() == 0:
-                writer.writeheader()
-            writer.writerow(asdict(cost))
-        total = self.total
-        self.total = replace(
-            total,
-            created=cost.created,
-            prompts=total.prompts + cost.prompts,
-            failed=total.failed + cost.failed,
-            prompt_tokens=total.prompt_tokens + cost.prompt_tokens,
-            completion_tokens=total.completion_tokens + cost.completion_tokens,
-            seconds=total.seconds + cost.seconds,
-            money=None if cost.money is None else (total.money or 0.0) + cost.money,
-        )
-        self._stretch, self._since = self._blank, now
-
-    def _money(self, cost: Cost) -> float | None:
-        if self._price_prompt is None and self._price_completion is None:
-            return None
-        prompt, completion = self._price_prompt or 0.0, self._price_completion or 0.0
-        return (cost.prompt_tokens * prompt + cost.completion_tokens * completion) / 1e6
+        descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            with suppress(OSError):  # no locks on this file system
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            line, start = _line(self.total), self._start
+            if start is None:
+                start = os.lseek(descriptor, 0, os.SEEK_END)
+                if start == 0:
+                    line = ",".join(field.name for field in fields(Cost)).encode() + b"\n" + line
+                elif os.pread(descriptor, 1, start - 1) != b"\n":  # of a full disk
+                    line = b"\n" + line
+            if os.pwrite(descriptor, line, start) < len(line):
+                os.ftruncate(descriptor, start)
+                raise OSError("no space left for a line")
+            self._start = start + len(line) - len(_line(self.total))
+        finally:
+            os.close(descriptor)
 
 
-def known_speed(folder: Path, teacher: str) -> float | None:
-    """Completion tokens a second that this teacher reached in earlier runs on this store; None where unknown."""
+def money_of(teacher: TeacherConfig, prompt_tokens: int, completion_tokens: int) -> float | None:
+    """What tokens cost by the teacher's prices; None where it has none."""
+    if teacher.price_prompt is None and teacher.price_completion is None:
+        return None
+    return (prompt_tokens * (teacher.price_prompt or 0.0) + completion_tokens * (teacher.price_completion or 0.0)) / 1e6
+
+
+def _line(cost: Cost) -> bytes:
+    """As long for every state of a turn."""
+    buffer = io.StringIO()
+    row = asdict(cost)
+    numbers = {
+        name: f"{f'{value:.6f}' if name == 'money' else value:>{_WIDTH}}"
+        for name, value in row.items()
+        if isinstance(value, int | float)
+    }
+    csv.DictWriter(buffer, list(row), lineterminator="\n").writerow(row | numbers)
+    return buffer.getvalue().encode(errors="replace")
+
+
+def read_ledger(folder: Path) -> list[Cost]:
+    """The lines of a store's ledger; those that can't be read (a full disk) are left out."""
     file = folder / FILE_NAME
     if not file.exists():
-        return None
-    with file.open(newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["teacher"] == teacher]
-    tokens = sum(int(row["completion_tokens"]) for row in rows)
-    seconds = sum(float(row["seconds"]) for row in rows)
-    return tokens / seconds if tokens and seconds else None
+        return []
+    with file.open(newline="", encoding="utf-8", errors="replace") as stream:
+        rows = list(csv.DictReader(stream))
+    costs = []
+    for row in rows:
+        with suppress(TypeError, ValueError):
+            costs.append(
+                Cost(
+                    row["created"],
+                    row["dataset"],
+                    row["split"],
+                    row["teacher"],
+                    row["prompt_key"],
+                    prompts=int(row["prompts"]),
+                    failed=int(row["failed"]),
+                    prompt_tokens=int(row["prompt_tokens"]),
+                    completion_tokens=int(row["completion_tokens"]),
+                    seconds=float(row["seconds"]),
+                    money=float(row["money"]) if row["money"].strip() else None,
+                )
+            )
+    return costs

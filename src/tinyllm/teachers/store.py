@@ -62,7 +62,7 @@ class RationaleStore:
             lines.setdefault(part, []).append(json.dumps(_row(record), ensure_ascii=False))
         with self._thread_lock:
             for part, batch in lines.items():
-                _append_lines(part / f"{self._writer_name()}.jsonl", batch)
+                append_lines(part / f"{self._writer_name()}.jsonl", batch)
 
     def read(self, dataset: str, split: Split, teacher: str, prompt_key: str, sample: int = 0) -> dict[str, Rationale]:
         """The records of one part of the store by `Rationale.key`; of two with the same the first written wins."""
@@ -124,7 +124,7 @@ class RationaleStore:
 
     def _records(self, part: Path) -> Iterator[Rationale]:
         for file in sorted(part.glob("*.jsonl")):
-            for number, line in enumerate(_complete_lines(file), start=1):
+            for number, line in enumerate(complete_lines(file), start=1):
                 record = _parse(line, file, number)
                 if record is not None:
                     yield record
@@ -239,7 +239,12 @@ def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
-def _append_lines(file: Path, lines: Sequence[str]) -> None:
+def append_lines(file: Path, lines: Sequence[str]) -> None:
+    """Append whole lines, so that they survive a crash of the machine.
+
+    Raises:
+        UserError: the file can't be written; it is then as it was.
+    """
     payload = "".join(line + "\n" for line in lines).encode(errors="replace")  # a model can write half a character
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -268,7 +273,7 @@ def _append_lines(file: Path, lines: Sequence[str]) -> None:
             os.close(folder)
 
 
-def _complete_lines(file: Path) -> Iterator[bytes]:
+def complete_lines(file: Path) -> Iterator[bytes]:
     """The lines of `file` that end in a newline; a torn last one is set aside first unless its writer is at work."""
     with file.open("rb") as stream:
         if stream.seek(0, os.SEEK_END):

@@ -44,6 +44,7 @@ from tinyllm.student.module import StudentModule
 from tinyllm.student.student import Student
 from tinyllm.student.tokenizer import train_tokenizer
 from tinyllm.student.training import fit, train
+from tinyllm.teachers.asking.budget import Budget
 from tinyllm.teachers.asking.confidence import ask_for_confidence, source_of
 from tinyllm.teachers.asking.plan import plan_turn
 from tinyllm.teachers.engines.protocol import ScoreRequest
@@ -376,7 +377,7 @@ def test_confidence_reads_what_the_rationales_stage_has_scored(tmp_path: Path, m
     def ask() -> None:
         for teacher in here.teachers.values():
             turn = plan_turn(here, teacher, PromptKind.forced, Split.train)
-            ask_for_confidence(turn, store, QUESTIONS, Console(quiet=True))
+            ask_for_confidence(turn, store, QUESTIONS, Budget(), Console(quiet=True))
 
     ask()
     ledger = (store.folder / "ledger.csv").read_text().splitlines()
@@ -420,7 +421,7 @@ def test_teachers_without_likelihoods_are_refused(tmp_path: Path) -> None:
         importances(here, tmp_path)
     turn = plan_turn(here, here.teachers["owl"], PromptKind.forced, Split.train)
     with pytest.raises(UserError, match=message):
-        ask_for_confidence(turn, RationaleStore(Path(here.store)), QUESTIONS, Console(quiet=True))
+        ask_for_confidence(turn, RationaleStore(Path(here.store)), QUESTIONS, Budget(), Console(quiet=True))
 
 
 # What an importance does

@@ -10,6 +10,7 @@ from rich.console import Console
 from tinyllm.parsing import parse_answer
 from tinyllm.prompts import Example, teacher_messages, teacher_prompt
 from tinyllm.records import PromptKind, Question, Rationale
+from tinyllm.teachers.asking.budget import Budget
 from tinyllm.teachers.asking.plan import Item, Summary, Turn
 from tinyllm.teachers.asking.printing import Bar, progress
 from tinyllm.teachers.engines.protocol import Completion, Engine, Request, seed_of
@@ -49,9 +50,11 @@ def requests(turn: Turn, items: Iterable[Item], choose: Choose) -> Iterator[Requ
         )
 
 
-def ask_engine(engine: Engine, turn: Turn, choose: Choose = no_examples) -> Ask:
-    """How a turn's items are asked about."""
-    return lambda items: engine.complete(requests(turn, items, choose))
+def ask_engine(engine: Engine, turn: Turn, budget: Budget, choose: Choose = no_examples) -> Ask:
+    """How a turn's items are asked about, as far as the budget goes."""
+    if not turn.reads_prompts:
+        return lambda items: engine.complete(requests(turn, items, choose))
+    return lambda items: budget.let_through(engine.complete, requests(turn, items, choose), turn.teacher)
 
 
 def generate(
@@ -62,10 +65,12 @@ def generate(
     *,
     costs: bool,
     console: Console | None = None,
+    watch: Callable[[Sequence[Completion]], None] | None = None,
 ) -> Summary:
     """Ask about those of `items` that have no record, and append what comes, batch by batch.
 
-    A killed run loses the batches in flight. Items that another process has claimed are left to it.
+    A killed run loses the batches in flight. Items that another process has claimed are left to it, and where a budget
+    ends what `ask` asks, the rest is left.
 
     Args:
         store: where the texts go, into the turn's part.
@@ -74,52 +79,41 @@ def generate(
         turn: whose texts they are; where it asks for the teacher's own answer, that is read from each text.
         costs: keep the ledger.
         console: shows a progress bar; None shows nothing.
+        watch: called with each batch that is in the store.
     """
     teacher = turn.teacher
     by_key = {item.key: item for item in items}
     solves = turn.kind is PromptKind.solve
     missing = store.missing(*turn.part, by_key, sample=teacher.sample)
     failed: dict[str, str] = {}
-    written = unparsed = claimed = 0
-    ledger = Ledger(
-        store.folder,
-        dataset=turn.dataset,
-        split=turn.split,
-        teacher=teacher.stored_name,
-        prompt_key=turn.prompt_key,
-        price_prompt=teacher.price_prompt,
-        price_completion=teacher.price_completion,
-    )
+    written = unparsed = elsewhere = 0
+    ledger = Ledger(store.folder, turn.dataset, turn.split, turn.prompt_key, teacher)
     with store.claims(*turn.part, sample=teacher.sample) as claims, progress(console) as shown:
         bar = Bar(shown, teacher.stored_name, len(missing))
 
         def claim() -> Iterator[Item]:
-            nonlocal claimed
+            nonlocal elsewhere
             for start in range(0, len(missing), CLAIM):
                 block = missing[start : start + CLAIM]
                 own = claims.take(block)
-                claimed += len(own)
+                elsewhere += len(block) - len(own)
                 bar.update(len(block) - len(own), 0)
                 yield from (by_key[key] for key in own)
 
-        try:
-            for batch in ask(claim()) if missing else ():
-                good = [done for done in batch if done.error is None]
-                records = [_record(turn, done, by_key[done.id]) for done in good]
+        for batch in ask(claim()) if missing else ():
+            good = [done for done in batch if done.error is None]
+            records = [_record(turn, done, by_key[done.id]) for done in good]
+            try:
+                if costs:
+                    ledger.add(batch)
+            finally:
                 store.append(records)
-                written += len(records)
-                unparsed += sum(record.answer is None for record in records) if solves else 0
-                failed.update({done.id: done.error for done in batch if done.error is not None})
-                tokens = sum(done.tokens for done in batch)
-                ledger.add(
-                    prompts=len(batch) if costs else 0,
-                    failed=len(batch) - len(good),
-                    prompt_tokens=sum(done.prompt_tokens for done in batch),
-                    completion_tokens=tokens,
-                )
-                bar.update(len(batch), tokens)
-        finally:
-            ledger.write()
+            written += len(records)
+            unparsed += sum(record.answer is None for record in records) if solves else 0
+            failed.update({done.id: done.error for done in batch if done.error is not None})
+            bar.update(len(batch), sum(done.tokens for done in batch))
+            if watch is not None:
+                watch(batch)
     return Summary(
         dataset=turn.dataset,
         split=turn.split,
@@ -129,7 +123,8 @@ def generate(
         existing=len(by_key) - len(missing),
         written=written,
         failed=failed,
-        claimed_elsewhere=len(missing) - claimed,
+        claimed_elsewhere=elsewhere,
+        left=len(missing) - elsewhere - written - len(failed),
         unparsed=unparsed,
         prompt_tokens=ledger.total.prompt_tokens,
         completion_tokens=ledger.total.completion_tokens,

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 from rich.console import Console
 
+from tinyllm.config import TeacherConfig
 from tinyllm.parsing import clean_rationale
 from tinyllm.prompts import student_source
 from tinyllm.records import PromptKind, Question
 from tinyllm.teachers.asking.ask import Ask, generate
+from tinyllm.teachers.asking.budget import Budget
 from tinyllm.teachers.asking.plan import Item, Summary, Turn, items_of
 from tinyllm.teachers.asking.printing import print_existing
 from tinyllm.teachers.engines import open_transformers
@@ -20,13 +22,16 @@ from tinyllm.teachers.store import RationaleStore
 from tinyllm.teachers.vocabulary import check_confidence
 
 
-def ask_for_confidence(turn: Turn, store: RationaleStore, asked: Sequence[Question], console: Console) -> Summary:
+def ask_for_confidence(
+    turn: Turn, store: RationaleStore, asked: Sequence[Question], budget: Budget, console: Console
+) -> Summary:
     """Score the right answer after each of a turn's texts, where the store has the text and not the score.
 
     Args:
         turn: whose texts; all of them are in the store by now.
         store: where the scores go, under a key of their own.
         asked: the questions.
+        budget: what may be spent on them.
         console: shows plan and progress.
 
     Raises:
@@ -41,17 +46,17 @@ def ask_for_confidence(turn: Turn, store: RationaleStore, asked: Sequence[Questi
     print_existing(
         scoring, "scores of the right answer after its texts (confidence)", len(about), len(missing), console
     )
-    ask = _score(open_transformers(turn.teacher), texts)
+    ask = _score(open_transformers(turn.teacher), turn.teacher, texts, budget)
     return generate(store, ask, items_of(scoring, about), scoring, costs=True, console=console)
 
 
-def _score(scorer: Scorer, texts: Mapping[str, str]) -> Ask:
+def _score(scorer: Scorer, teacher: TeacherConfig, texts: Mapping[str, str], budget: Budget) -> Ask:
     """The teacher reads question, options and its cleaned text; a completion's text is a JSON list of one score."""
 
     def ask(items: Iterable[Item]) -> Iterator[list[Completion]]:
         asked = (item.question for item in items)
         requests = (ScoreRequest(q.id, source_of(q, texts[q.id]), (q.answer,)) for q in asked)
-        yield from scorer.score(requests, continues=True)
+        yield from budget.let_through(lambda let: scorer.score(let, continues=True), requests, teacher)
 
     return ask
 

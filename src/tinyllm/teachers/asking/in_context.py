@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 
@@ -13,11 +16,14 @@ from tinyllm.errors import UserError
 from tinyllm.records import Finding, PromptKind, Question, Split
 from tinyllm.teachers import examples
 from tinyllm.teachers.asking.ask import Choose, ask_engine, generate, no_examples
+from tinyllm.teachers.asking.budget import Budget, BudgetSpentError
 from tinyllm.teachers.asking.plan import Turn, items_of
+from tinyllm.teachers.asking.retry import keep_pool, take_over
 from tinyllm.teachers.audit import for_training
-from tinyllm.teachers.engines.protocol import Engine
+from tinyllm.teachers.engines.protocol import Completion, Engine, Request
+from tinyllm.teachers.ledger import EXAMPLES, Ledger
 from tinyllm.teachers.pool import digest_of, invented_file
-from tinyllm.teachers.store import RationaleStore
+from tinyllm.teachers.store import RationaleStore, append_lines, complete_lines
 
 WAIT = 1.0
 """Seconds between two looks at the questions that another process is asking."""
@@ -29,6 +35,7 @@ def with_pool(
     store: RationaleStore,
     asked: Sequence[Question],
     questions: Mapping[Split, Sequence[Question]],
+    budget: Budget,
 ) -> Turn:
     """The turn with the pool of examples that its teacher invents, which is invented now where there is none.
 
@@ -36,22 +43,66 @@ def with_pool(
 
     Raises:
         UserError: the teacher has too few usable ones for a prompt.
+        BudgetSpentError: there is no room for all that it takes; what was written meanwhile is kept for the next call.
     """
     n = turn.prompt.examples
     if not _shows_invented(turn) or not asked:
         return turn
     file = invented_file(store, turn.teacher, turn.dataset, turn.topic)
+    if turn.retry:
+        keep_pool(turn, store)
     training = list(questions.get(Split.train, ()))
     examples.invented_examples(
         file,
-        engine,
+        _Inventing(engine, turn, store, file.with_suffix(".asked"), budget),
         examples.domain_of(turn.topic, training or asked),
         n,
         chat=turn.teacher.chat,
         avoid=_held_out(questions),
         teacher=turn.teacher.name,
     )
+    file.with_suffix(".asked").unlink(missing_ok=True)
     return replace(turn, pool=digest_of(file))
+
+
+class _Inventing:
+    """The engine of a teacher that invents: within the budget and in the ledger.
+
+    Its texts are kept in a file until the pool is whole, so that a call that goes on asks for none of them again.
+    """
+
+    def __init__(self, engine: Engine, turn: Turn, store: RationaleStore, file: Path, budget: Budget) -> None:
+        self._engine = engine
+        self._teacher = turn.teacher
+        self._file = file
+        self._budget = budget
+        self._ledger = Ledger(store.folder, turn.dataset, EXAMPLES, file.stem, turn.teacher)
+        lines = complete_lines(file) if file.is_file() else ()
+        self._known: dict[str, str] = dict(json.loads(line) for line in lines)
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
+        missing: dict[str, Request] = {}
+        for request in requests:
+            if (key := _key(request)) in self._known:
+                yield [Completion(request.id, self._known[key], "stop")]
+            else:
+                missing[request.id] = request
+        answered = 0
+        for batch in self._budget.let_through(self._engine.complete, missing.values(), self._teacher):
+            good = [(_key(missing[done.id]), done.text) for done in batch if done.error is None]
+            try:
+                self._ledger.add(batch)
+            finally:
+                append_lines(self._file, [json.dumps(one, ensure_ascii=False) for one in good])
+            answered += len(batch)
+            yield batch
+        if answered < len(missing):
+            raise BudgetSpentError
+
+
+def _key(request: Request) -> str:
+    """Of one draw of one prompt."""
+    return f"{request.seed}-{hashlib.sha256(str(request.prompt).encode(errors='replace')).hexdigest()[:16]}"
 
 
 def _shows_invented(turn: Turn) -> bool:
@@ -69,6 +120,7 @@ def examples_for(
     store: RationaleStore,
     missing: Sequence[Question],
     questions: Mapping[Split, Sequence[Question]],
+    budget: Budget,
     console: Console,
 ) -> Choose:
     """How the examples of a question are found; what that takes is made here, once.
@@ -79,10 +131,12 @@ def examples_for(
         store: keeps what it says.
         missing: the questions that will be asked.
         questions: all splits: examples come from train, and none may be like a validation or test question.
+        budget: what may be spent on it.
         console: shows progress.
 
     Raises:
         UserError: too few examples can be had.
+        BudgetSpentError: there is no room for all that it takes.
     """
     n, source = turn.prompt.examples, turn.prompt.example_source
     if n == 0 or not missing:
@@ -104,19 +158,26 @@ def examples_for(
             f"prompt.example_source={source}: expected training questions to take examples from, found none of "
             f"{len(training)} that may serve; use prompt.example_source=generated or prompt.examples=0"
         )
-    rationales = _zero_shot_rationales(turn, engine, store, pool, console)
+    rationales = _zero_shot_rationales(turn, engine, store, pool, budget, console)
     return lambda question: examples.pick(orders.get(question.id, ()), rationales, question, n)
 
 
 def _zero_shot_rationales(
-    turn: Turn, engine: Engine, store: RationaleStore, pool: Sequence[Question], console: Console
+    turn: Turn, engine: Engine, store: RationaleStore, pool: Sequence[Question], budget: Budget, console: Console
 ) -> dict[str, str]:
     """The teacher's own rationales for training questions, made with the answer given and no example shown."""
     first = replace(turn, teacher=replace(turn.teacher, sample=0), split=Split.train)
     prompt = replace(turn.prompt, examples=0)
     zero_shot = replace(first, prompt=prompt, kind=PromptKind.forced, pool=None)
-    ask, items = ask_engine(engine, zero_shot), items_of(zero_shot, pool)
-    while generate(store, ask, items, zero_shot, costs=True, console=console).claimed_elsewhere:
+    ask, items = ask_engine(engine, zero_shot, budget), items_of(zero_shot, pool)
+    if turn.retry:
+        take_over(zero_shot, store, items)
+    while True:
+        summary = generate(store, ask, items, zero_shot, costs=True, console=console)
+        if summary.left:
+            raise BudgetSpentError
+        if not summary.claimed_elsewhere:
+            break
         time.sleep(WAIT)  # another job of the same run is at them; should it die, its claims fall to this one
     found = store.read(*zero_shot.part)
     return for_training(found, pool, reject=(Finding.empty, Finding.cut, Finding.other_answer, Finding.debris))

@@ -50,18 +50,18 @@ def print_existing(turn: Turn, what: str, asked: int, missing: int, console: Con
     console.print(f"{line}, {missing} to ask" if missing else line, soft_wrap=True)
 
 
-def print_estimate(turn: Turn, estimate: Estimate, console: Console) -> None:
-    """What the missing texts will take."""
-    bound = "about" if estimate.from_existing else "at most"
+def print_estimate(turn: Turn, estimate: Estimate, console: Console, *, when: str = "to come") -> None:
+    """What the missing texts will take; `when` says which ones are meant."""
+    bound = "at most" if estimate.known.completion_tokens is None else "about"
     line = (
         f"{turn.teacher.name}: about {estimate.prompt_tokens:,} prompt tokens and {bound} "
-        f"{estimate.completion_tokens:,} completion tokens to come"
+        f"{estimate.completion_tokens:,} completion tokens {when} ({estimate.known.where})"
     )
-    if estimate.seconds is None:
-        line += "; time known after the first batches"
-    else:
+    if estimate.seconds is not None:
         line += f", {bound} {_duration(estimate.seconds)}"
-    console.print(line, soft_wrap=True)
+    if estimate.money is not None:
+        line += f", {bound} {estimate.money:.4f} to spend"
+    console.print(line, soft_wrap=True, highlight=False)
 
 
 def print_summary(turn: Turn, summary: Summary, console: Console) -> None:
@@ -78,6 +78,8 @@ def print_summary(turn: Turn, summary: Summary, console: Console) -> None:
         line += f", {summary.money:.4f} spent"
     if summary.unparsed:
         line += f"; {summary.unparsed} texts name no option"
+    if summary.left:
+        line += f"; {summary.left} left to ask: the budget has no room for more"
     if summary.claimed_elsewhere:
         line += f"; {summary.claimed_elsewhere} left to another process that is asking them"
     console.print(line, soft_wrap=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from tinyllm.prompts import Message
 from tinyllm.records import PromptKind, Question, Split
@@ -96,6 +96,15 @@ class Engine(Protocol):
         Raises:
             UserError: where no request can be answered, such as an unknown model or a wrong key.
         """
+        ...
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """Knows how many tokens a prompt has before it is asked."""
+
+    def prompt_tokens(self, requests: Sequence[Request]) -> int:
+        """Tokens of all their prompts."""
         ...
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tinyllm.errors import UserError
@@ -55,6 +56,7 @@ class TransformersEngine:
         self.batch_size = batch_size
         self.dtype = dtype
         self.device_map = device_map
+        self._config: Any = None
         self._model: Any = None
         self._tokenizer: Any = None
         self._ends: list[int] = []
@@ -68,6 +70,16 @@ class TransformersEngine:
         for batch in in_batches(requests, self.batch_size):
             self._load()
             yield self._answer(batch)
+
+    def prompt_tokens(self, requests: Sequence[Request]) -> int:
+        """Tokens of all their prompts; no weights are loaded.
+
+        Raises:
+            UserError: the tokenizer can't be loaded.
+        """
+        self._load_tokenizer()
+        texts = [self._text(request) for request in requests]
+        return sum(map(len, self._tokenizer(texts, add_special_tokens=not self.chat)["input_ids"]))
 
     def tokenizer(self) -> Any:
         """The model's tokenizer.
@@ -164,31 +176,47 @@ class TransformersEngine:
         if self._model is not None:
             return
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-        folder = folder_of(self.name)
-        try:
-            source, weights = loading(self.revision, self.gguf_file)
-            config = AutoConfig.from_pretrained(folder, **source)
-            tokenizer = AutoTokenizer.from_pretrained(folder, **source)
-            kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-            model: Any = kind.from_pretrained(folder, dtype=self.dtype, device_map=self.device_map, **weights)
-        except Exception as error:  # at a broken file safetensors and tokenizers raise exceptions of their own
-            raise UserError(
-                f"can't load the teacher {self.name}: {why(error)}; check teachers.<name>.model and .revision, "
-                "and that the model is in the cache or the hub can be reached"
-            ) from error
+        self._load_tokenizer()
+        kind = AutoModelForSeq2SeqLM if self._config.is_encoder_decoder else AutoModelForCausalLM
+        with self._loading():
+            _, weights = loading(self.revision, self.gguf_file)
+            model: Any = kind.from_pretrained(
+                folder_of(self.name), dtype=self.dtype, device_map=self.device_map, **weights
+            )
+        if self.device_map is None and torch.cuda.is_available():
+            model = model.to("cuda")
+        self._model = model.eval()
+        ends = model.generation_config.eos_token_id
+        self._ends = sorted({self._tokenizer.eos_token_id, *([ends] if isinstance(ends, int) else ends or [])})
+
+    def _load_tokenizer(self) -> None:
+        if self._tokenizer is not None:
+            return
+        from transformers import AutoConfig, AutoTokenizer
+
+        with self._loading():
+            source, _ = loading(self.revision, self.gguf_file)
+            config = AutoConfig.from_pretrained(folder_of(self.name), **source)
+            tokenizer = AutoTokenizer.from_pretrained(folder_of(self.name), **source)
         if self.chat and not tokenizer.chat_template:
             raise UserError(f"{self.name} has no chat template: set teachers.<name>.chat=false, or take a chat model")
         if not config.is_encoder_decoder:
             tokenizer.padding_side = "left"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        if self.device_map is None and torch.cuda.is_available():
-            model = model.to("cuda")
-        self._model, self._tokenizer = model.eval(), tokenizer
-        ends = model.generation_config.eos_token_id
-        self._ends = sorted({tokenizer.eos_token_id, *([ends] if isinstance(ends, int) else ends or [])})
+        self._config, self._tokenizer = config, tokenizer
+
+    @contextmanager
+    def _loading(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # at a broken file safetensors and tokenizers raise exceptions of their own
+            raise UserError(
+                f"can't load the teacher {self.name}: {why(error)}; check teachers.<name>.model and .revision, "
+                "and that the model is in the cache or the hub can be reached"
+            ) from error
 
     def _answer(self, batch: Sequence[Request]) -> list[Completion]:
         import torch

@@ -10,124 +10,45 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tests.unit.teachers.asking.conftest import (
+    KD,
+    PINTO,
+    TINYLLM,
+    Fake,
+    Inventor,
+    config,
+    questions,
+    quiet,
+    records,
+    run,
+    stage,
+)
 
-from tinyllm.cli.rationales import main
 from tinyllm.config import (
     DataConfig,
     Engine,
     ExampleSource,
-    ExperimentConfig,
     MethodConfig,
     PromptConfig,
     PromptTemplate,
     RationalesConfig,
-    RationalesStageConfig,
     ShardConfig,
     Source,
-    StreamConfig,
-    Target,
     TeacherConfig,
-    WhichTeachers,
 )
 from tinyllm.errors import UserError
 from tinyllm.records import PromptKind, Question, Split
 from tinyllm.teachers.asking import turns as module
 from tinyllm.teachers.asking.ask import ask_engine, generate
-from tinyllm.teachers.asking.plan import Summary, Turn, items_of, plan_turns
-from tinyllm.teachers.asking.turns import take_turns
-from tinyllm.teachers.engines.protocol import Completion, Request
+from tinyllm.teachers.asking.budget import Budget
+from tinyllm.teachers.asking.plan import Turn, items_of
 from tinyllm.teachers.store import RationaleStore
 from tinyllm.teachers.stored import stored
-
-WORDS = ["heat", "rope", "map", "bell", "milk", "wool", "lamp", "ice", "oak", "sand"]
-
-
-def questions(prefix: str, n: int) -> list[Question]:
-    """Questions with few words in common and prompts of different lengths."""
-    return [
-        Question(
-            f"{prefix}{i}",
-            f"Why{prefix}{i} would{i} {WORDS[i % 10]} do{i}{' really' * (i % 5)}?",
-            ("it grows", "it shrinks", "it stays"),
-            ("it grows", "it shrinks", "it stays")[i % 3],
-        )
-        for i in range(n)
-    ]
-
-
-class Fake:
-    """An engine that notes its prompts, and fails where it is told to."""
-
-    def __init__(self, fail: Iterable[str] = (), text: str = "Warmth makes it so. The answer is (b).") -> None:
-        self.fail = set(fail)
-        self.text = text
-        self.asked: list[Request] = []
-
-    def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
-        for request in requests:
-            self.asked.append(request)
-            if request.id in self.fail:
-                yield [Completion(request.id, "", "error", error="HTTP 500, 7 times")]
-            else:
-                yield [Completion(request.id, self.text, "stop", prompt_tokens=10, tokens=5)]
-
-
-TINYLLM = MethodConfig(name="tinyllm", streams={
-    "answer": StreamConfig(), "rationale": StreamConfig(Target.rationale, WhichTeachers.all),
-})  # fmt: skip
-KD = MethodConfig(name="standard_kd", streams={
-    "teacher_answer": StreamConfig(Target.teacher_answer, WhichTeachers.one),
-})  # fmt: skip
-PINTO = MethodConfig(name="pinto", source_rationale=True, streams={"answer": StreamConfig()})
-
-
-def config(tmp_path: Path, **changes: object) -> ExperimentConfig:
-    teacher = TeacherConfig(name="fake", engine=Engine.openai, model="m", prefix="fake: ")
-    made = ExperimentConfig(
-        store=str(tmp_path / "store"),
-        data=DataConfig(name="mine", source=Source.jsonl),
-        teachers={"fake": teacher},
-        prompt=PromptConfig(examples=0),
-        method=TINYLLM,
-    )
-    return replace(made, **changes)  # type: ignore[arg-type]
-
-
-def records(tmp_path: Path) -> Counter[tuple[str, str, str, int]]:
-    found: Counter[tuple[str, str, str, int]] = Counter()
-    for file in (tmp_path / "store").rglob("*.jsonl"):
-        for line in file.read_text().splitlines():
-            row = json.loads(line)
-            found[row["split"], row["question_id"], row["prompt_key"], row["sample"]] += 1
-    return found
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
-    engine = Fake()
-    monkeypatch.setattr(module, "open_engine", lambda teacher, published=None: engine)
-    return engine
-
-
-def quiet() -> Console:
-    return Console(file=open(os.devnull, "w"), width=200)
-
-
-def run(
-    config: ExperimentConfig,
-    questions: dict[Split, list[Question]],
-    console: Console,
-    shard: ShardConfig | None = None,
-) -> list[Summary]:
-    """The rationales stage without its audit."""
-    store = RationaleStore(Path(config.store))
-    return take_turns(plan_turns(config, questions), store, questions, console, shard=shard)
 
 
 def test_only_what_is_missing_is_asked(tmp_path: Path, fake: Fake) -> None:
@@ -261,22 +182,6 @@ def test_every_kind_that_the_method_reads_is_asked_and_none_stands_for_another(t
     assert len({(split, key) for split, _, key, _ in records(tmp_path)}) == 4
 
 
-class Inventor(Fake):
-    """Invents well-formed examples, each time another one, and explains whatever else it is asked."""
-
-    def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
-        for request in requests:
-            self.asked.append(request)
-            text = "Warmth makes the things of this world do so."
-            if str(request.prompt).startswith("Write one new"):
-                n = request.seed
-                text = (
-                    f"Question: Which{n} of{n} these{n} is{n} warm?\nAnswer Choices:\n(a) it grows\n(b) it shrinks\n"
-                    f"(c) it stays\nAnswer: (a)\nRationale: Fire {n} burns wood, which gives off much heat."
-                )
-            yield [Completion(request.id, text, "stop", prompt_tokens=1, tokens=1)]
-
-
 def test_questions_draw_two_of_a_pool_whose_content_is_in_the_prompt_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,23 +237,10 @@ def test_the_ledger_keeps_tokens_and_money(tmp_path: Path, fake: Fake) -> None:
     assert (summary.prompt_tokens, summary.completion_tokens, summary.money) == (30, 15, 60.0)
     with (tmp_path / "store" / "ledger.csv").open() as stream:
         (row,) = csv.DictReader(stream)
-    assert (row["teacher"], row["prompts"], row["completion_tokens"], row["money"]) == ("fake", "3", "15", "60.0")
+    assert row["teacher"] == "fake"
+    assert [float(row[name]) for name in ("prompts", "prompt_tokens", "completion_tokens", "money")] == [3, 30, 15, 60]
     run(config(tmp_path, teachers={"fake": priced}), {"train": questions("t", 3)}, quiet())
     assert len((tmp_path / "store" / "ledger.csv").read_text().splitlines()) == 2
-
-
-def stage(tmp_path: Path, n: int, **changes: object) -> None:
-    """The stage's main on `n` questions of a file."""
-    file = tmp_path / "mine.jsonl"
-    rows = [
-        {"id": q.id, "question": q.question, "choices": q.choices, "answer": q.answer, "split": split}
-        for split, prefix in (("train", "t"), ("valid", "v"), ("test", "x"))
-        for q in questions(prefix, n)
-    ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = DataConfig(name="mine", source=Source.jsonl, root=str(file))
-    made = RationalesStageConfig(**vars(config(tmp_path, data=data)))
-    main(replace(made, **changes), tmp_path)  # type: ignore[arg-type]
 
 
 def test_the_plan_is_printed_before_and_the_audit_after(
@@ -441,7 +333,7 @@ def test_a_run_killed_again_and_again_ends_with_one_record_a_text(tmp_path: Path
     turn = Turn(teacher, PromptConfig(), kind, "d", "things", Split.train, key="k")
     count = 30 if kind is PromptKind.per_option else 60
     about = [Question(f"q{i}", "Why?", ("a", "b"), "a") for i in range(count)]
-    generate(RationaleStore(tmp_path), ask_engine(Fake(), turn), items_of(turn, about), turn, costs=True)
+    generate(RationaleStore(tmp_path), ask_engine(Fake(), turn, Budget()), items_of(turn, about), turn, costs=True)
     rows = [json.loads(line) for file in tmp_path.rglob("*.jsonl") for line in file.read_text().splitlines()]
     options = [0, 1] if kind is PromptKind.per_option else [None]
     wanted = Counter((q.id, option) for q in about for option in options)

@@ -101,6 +101,20 @@ def test_the_package_of_the_weights_is_not_imported(tmp_path: Path, monkeypatch:
     assert texts("package:packaged_weights", PROMPTS[:1]) == texts(folder, PROMPTS[:1])
 
 
+@pytest.mark.parametrize("encoder_decoder", [True, False])
+@pytest.mark.parametrize("chat", [True, False])
+def test_prompts_are_counted_before_they_are_asked(tmp_path: Path, encoder_decoder: bool, chat: bool) -> None:
+    folder = save(tmp_path, encoder_decoder=encoder_decoder, template=TEMPLATE if chat else None)
+    weights = tmp_path / "model.safetensors"
+    weights.rename(tmp_path / "elsewhere")
+    engine = TransformersEngine(model=folder, dtype="float32", max_new_tokens=2, chat=chat)
+    requests = [Request(str(i), [{"role": "user", "content": p}] if chat else p) for i, p in enumerate(PROMPTS)]
+    counted = engine.prompt_tokens(requests)
+    (tmp_path / "elsewhere").rename(weights)
+    asked = [done for batch in engine.complete(requests) for done in batch]
+    assert counted == sum(done.prompt_tokens for done in asked) > len(PROMPTS)
+
+
 def test_sampling_follows_the_seed(tmp_path: Path) -> None:
     folder = save(tmp_path, encoder_decoder=False)
     sampled = texts(folder, PROMPTS, temperature=1.0)

@@ -1,0 +1,208 @@
+"""A budget holds whatever is under way, and nothing that was paid is lost."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.unit.teachers.asking.conftest import Fake, Inventor, config, questions, quiet, records, run, stage
+
+from tinyllm.config import BudgetConfig, Engine, ExampleSource, PromptConfig, TeacherConfig
+from tinyllm.errors import UserError
+from tinyllm.records import Split
+from tinyllm.teachers.asking import turns as module
+from tinyllm.teachers.asking.budget import TEMPLATE, Budget
+from tinyllm.teachers.asking.plan import plan_turns
+from tinyllm.teachers.asking.turns import take_turns
+from tinyllm.teachers.engines.protocol import Completion, Request
+from tinyllm.teachers.ledger import read_ledger
+from tinyllm.teachers.store import RationaleStore
+
+PRICED = TeacherConfig(
+    name="fake",
+    engine=Engine.openai,
+    model="m",
+    prefix="f: ",
+    max_new_tokens=40,
+    price_prompt=2e6,
+    price_completion=8e6,
+)
+
+
+class Server:
+    """Answers several requests at a time, in any order, with texts of any length up to the limit; counts for itself."""
+
+    def __init__(self, seed: int, at_once: int) -> None:
+        self.dice = random.Random(seed)
+        self.at_once = at_once
+        self.paid: list[tuple[int, int]] = []
+        """Prompt and completion tokens of every request that it was given, answered or not."""
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
+        waiting, under_way, more = iter(requests), list[Completion](), True
+        while more or under_way:
+            while more and len(under_way) < self.at_once:
+                request = next(waiting, None)
+                if request is None:
+                    more = False
+                else:
+                    cost = (len(str(request.prompt)) // 4, self.dice.randint(1, 40))
+                    self.paid.append(cost)
+                    under_way.append(Completion(request.id, "why", "stop", *cost))
+            self.dice.shuffle(under_way)
+            if under_way:
+                yield [under_way.pop() for _ in range(self.dice.randint(1, len(under_way)))]
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("unit", ["tokens", "money"])
+def test_no_more_is_spent_and_no_less_than_one_more_request_could_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, unit: str
+) -> None:
+    server = Server(seed, at_once=1 + 3 * seed)
+    monkeypatch.setattr(module, "open_engine", lambda teacher, published=None: server)
+    limit = {"tokens": 4000, "money": 9000.0}[unit]
+    price = {"tokens": (1, 1), "money": (2, 8)}[unit]
+    budget = Budget(BudgetConfig(**{unit: limit}))  # type: ignore[arg-type]
+    here, asked = config(tmp_path, teachers={"fake": PRICED}), {Split.train: questions("t", 120)}
+    turns, store = plan_turns(here, asked), RationaleStore(Path(here.store))
+    (summary,) = take_turns(turns, store, asked, quiet(), budget=budget)
+    spent = sum(price[0] * prompt + price[1] * completion for prompt, completion in server.paid)
+    most = price[0] * (250 + TEMPLATE) + price[1] * 40
+    assert limit - most < spent <= limit
+    assert summary.written == len(server.paid) == sum(records(tmp_path).values()), "all that was paid is in the store"
+    assert summary.left == 120 - summary.written > 0
+    (line,) = read_ledger(store.folder)
+    assert (line.prompt_tokens, line.completion_tokens) == tuple(map(sum, zip(*server.paid, strict=True)))
+
+
+def test_a_server_that_counts_no_tokens_is_held_to_the_most_that_it_may_take(tmp_path: Path) -> None:
+    def send(requests: Iterable[Request]) -> Iterator[list[Completion]]:
+        yield from ([Completion(request.id, "why", "stop")] for request in requests)
+
+    asked = [Request(str(i), "x" * 50) for i in range(20)]
+    each = 50 + TEMPLATE + 40
+    answered = list(Budget(BudgetConfig(tokens=3 * each + 1)).let_through(send, asked, PRICED))
+    assert len(answered) == 3
+
+
+def test_a_long_chat_template_is_seen_and_counted(tmp_path: Path) -> None:
+    """The first answer shows that the template adds 500 tokens: 10 bytes of prompt count 510 from then on.
+
+    An error shows nothing: the next request still counts the 256 that a template may add.
+    """
+
+    def send(requests: Iterable[Request]) -> Iterator[list[Completion]]:
+        for request in requests:
+            if request.id == "0":
+                yield [Completion(request.id, "", "error", error="HTTP 500, 7 times")]
+            else:
+                yield [Completion(request.id, "why", "stop", 510, 1)]
+
+    asked = [Request(str(i), "x" * 10) for i in range(20)]
+    answered = list(Budget(BudgetConfig(tokens=1000)).let_through(send, asked, PRICED))
+    assert len(answered) == 2, "a third one could take 510 + 40 more than the 511 that are spent"
+    assert len(list(Budget(BudgetConfig(tokens=305)).let_through(send, asked, PRICED))) == 0
+    assert len(list(Budget(BudgetConfig(tokens=306)).let_through(send, asked[:2], PRICED))) == 2
+
+
+def test_the_stage_says_what_is_left_and_the_same_command_goes_on(
+    tmp_path: Path, fake: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A prompt has some 210 bytes: the first request may take 210 + 256 + 256, the others, by what it took, less."""
+    with pytest.raises(UserError, match=r"of budget\.tokens=800.* \d+ train texts of fake are left .* same command"):
+        stage(tmp_path, 60, budget=BudgetConfig(tokens=800))
+    done = sum(records(tmp_path).values())
+    assert 0 < done < 60 and f"{60 - done} left to ask" in capsys.readouterr().out
+    stage(tmp_path, 60)
+    assert Counter(request.id for request in fake.asked) == Counter({f"t{i}": 1 for i in range(60)})
+    with pytest.raises(UserError, match=r"budget\.money=1: .*teachers\.fake\.price_prompt"):
+        stage(tmp_path, 60, budget=BudgetConfig(money=1.0))
+
+
+def test_a_budget_of_nothing_prints_the_plan(tmp_path: Path, fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="3 train texts"):
+        stage(tmp_path, 3, budget=BudgetConfig(tokens=0))
+    assert "at most 768 completion tokens" in capsys.readouterr().out
+    assert not fake.asked
+
+
+def test_what_was_invented_within_a_budget_is_not_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call has room for a few of the pool's requests; in the end each was made once, and all are in the ledger."""
+    engine = Inventor()
+    engine.cost = (100, 100)
+    monkeypatch.setattr(module, "open_engine", lambda teacher, published=None: engine)
+    two, asked = config(tmp_path, prompt=PromptConfig()), {Split.train: questions("t", 4)}
+    store, calls, left = RationaleStore(Path(two.store)), 0, 4
+    while left:
+        calls += 1
+        budget = Budget(BudgetConfig(tokens=2500))
+        (summary,) = take_turns(plan_turns(two, asked), store, asked, quiet(), budget=budget)
+        left = summary.left
+        assert calls < 20 and budget.tokens <= 2500
+    assert calls > 1
+    assert len({(r.seed, str(r.prompt)) for r in engine.asked}) == len(engine.asked), (
+        "no draw of a prompt is made twice"
+    )
+    assert sum(line.prompts for line in read_ledger(store.folder)) == len(engine.asked)
+    assert not list(store.folder.rglob("*.asked"))
+
+
+def test_zero_shot_texts_for_examples_count_too(tmp_path: Path, fake: Fake) -> None:
+    fake.text, fake.cost = "Warmth makes the things of this world do so.", (100, 200)
+    random_examples = config(tmp_path, prompt=PromptConfig(examples=2, example_source=ExampleSource.random))
+    asked = {Split.train: questions("t", 12)}
+    store = RationaleStore(Path(random_examples.store))
+    turns = plan_turns(random_examples, asked)
+    (summary,) = take_turns(turns, store, asked, quiet(), budget=Budget(BudgetConfig(tokens=1500)))
+    assert (summary.written, summary.left) == (0, 12) and 0 < len(fake.asked) < 12
+    (summary,) = take_turns(turns, store, asked, quiet())
+    assert (summary.written, summary.left) == (12, 0)
+    assert len({(r.id, str(r.prompt)) for r in fake.asked}) == len(fake.asked) == 24
+
+
+def prompt_tokens(line: str) -> int:
+    return int(line.split("about ")[1].split()[0].replace(",", ""))
+
+
+def test_the_plan_learns_from_the_store_and_from_the_first_texts(
+    tmp_path: Path, fake: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Texts take 5 tokens and prompts 10, not the 256 that are allowed or a quarter of 200 characters."""
+    stage(tmp_path, 70)
+    out = capsys.readouterr().out
+    assert "at most 17,920 completion tokens to come (how long its texts are is not known yet)" in out
+    (first,) = [line for line in out.splitlines() if "in all (as the first 32 texts)" in line]
+    assert "about 350 completion tokens" in first and prompt_tokens(first) == pytest.approx(700, rel=0.03)
+    stage(tmp_path, 90)
+    (second,) = [line for line in capsys.readouterr().out.splitlines() if "to come" in line]
+    assert "about 100 completion tokens to come (as its 70 texts in the store)" in second
+    assert prompt_tokens(second) == pytest.approx(200, rel=0.03)
+
+
+def test_a_killed_process_leaves_its_line_in_the_ledger_and_a_full_disk_no_half_one(tmp_path: Path, fake: Fake) -> None:
+    run(config(tmp_path), {Split.train: questions("t", 3)}, quiet())
+    file = tmp_path / "store" / "ledger.csv"
+    with file.open("a") as stream:
+        stream.write("2026-01-01T00:00:00+00:00,mine,tr")  # what an earlier version's full disk left
+    run(config(tmp_path), {Split.train: questions("t", 5)}, quiet())
+    assert [line.prompts for line in read_ledger(file.parent)] == [3, 2]
+    assert {line.split for line in read_ledger(file.parent)} == {"train"}
+
+
+def test_money_is_summed_over_teachers(tmp_path: Path, fake: Fake) -> None:
+    other = replace(PRICED, name="other", prefix="o: ", price_prompt=0.0, price_completion=0.0)
+    here = config(tmp_path, teachers={"fake": PRICED, "other": other})
+    asked = {Split.train: questions("t", 5)}
+    fake.cost = (100, 30)
+    budget = Budget(BudgetConfig(money=2000.0))
+    first, second = take_turns(plan_turns(here, asked), RationaleStore(Path(here.store)), asked, quiet(), budget=budget)
+    assert (first.written, first.left) == (3, 2)
+    assert second.written == 5, "what costs nothing is asked"
+    assert budget.money == first.money == 3 * (2 * 100 + 8 * 30)
