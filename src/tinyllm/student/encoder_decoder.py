@@ -9,7 +9,7 @@ computed. For attention alone, sources and targets of similar length are put sid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -331,6 +331,24 @@ def prepare(model: T5ForConditionalGeneration, accelerator: Accelerator) -> None
         accelerate(model)
     else:
         model.set_attn_implementation("sdpa")
+
+
+def parts(model: T5ForConditionalGeneration) -> list[list[nn.Module]]:
+    """What `_run` calls of every layer; the biases and memories that serve all layers are computed before it."""
+    stacks: tuple[Any, Any] = (model.encoder, model.decoder)
+    found = []
+    for block in (block for stack in stacks for block in stack.block):
+        before = [m for layer in block.layer for m in _before(layer)]
+        shared = {id(m) for outer in before for m in outer.modules()}
+        found.append([m for m in block.modules() if list(m.parameters(recurse=False)) and id(m) not in shared])
+    return found
+
+
+def _before(layer: Any) -> Iterator[nn.Module]:
+    if hasattr(layer, "EncDecAttention"):
+        yield from (layer.EncDecAttention.k, layer.EncDecAttention.v)
+    elif hasattr(layer, "SelfAttention") and layer.SelfAttention.has_relative_attention_bias:
+        yield layer.SelfAttention.relative_attention_bias
 
 
 def token_losses(
