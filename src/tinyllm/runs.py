@@ -34,7 +34,7 @@ TEACHER = "teacher"
 """`method` of a teacher that was asked in place of a student; its name stands in `student`."""
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     """Whole or not at all: a killed process leaves no half file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -55,7 +55,7 @@ def as_mapping(config: ExperimentConfig) -> dict[str, Any]:
 def write_config(config: ExperimentConfig, folder: Path) -> None:
     """Write the resolved configuration: an experiment's keys, without those that only a stage has."""
     own = ExperimentConfig(**{field.name: getattr(config, field.name) for field in fields(ExperimentConfig)})
-    _write(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(own), resolve=True))
+    write(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(own), resolve=True))
 
 
 def read_config(folder: Path) -> ExperimentConfig:
@@ -97,7 +97,7 @@ def write_predictions(predictions: Iterable[Prediction], folder: Path) -> None:
             if not row[optional]:
                 del row[optional]
         lines.append(json.dumps(row, ensure_ascii=False))
-    _write(folder / PREDICTIONS, "\n".join(lines) + "\n")
+    write(folder / PREDICTIONS, "\n".join(lines) + "\n")
 
 
 def read_predictions(folder: Path) -> list[Prediction]:
@@ -135,7 +135,7 @@ def as_row(result: Result) -> dict[str, Any]:
 
 def write_result(result: Result, folder: Path) -> None:
     """Write `result.json`; its presence says that the run is finished."""
-    _write(folder / RESULT, json.dumps(as_row(result), indent=2, ensure_ascii=False) + "\n")
+    write(folder / RESULT, json.dumps(as_row(result), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_result(path: Path) -> Result:

@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import tinyllm
-from tinyllm import runs
+from tinyllm import processes, runs
 from tinyllm.checks import checked
 from tinyllm.cli.alpha_grid import own_folder, search_of, with_alpha_grid
 from tinyllm.cli.alpha_staged import Search, run_staged
@@ -42,8 +42,8 @@ STAGES = {
 _PATHS = (FileExistsError, NotADirectoryError, PermissionError)
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, *_PATHS)
 """Exceptions that stand for a user's mistake: `one_line` says which."""
-_PROCESS_DIED = ("TerminatedWorkerError", "BrokenProcessPool", "FailedJobError")
-"""What joblib's and submitit's launchers raise when a job's process is gone."""
+_PROCESS_DIED = ("TerminatedWorkerError", "BrokenProcessPool", "FailedJobError", "ProcessExitedException")
+"""What joblib's and submitit's launchers raise when a job's process is gone, and torch when a run's is."""
 
 
 def one_line(error: Exception) -> str:
@@ -114,21 +114,24 @@ def _end(message: str, code: int = 2) -> NoReturn:
 def _run_stage(stage: str, composed: DictConfig) -> None:
     """One job. A single run ends with its error; a job of a sweep records it, and the others go on."""
     register()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # a launcher's processes have no handler yet
+    other = stage == "train" and processes.rank() > 0
+    """Another process of the run, which says nothing."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     overrides = " ".join(HydraConfig.get().overrides.task)
     sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     begun = any((folder / name).exists() for name in (runs.CONFIG, runs.METRICS))
-    if sweep:
+    if sweep and not other:
         print(f"job: tinyllm {stage} {overrides}", file=sys.stderr)
     try:
         typed = checked(composed, folder)
         module = importlib.import_module(f"tinyllm.cli.{stage}")
-        for name in ("httpx", "httpcore", "datasets", "filelock", "fsspec", "lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # Lightning sets its own when it is imported
-        logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
+        processes.log_plainly()
         cast(Callable[[Any, Path], None], module.main)(typed, folder)
+    except processes.Preempted:
+        processes.leave()
     except MISTAKES as error:
+        if other:
+            sys.exit(2)
         if stage == "train" and not begun:
             runs.discard(folder)
         if not sweep:
@@ -137,7 +140,7 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
             _mark(folder, one_line(error))
         record(Failure(overrides, one_line(error), exit_code=2))
     except Exception as error:
-        if not sweep:
+        if not sweep or other:
             raise
         message = f"{type(error).__name__}: {error}"
         if stage == "train":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -141,7 +141,7 @@ class StudentModule(LightningModule):
     def on_validation_start(self) -> None:
         if self.whole is not None:
             gather(self.model, self.whole.model)
-            self.whole.model.to(self.device).eval()
+            cast(Any, self.whole.model).to(self.device).eval()
 
     def on_validation_end(self) -> None:
         if self.whole is not None:

@@ -1,7 +1,7 @@
 """Training whose weights, gradients and optimizer state lie in shards over the processes (FSDP2, DeepSpeed ZeRO).
 
 Only training is sharded. A student that is asked is a whole copy, filled from the shards before every validation: so
-families know nothing of shards, greedy generation gathers nothing, and each process asks its own share of the questions.
+asking knows nothing of shards, greedy generation gathers nothing, and each process asks its own share of the questions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy, Strategy
@@ -60,7 +60,7 @@ class Zero(DeepSpeedStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The weights of the whole copy, as of the last validation."""
-        whole: nn.Module = self.lightning_module.whole.model  # type: ignore[union-attr]
+        whole = cast(Any, self.lightning_module).whole.model
         return {f"model.{name}": weight for name, weight in whole.state_dict().items()}
 
     def save_checkpoint(
@@ -90,6 +90,19 @@ class Zero(DeepSpeedStrategy):
             shutil.rmtree(old, ignore_errors=True)
         self.barrier()
 
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """As DeepSpeed does, which would unpickle anything, but only tensors and the types that it writes itself."""
+        from deepspeed.runtime.fp16.loss_scaler import LossScaler
+        from deepspeed.runtime.zero.config import ZeroStageEnum
+        from deepspeed.utils.tensor_fragment import fragment_address
+
+        os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+        try:
+            with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+                return super().load_checkpoint(checkpoint_path, weights_only)
+        finally:
+            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+
 
 def beside(path: Path) -> tuple[Path, Path]:
     """Where a folder is written before it takes its name, and where the one before it waits meanwhile."""
@@ -106,7 +119,7 @@ def restore(path: Path) -> None:
 
 
 def read(checkpoint: Path) -> Mapping[str, Any]:
-    """A checkpoint's content, without weights and optimizer state where it lies in shards; empty where there is none."""
+    """A checkpoint's content, without what lies in shards; empty where there is no checkpoint."""
     path = checkpoint / PROGRESS if checkpoint.is_dir() else checkpoint
     if not path.is_file():
         return {}

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressB
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.strategies import Strategy as LightningStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from tinyllm import processes
 from tinyllm.config import Accelerator, Strategy, TrainerConfig
@@ -129,6 +130,41 @@ class Progress(Callback):
         self.before = float(state_dict["seconds"])
         self.train_loss = dict(state_dict["train_loss"])
         self.weights = dict(state_dict.get("weights", {}))  # of no checkpoint of an earlier version
+
+
+class Leave(Callback):
+    """After a signal that asks to leave, save at the end of an optimizer step, the same in all processes, and stop.
+
+    Args:
+        path: of the checkpoint.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.saved = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        processes.PREEMPTION.listen()  # Lightning's own handlers can't save, and can hang
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.saved = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.is_last_batch:
+            return
+        received = processes.PREEMPTION.received
+        if trainer.world_size > 1:
+            received = trainer.strategy.reduce_boolean_decision(received, all=False)
+        if received:  # Lightning logs the step, validates if it is time, and raises
+            trainer._signal_connector.received_sigterm = True
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, SIGTERMException):
+            if self.saved != trainer.global_step:
+                trainer.save_checkpoint(self.path)
+            log.info("stopped by a signal after step %d: run the same command again to resume", trainer.global_step)
 
 
 def _as_it_is(batch: Any) -> Any:

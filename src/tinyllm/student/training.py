@@ -10,8 +10,9 @@ from pathlib import Path
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from tinyllm import runs
+from tinyllm import processes, runs
 from tinyllm.config import ExperimentConfig, MethodConfig, TeacherConfig, TrainerConfig, Weighting
 from tinyllm.data.datamodule import QuestionDataModule
 from tinyllm.errors import UserError
@@ -22,7 +23,7 @@ from tinyllm.student.metrics_csv import MetricsCsv
 from tinyllm.student.module import StudentModule
 from tinyllm.student.sharding import is_sharded, read, restore
 from tinyllm.student.student import Student
-from tinyllm.student.trainer import Progress, make_trainer
+from tinyllm.student.trainer import Leave, Progress, make_trainer
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ def fit(
         folder,
         steps_per_epoch=len(data.sampler) // data.sampler.accumulate_grad_batches,
         loggers=[csv, *loggers],
-        callbacks=[progress],
+        callbacks=[progress, Leave(last)],
     )
     sharded = is_sharded(trainer.strategy)
     if sharded and module.learned:
@@ -151,7 +152,15 @@ def fit(
         module.whole = replace(module.student, model=copy.deepcopy(module.model))
     trained = sum(weight.numel() for weight in module.parameters() if weight.requires_grad) - len(module.learned)
     module.train()  # from_pretrained gives evaluation mode, and Lightning keeps the mode it finds
-    trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    processes.PREEMPTION.deferred = True
+    try:
+        trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    except SIGTERMException as end:
+        raise processes.Preempted(processes.REQUEUE) from end
+    finally:
+        processes.PREEMPTION.deferred = False
+    if processes.PREEMPTION.received:  # in the last step
+        raise processes.Preempted(processes.REQUEUE)
     if module.whole is not None:  # the trained one holds this process's shards
         module.model = module.student.model = module.whole.model
     best = trainer.checkpoint_callback
