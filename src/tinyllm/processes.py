@@ -79,17 +79,31 @@ def leave() -> NoReturn:
 
 def rank() -> int:
     """Of this process among those of its run; 0 where it is alone."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+    names = ("RANK", "SLURM_PROCID", "SUBMITIT_LOCAL_GLOBALID")
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
 
 
 def started_outside() -> bool:
     """Whether torchrun, SLURM or submitit has started this process beside others of its run."""
-    if int(os.environ.get("SUBMITIT_LOCAL_NTASKS", "1")) > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
-        from submitit.helpers import TorchDistributedEnvironment
-
-        job = TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
-        os.environ["TORCHELASTIC_RUN_ID"] = str(job.master_port)
+    tasks = int(os.environ.get("SUBMITIT_LOCAL_NTASKS", "1"))
+    if tasks > 1 and "RANK" not in os.environ:  # submitit's local executor tells what torchrun would, by other names
+        job = int(os.environ["SUBMITIT_LOCAL_JOB_ID"])
+        _tell(rank(), tasks, port=20000 + job % 40000)
     return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+
+
+def _tell(index: int, processes: int, port: int) -> None:
+    """Tell this process what torchrun would, on one machine."""
+    os.environ |= {
+        "RANK": str(index),
+        "LOCAL_RANK": str(index),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "GROUP_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": str(port),
+    }
 
 
 def count(trainer: TrainerConfig) -> int:
@@ -162,16 +176,7 @@ def start(run: Callable[..., None], trainer: TrainerConfig, *arguments: Any) -> 
 def _worker(
     index: int, processes: int, port: int, mistakes: Any, run: Callable[..., None], arguments: tuple[Any, ...]
 ) -> None:
-    os.environ |= {
-        "RANK": str(index),
-        "LOCAL_RANK": str(index),
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "GROUP_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_RUN_ID": str(os.getppid()),
-    }
+    _tell(index, processes, port)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
     log_plainly()

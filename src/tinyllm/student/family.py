@@ -26,7 +26,7 @@ class Family(Protocol):
         ...
 
     def parts(self, model: Any) -> list[list[nn.Module]]:
-        """Modules whose weights are gathered together where they lie in shards: those of a layer, all called in turn."""
+        """Modules whose weights are gathered together where they lie in shards: all that are called in a layer."""
         ...
 
     def lay_out(self, pairs: Sequence[Pair], config: PreTrainedConfig) -> Any:
