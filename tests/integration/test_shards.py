@@ -1,6 +1,6 @@
 """Runs in several processes: FSDP2, DeepSpeed, every way to start them, and the signals of a cluster.
 
-On processors DeepSpeed needs what `without_cards/tinyllm` replaces; where there are two cards the same tests run on them.
+On processors DeepSpeed needs what `without_cards/tinyllm` replaces. Where there are two cards the same tests run there.
 """
 
 from __future__ import annotations

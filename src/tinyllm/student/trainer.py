@@ -64,8 +64,8 @@ def make_strategy(trainer: TrainerConfig) -> LightningStrategy | str:
             strategy = Zero(**options)
         except (ImportError, ModuleNotFoundError) as error:
             raise UserError(
-                "trainer.strategy=deepspeed: DeepSpeed is not installed: pip install deepspeed (its name on PyPI; "
-                "it is built from source)"
+                "trainer.strategy=deepspeed: DeepSpeed is not installed: 'make deepspeed', or "
+                "'DS_BUILD_OPS=0 pip install --no-build-isolation deepspeed'"
             ) from error
         # Lightning would look for the batch size of a batch sampler, which planned steps don't have.
         assert isinstance(strategy.config, dict)
