@@ -13,8 +13,6 @@ from multiprocessing import get_context
 from types import FrameType
 from typing import Any, NoReturn
 
-import torch
-
 from tinyllm.config import Accelerator, TrainerConfig
 from tinyllm.errors import UserError
 
@@ -110,6 +108,8 @@ def count(trainer: TrainerConfig) -> int:
     """Processes of a run on this machine."""
     if trainer.devices != -1:
         return trainer.devices
+    import torch  # the command line, which imports this module, starts without it
+
     return torch.cuda.device_count() if trainer.accelerator is Accelerator.gpu else 1
 
 
@@ -176,6 +176,8 @@ def start(run: Callable[..., None], trainer: TrainerConfig, *arguments: Any) -> 
 def _worker(
     index: int, processes: int, port: int, mistakes: Any, run: Callable[..., None], arguments: tuple[Any, ...]
 ) -> None:
+    import torch
+
     _tell(index, processes, port)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))

@@ -193,6 +193,7 @@ class StudentModule(LightningModule):
         ]
         if self.learned:
             groups.append({"params": [self.log_variance], "weight_decay": 0.0, "lr": self.learned_lr})
+        groups = [group for group in groups if group["params"]]  # DeepSpeed drops an empty one, schedulers count it
         optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=True)
         if self.schedule is Schedule.constant:
             scheduler = get_constant_schedule_with_warmup(optimizer, self.warmup_steps)
