@@ -86,7 +86,7 @@ def make(folder: Path, steps_per_epoch: int = 10, **settings: object):
         ({"precision": "half"}, r"^trainer: .*half"),
         (
             {"strategy": Strategy.ddp, "strategy_options": {"start_method": "x"}},
-            r"^trainer: .*start_method",
+            r"^trainer: .*start method",
         ),
     ],
 )
