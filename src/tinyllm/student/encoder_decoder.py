@@ -247,7 +247,7 @@ def _memories(decoder: Any, encoded_ND: Tensor, token_n: Tensor) -> list[tuple[T
 def _self_attention(stack: Any, groups: list[Group], dtype: torch.dtype, *, causal: bool) -> _Attention:
     layer = stack.block[0].layer[0].SelfAttention
     longest = max(group.length for group in groups)
-    bias_1HLL = layer.compute_bias(longest, longest)
+    bias_1HLL = layer.compute_bias(longest, longest).float()  # DeepSpeed trains bf16 weights
     if causal:
         ones = torch.ones(longest, longest, dtype=torch.bool, device=bias_1HLL.device)
         bias_1HLL = bias_1HLL.masked_fill(ones.triu(1), torch.finfo(torch.float32).min)
