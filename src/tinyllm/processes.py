@@ -152,7 +152,10 @@ def start(run: Callable[..., None], trainer: TrainerConfig, *arguments: Any) -> 
     shared = (processes, get_free_port(), mistakes, run, arguments)
     context = start_processes(_worker, shared, processes, join=False, start_method="spawn")
 
+    passed: list[int] = []
+
     def pass_on(number: int, frame: FrameType | None) -> None:
+        passed.append(number)
         for process in context.processes:
             if process.is_alive():
                 os.kill(process.pid, number)
@@ -162,10 +165,10 @@ def start(run: Callable[..., None], trainer: TrainerConfig, *arguments: Any) -> 
             while not context.join(grace_period=_GRACE):
                 pass
     except ProcessExitedException as error:
-        if error.exit_code == REQUEUE:
-            raise Preempted(REQUEUE) from error
         if not mistakes.empty():
             raise mistakes.get() from error
+        if passed or error.exit_code == REQUEUE:  # one that was still starting has died of the signal
+            raise Preempted(REQUEUE) from error
         raise
     finally:
         for process in context.processes:

@@ -130,6 +130,8 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
     except processes.Preempted:
         processes.leave()
     except MISTAKES as error:
+        if other and sweep:
+            return
         if other:
             sys.exit(2)
         if stage == "train" and not begun:
