@@ -281,6 +281,8 @@ def test_one_history_and_the_same_weights_whatever_ends_the_run(folder: Path, tm
         last = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
         assert last["global_step"] == steps(run)[-1] + 1 and f"after step {last['global_step']}:" in out
     assert interrupted(12, signal.SIGKILL)[0] == -signal.SIGKILL
+    unwritten = set(range(last["global_step"], steps(run)[-1] + 1))
+    """Steps that Weights & Biases may have had in memory alone when the run was killed."""
     assert "resuming from step" in finish(tmp_path, "train", *settings, "hydra.run.dir=run")
     expected, found = weights(tmp_path / "whole"), weights(run)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -289,9 +291,10 @@ def test_one_history_and_the_same_weights_whatever_ends_the_run(folder: Path, tm
     assert len(logs) == 4 and len({path.name.rpartition("-")[2] for path in logs}) == 1, "one id"
     rows = [row for path in logs for row in history(next(path.glob("*.wandb")))]
     assert [row["_step"] for row in rows] == sorted({row["_step"] for row in rows})
-    assert [row["_step"] for row in rows if "train/loss" in row] == list(range(20))
+    assert set(range(20)) - {row["_step"] for row in rows if "train/loss" in row} <= unwritten
     of_csv = {int(row["step"]): float(row["train/loss"]) for row in read_metrics(run) if row["train/loss"]}
-    assert {row["_step"]: row["train/loss"] for row in rows if "train/loss" in row} == pytest.approx(of_csv)
+    for row in rows:
+        assert row.get("train/loss", of_csv[row["_step"]]) == pytest.approx(of_csv[row["_step"]])
 
 
 def history(file: Path) -> list[dict[str, float]]:

@@ -20,7 +20,8 @@ from tinyllm.records import Prediction, Result
 class ResumedWandbLogger(WandbLogger):
     """Lightning's, for a run that is killed and resumed any number of times: its history has no step twice.
 
-    A resumed run computes the steps behind its last checkpoint again, to the same numbers; they are logged once.
+    A resumed run computes the steps behind its last checkpoint again, to the same numbers; they are logged once. What a
+    kill finds in the memory of Weights & Biases is lost there, and stands in `metrics.csv`.
 
     Args:
         record: file in which the run's id stands, and of every metric the last step logged.
