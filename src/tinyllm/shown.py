@@ -34,12 +34,13 @@ class _Visible(logging.Formatter):
         return visible(super().format(record))
 
 
-def log_visibly(*, force: bool = False) -> None:
-    """Log messages of INFO and up to standard error, made `visible`.
+def log_visibly(level: int = logging.INFO, *, force: bool = False) -> None:
+    """Log messages of a level and up to standard error, made `visible`.
 
     Args:
+        level: the least that is shown.
         force: whether handlers that are there give way; else they stay, and nothing is added.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(_Visible("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=force)
+    logging.basicConfig(level=level, handlers=[handler], force=force)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib
-import logging
 import os
 import re
 import sys
@@ -25,7 +24,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import tinyllm
-from tinyllm import runs, shown
+from tinyllm import processes, runs, shown
 from tinyllm.checks import checked, refuse_secrets
 from tinyllm.cli.alpha_grid import own_folder, search_of, with_alpha_grid
 from tinyllm.cli.alpha_staged import Search, run_staged
@@ -48,8 +47,8 @@ MISTAKES = (UserError, HydraException, OmegaConfBaseException, *_PATHS)
 _DISK_FAULTS = re.compile(
     "|".join(re.escape(os.strerror(n)) for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG))
 )
-_PROCESS_DIED = ("TerminatedWorkerError", "BrokenProcessPool", "FailedJobError")
-"""What joblib's and submitit's launchers raise when a job's process is gone."""
+_PROCESS_DIED = ("TerminatedWorkerError", "BrokenProcessPool", "FailedJobError", "ProcessExitedException")
+"""What joblib's and submitit's launchers raise when a job's process is gone, and torch when a run's is."""
 
 
 @contextmanager
@@ -136,31 +135,27 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
     """One job. A single run ends with its error; a job of a sweep records it, and the others go on."""
     register()
     log_visibly()  # a launcher's processes have no handler yet
+    other = stage == "train" and processes.rank() > 0
+    """Another process of the run, which says nothing."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     overrides = " ".join(HydraConfig.get().overrides.task)
     sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     begun = any((folder / name).exists() for name in (runs.CONFIG, runs.METRICS))
-    if sweep:
+    if sweep and not other:
         print(f"job: tinyllm {stage} {shown.one_line(overrides)}", file=sys.stderr)
     try:
         typed = checked(composed, folder)
         module = importlib.import_module(f"tinyllm.cli.{stage}")
-        loud = (
-            "httpx",
-            "httpx2",
-            "httpcore",
-            "datasets",
-            "filelock",
-            "fsspec",
-            "lightning.pytorch",
-            "lightning.fabric",
-        )
-        for name in loud:
-            logging.getLogger(name).setLevel(logging.WARNING)  # Lightning sets its own when it is imported
-        logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
+        processes.log_plainly()
         with _disk_faults():
             cast(Callable[[Any, Path], None], module.main)(typed, folder)
+    except processes.Preempted:
+        processes.leave()
     except MISTAKES as error:
+        if other and sweep:
+            return
+        if other:
+            sys.exit(2)
         if stage == "train" and not begun:
             runs.discard(folder)
         if not sweep:
@@ -169,7 +164,7 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
             _mark(folder, one_line(error))
         record(Failure(overrides, one_line(error), exit_code=2))
     except Exception as error:
-        if not sweep:
+        if not sweep or other:
             raise
         message = f"{type(error).__name__}: {error}"
         if stage == "train":

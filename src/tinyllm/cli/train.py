@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning.pytorch import seed_everything
 
-from tinyllm import runs
+from tinyllm import processes, runs
 from tinyllm.cli.ignored import log_ignored
 from tinyllm.config import ExperimentConfig
 from tinyllm.data.questions import load_questions
@@ -26,11 +26,23 @@ log = logging.getLogger(__name__)
 
 
 def main(config: ExperimentConfig, folder: Path) -> None:
-    """Train, keep the best and the last checkpoint, evaluate the best once, write the run folder."""
-    digest = runs.hash_of(config)
-    if (result := runs.finished(folder, digest)) is not None:
+    """Train and evaluate, in processes of its own where there are several devices and nobody else has started them."""
+    if (result := runs.finished(folder, runs.hash_of(config))) is not None:
         log.info("finished already: %s", runs.summary(result, folder))
-        return
+    elif config.method.train and processes.count(config.trainer) > 1 and not processes.started_outside():
+        processes.start(run, config.trainer, config, folder)
+    else:
+        run(config, folder)
+
+
+def run(config: ExperimentConfig, folder: Path) -> None:
+    """Train, keep the best and the last checkpoint, evaluate the best once, write the run folder."""
+    with processes.handled(processes.PREEMPTION):
+        _run(config, folder)
+
+
+def _run(config: ExperimentConfig, folder: Path) -> None:
+    digest = runs.hash_of(config)
     precision = resolve_precision(config.trainer.precision, config.trainer.accelerator)
     started = time.perf_counter()
     questions = load_questions(config.data)
@@ -50,7 +62,7 @@ def main(config: ExperimentConfig, folder: Path) -> None:
     student = Student.create(config, questions[Split.train], streams, rationales[Split.train], precision=precision)
     streams = weigh(config, questions[Split.train], streams, student)
     student.voices = {name: prefix for name, prefix in student.voices.items() if name in {s.name for s in streams}}
-    loggers = make_loggers(config.logger, folder, digest, runs.as_mapping(config))
+    loggers = make_loggers(config.logger, folder, runs.as_mapping(config))
     trained = train(student, config, folder, questions, streams, rationales, loggers) if config.method.train else None
     if trained is not None and not trained.main_process:
         return

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -132,8 +131,6 @@ class QuestionDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[QuestionBatch]:
         """This process's share of the validation questions."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        if self.trainer is not None and isinstance(self.trainer.strategy, FSDPStrategy | DeepSpeedStrategy):
-            rank, world = 0, 1  # every forward gathers shards: all processes must take the same ones
         batches = self.valid_batches
         if len(batches) < world:  # every process needs something to do
             batches = [single for batch in batches for single in batch.singles()]

@@ -405,6 +405,12 @@ def prepare(model: PreTrainedModel, accelerator: Accelerator) -> None:
         accelerate(model)
 
 
+def parts(model: PreTrainedModel) -> list[list[torch.nn.Module]]:
+    """The layers."""
+    base: Any = model.base_model
+    return [[layer] for layer in base.layers]
+
+
 def token_losses(model: PreTrainedModel, batch: TreeBatch, factor_M: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The batch's loss, a scalar, and each target token's cross-entropy [M] in nats, detached; see `batch_loss`."""
     return batch_loss(_head(model), target_states(model, batch), batch, factor_M)

@@ -9,7 +9,7 @@ computed. For attention alone, sources and targets of similar length are put sid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -247,7 +247,7 @@ def _memories(decoder: Any, encoded_ND: Tensor, token_n: Tensor) -> list[tuple[T
 def _self_attention(stack: Any, groups: list[Group], dtype: torch.dtype, *, causal: bool) -> _Attention:
     layer = stack.block[0].layer[0].SelfAttention
     longest = max(group.length for group in groups)
-    bias_1HLL = layer.compute_bias(longest, longest)
+    bias_1HLL = layer.compute_bias(longest, longest).float()  # DeepSpeed trains bf16 weights
     if causal:
         ones = torch.ones(longest, longest, dtype=torch.bool, device=bias_1HLL.device)
         bias_1HLL = bias_1HLL.masked_fill(ones.triu(1), torch.finfo(torch.float32).min)
@@ -331,6 +331,24 @@ def prepare(model: T5ForConditionalGeneration, accelerator: Accelerator) -> None
         accelerate(model)
     else:
         model.set_attn_implementation("sdpa")
+
+
+def parts(model: T5ForConditionalGeneration) -> list[list[nn.Module]]:
+    """What `_run` calls of every layer; the biases and memories that serve all layers are computed before it."""
+    stacks: tuple[Any, Any] = (model.encoder, model.decoder)
+    found = []
+    for block in (block for stack in stacks for block in stack.block):
+        before = [m for layer in block.layer for m in _before(layer)]
+        shared = {id(m) for outer in before for m in outer.modules()}
+        found.append([m for m in block.modules() if list(m.parameters(recurse=False)) and id(m) not in shared])
+    return found
+
+
+def _before(layer: Any) -> Iterator[nn.Module]:
+    if hasattr(layer, "EncDecAttention"):
+        yield from (layer.EncDecAttention.k, layer.EncDecAttention.v)
+    elif hasattr(layer, "SelfAttention") and layer.SelfAttention.has_relative_attention_bias:
+        yield layer.SelfAttention.relative_attention_bias
 
 
 def token_losses(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from tinyllm.config import Accelerator
@@ -23,6 +23,10 @@ class Family(Protocol):
 
     def prepare(self, model: Any, accelerator: Accelerator) -> None:
         """Choose the fast parts for where the model will run; weights are untouched."""
+        ...
+
+    def parts(self, model: Any) -> list[list[nn.Module]]:
+        """Modules whose weights are gathered together where they lie in shards: all that are called in a layer."""
         ...
 
     def lay_out(self, pairs: Sequence[Pair], config: PreTrainedConfig) -> Any:

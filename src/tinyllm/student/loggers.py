@@ -2,34 +2,72 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
+from tinyllm import runs
 from tinyllm.config import LoggerConfig, LoggerName
 from tinyllm.records import Prediction, Result
 
 
-def make_loggers(settings: LoggerConfig, folder: Path, digest: str, config: Mapping[str, Any]) -> list[Logger]:
-    """Loggers in addition to `metrics.csv`: one id a run, whatever the number of resumes.
+class ResumedWandbLogger(WandbLogger):
+    """Lightning's, for a run that is killed and resumed any number of times: its history has no step twice.
+
+    A resumed run computes the steps behind its last checkpoint again, to the same numbers; they are logged once. What a
+    kill finds in the memory of Weights & Biases is lost there, and stands in `metrics.csv`.
+
+    Args:
+        record: file in which the run's id stands, and of every metric the last step logged.
+        options: of WandbLogger.
+    """
+
+    def __init__(self, record: Path, **options: Any) -> None:
+        self._record = record
+        known: dict[str, Any] = {"id": secrets.token_hex(6), "steps": {}}
+        if record.is_file():
+            known = json.loads(record.read_text())
+        self._steps: dict[str, int] = known["steps"]
+        super().__init__(id=known["id"], resume="allow", **options)
+        self._write()
+
+    @rank_zero_only
+    def _write(self) -> None:
+        runs.write_whole(self._record, json.dumps({"id": self._id, "steps": self._steps}))
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log what is new; `step`, counted from 0, is the row's in the history."""
+        if step is None:
+            raise ValueError("expected the step of a row")
+        new = {name: value for name, value in metrics.items() if step > self._steps.get(name, -1)}
+        if set(new) - {"epoch"}:
+            self._steps |= dict.fromkeys(new, step)
+            self._write()
+            self.experiment.log({**new, "trainer/global_step": step}, step=step)
+
+
+def make_loggers(settings: LoggerConfig, folder: Path, config: Mapping[str, Any]) -> list[Logger]:
+    """Loggers in addition to `metrics.csv`.
 
     Args:
         settings: where metrics go.
         folder: of the run.
-        digest: the run's `config_hash`, which is its id.
         config: the resolved configuration, recorded with the run.
     """
     if settings.name is LoggerName.csv:
         return []
-    logger = WandbLogger(
+    logger = ResumedWandbLogger(
+        folder / "wandb" / "run.json",
         project=settings.project,
         entity=settings.entity,
         name="/".join(folder.parts[-3:]),
-        id=digest,
-        resume="allow",
         save_dir=folder,
         mode=settings.mode,
         config=dict(config),
@@ -40,9 +78,9 @@ def make_loggers(settings: LoggerConfig, folder: Path, digest: str, config: Mapp
 def log_result(loggers: Sequence[Logger], result: Result, predictions: Sequence[Prediction]) -> None:
     """The result as the run's summary, and every prediction in a table."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
+        if isinstance(logger, ResumedWandbLogger):
             logger.experiment.summary.update({f"result/{key}": value for key, value in asdict(result).items()})
             columns = ["id", "question", "choices", "answer", "generated", "predicted", "ranked"]
             rows = [[str(getattr(p, column)) for column in columns] for p in predictions]
-            logger.log_table("predictions", columns=columns, data=rows)
+            logger.log_table("predictions", columns=columns, data=rows, step=result.steps or 0)
             logger.experiment.finish()

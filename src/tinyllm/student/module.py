@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from transformers import (
@@ -23,6 +24,7 @@ from tinyllm.config import Schedule
 from tinyllm.data.question_batches import QuestionBatch
 from tinyllm.parsing import is_exact, is_right
 from tinyllm.student.losses import Batch, mean_by_text, stream_losses
+from tinyllm.student.sharding import gather
 from tinyllm.student.student import Student
 
 
@@ -60,6 +62,8 @@ class StudentModule(LightningModule):
         super().__init__()
         self.student = student
         self.model = student.model
+        self.whole: Student | None = None
+        """Of sharded training: the student that is asked in validation, with all weights."""
         self.weights = dict(weights)
         self.lr = lr
         self.weight_decay = weight_decay
@@ -75,6 +79,16 @@ class StudentModule(LightningModule):
         self.valid_exact = MeanMetric()
         self._mark = self._seconds = self._examples = 0.0
         self._terms: list[Tensor] = []
+
+    def configure_model(self) -> None:
+        """Under FSDP2, leave this process its shard of every weight; `losses` gathers them layer by layer."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ModelParallelStrategy):
+            mesh = strategy.device_mesh["data_parallel"]
+            for part in self.student.family.parts(self.model):
+                fully_shard(part, mesh=mesh)
+            fully_shard(self, mesh=mesh)
+            register_fsdp_forward_method(self, "losses")
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Weighted sum of the streams' losses (equation 2), and each token's cross-entropy [M] in nats, detached.
@@ -124,7 +138,14 @@ class StudentModule(LightningModule):
     def on_train_start(self) -> None:
         self._mark = time.perf_counter()
 
+    def on_validation_start(self) -> None:
+        if self.whole is not None:
+            gather(self.model, self.whole.model)
+            cast(Any, self.whole.model).to(self.device).eval()
+
     def on_validation_end(self) -> None:
+        if self.whole is not None:
+            self.whole.model.cpu()  # a GPU has better uses for the memory
         self._mark = time.perf_counter()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -142,7 +163,9 @@ class StudentModule(LightningModule):
 
     def validation_step(self, batch: QuestionBatch, batch_idx: int) -> None:
         """The accuracies of `config.Metric`, as shares of 1."""
-        predictions = self.student.answer(batch)
+        student = self.whole or self.student
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled="bf16" in student.precision):
+            predictions = student.answer(batch)
         for prediction in predictions:
             self.valid_accuracy.update(float(is_right(prediction.predicted, prediction.answer)))
             self.valid_ranked.update(float(is_right(prediction.ranked, prediction.answer)))
@@ -158,10 +181,7 @@ class StudentModule(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip by norm; Lightning refuses to with a fused optimizer, for the sake of fp16, which is not used here."""
-        if isinstance(self.trainer.strategy, FSDPStrategy):
-            if gradient_clip_val:
-                self.trainer.strategy.model.clip_grad_norm_(gradient_clip_val)  # type: ignore[union-attr, operator]
-        elif gradient_clip_val:
+        if gradient_clip_val and not isinstance(self.trainer.strategy, DeepSpeedStrategy):  # which clips by itself
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -173,6 +193,7 @@ class StudentModule(LightningModule):
         ]
         if self.learned:
             groups.append({"params": [self.log_variance], "weight_decay": 0.0, "lr": self.learned_lr})
+        groups = [group for group in groups if group["params"]]  # DeepSpeed drops an empty one, schedulers count it
         optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=True)
         if self.schedule is Schedule.constant:
             scheduler = get_constant_schedule_with_warmup(optimizer, self.warmup_steps)

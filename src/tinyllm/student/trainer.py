@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -15,12 +14,15 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.strategies import Strategy as LightningStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from tinyllm import processes
 from tinyllm.config import Accelerator, Strategy, TrainerConfig
 from tinyllm.errors import UserError
 from tinyllm.student.checkpoints import WholeCheckpoints
+from tinyllm.student.sharding import Zero, is_sharded
 
 log = logging.getLogger(__name__)
 
@@ -45,45 +47,32 @@ def resolve_precision(precision: str, accelerator: Accelerator) -> str:
     return "bf16-mixed" if has_bf16 else "32-true"
 
 
-def _launched_from_outside() -> bool:
-    return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
-
-
 def make_strategy(trainer: TrainerConfig) -> LightningStrategy | str:
-    """The Lightning strategy of a trainer's settings.
-
-    DDP on one node spawns its processes from this one, so that a job of a sweep stays one job and writes one folder;
-    torchrun and SLURM bring their own processes, which FSDP and DeepSpeed need on several GPUs.
+    """The Lightning strategy of a trainer's settings; `processes` has started its processes.
 
     Raises:
-        UserError: for a strategy that is not installed, or not started by torchrun or SLURM where it has to be.
+        UserError: for a strategy that is not installed.
     """
     options: dict[str, Any] = dict(trainer.strategy_options)
     if trainer.strategy is Strategy.ddp:
-        if _launched_from_outside():
-            return DDPStrategy(**options)
-        if trainer.accelerator is Accelerator.cpu:
-            options = {"process_group_backend": "gloo", **options}
-        return DDPStrategy(start_method="spawn", **options)
-    if (
-        trainer.strategy in (Strategy.deepspeed, Strategy.fsdp)
-        and trainer.devices != 1
-        and not _launched_from_outside()
-    ):
-        raise UserError(
-            f"trainer.strategy={trainer.strategy}: on several GPUs start it with "
-            "'torchrun --no-python --nproc-per-node=<GPUs> tinyllm train ... trainer.devices=<GPUs>', or under SLURM"
-        )
+        return DDPStrategy(**options)
+    if trainer.strategy is Strategy.fsdp:
+        shards = trainer.num_nodes * processes.count(trainer)
+        sizes = {"data_parallel_size": shards, "tensor_parallel_size": 1, "save_distributed_checkpoint": False}
+        return ModelParallelStrategy(**sizes, **options)  # type: ignore[arg-type]
     if trainer.strategy is Strategy.deepspeed:
         try:
-            strategy = DeepSpeedStrategy(**options)
+            strategy = Zero(**options)
         except (ImportError, ModuleNotFoundError) as error:
-            raise UserError("trainer.strategy=deepspeed: DeepSpeed is not installed: pip install deepspeed") from error
+            raise UserError(
+                "trainer.strategy=deepspeed: DeepSpeed is not installed: 'make deepspeed', or "
+                "'DS_BUILD_OPS=0 pip install --no-build-isolation deepspeed'"
+            ) from error
         # Lightning would look for the batch size of a batch sampler, which planned steps don't have.
         assert isinstance(strategy.config, dict)
         strategy.config.setdefault("train_micro_batch_size_per_gpu", 1)
         return strategy
-    return FSDPStrategy(**options) if trainer.strategy is Strategy.fsdp else "auto"
+    return "auto"
 
 
 def _leave_process_group() -> None:
@@ -144,6 +133,41 @@ class Progress(Callback):
         self.weights = dict(state_dict.get("weights", {}))  # of no checkpoint of an earlier version
 
 
+class Leave(Callback):
+    """After a signal that asks to leave, save at the end of an optimizer step, the same in all processes, and stop.
+
+    Args:
+        path: of the checkpoint.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.saved = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        processes.PREEMPTION.listen()  # Lightning's own handlers can't save, and can hang
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.saved = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.is_last_batch:
+            return
+        received = processes.PREEMPTION.received
+        if trainer.world_size > 1:
+            received = trainer.strategy.reduce_boolean_decision(received, all=False)
+        if received:  # Lightning logs the step, validates if it is time, and raises
+            trainer._signal_connector.received_sigterm = True
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, SIGTERMException):
+            if self.saved != trainer.global_step:
+                trainer.save_checkpoint(self.path)
+            log.info("stopped by a signal after step %d: run the same command again to resume", trainer.global_step)
+
+
 def _as_it_is(batch: Any) -> Any:
     """A batch with its own types: plugins of sharded and half precision would round the fp32 normalisers of a training
     batch to bf16, and can't walk through the frozen records of a validation batch."""
@@ -172,16 +196,18 @@ def make_trainer(
         "enable_version_counter": False,
         "save_on_train_epoch_end": False,
     }
-    best = ModelCheckpoint(filename="best", monitor=f"valid/{trainer.select_by}", mode="max", **common)
+    monitor = f"valid/{trainer.select_by}"
+    best = ModelCheckpoint(filename="best", monitor=monitor, mode="max", save_weights_only=True, **common)
     # Its `save_last` writes only where the best one changes; and the last must hold the best one's state.
     last = ModelCheckpoint(filename="last", **common)
     bar = trainer.progress_bar and sys.stderr.isatty()
     try:
+        strategy = make_strategy(trainer)
         made = Trainer(
             accelerator=trainer.accelerator,
             devices=trainer.devices,
             num_nodes=trainer.num_nodes,
-            strategy=make_strategy(trainer),
+            strategy=strategy,
             precision=resolve_precision(trainer.precision, trainer.accelerator),  # type: ignore[arg-type]
             max_epochs=trainer.max_epochs,
             max_steps=trainer.max_steps,
@@ -196,6 +222,7 @@ def make_trainer(
             enable_progress_bar=bar,
             enable_model_summary=False,
             use_distributed_sampler=False,
+            inference_mode=isinstance(strategy, str) or not is_sharded(strategy),  # validation gathers weights
             default_root_dir=folder,
         )
     except (ValueError, TypeError, RuntimeError) as error:

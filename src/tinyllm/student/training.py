@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import copy
 import logging
-import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from tinyllm import runs
+from tinyllm import processes, runs
 from tinyllm.config import ExperimentConfig, MethodConfig, TeacherConfig, TrainerConfig, Weighting
 from tinyllm.data.datamodule import QuestionDataModule
 from tinyllm.errors import UserError
@@ -24,8 +21,9 @@ from tinyllm.records import Question, Split
 from tinyllm.student.adapters import add_adapters, save_and_merge
 from tinyllm.student.metrics_csv import MetricsCsv
 from tinyllm.student.module import StudentModule
+from tinyllm.student.sharding import is_sharded, read, restore
 from tinyllm.student.student import Student
-from tinyllm.student.trainer import Progress, make_trainer
+from tinyllm.student.trainer import Leave, Progress, make_trainer
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +129,8 @@ def fit(
         UserError: for settings of the trainer that can't work.
     """
     last = folder / runs.LAST
-    before = _read(last)
+    restore(last)
+    before = read(last)
     if last.exists():
         log.info("resuming from step %s (%s)", before.get("global_step", "?"), last)
     progress = Progress(list(module.weights))
@@ -141,27 +140,38 @@ def fit(
         folder,
         steps_per_epoch=len(data.sampler) // data.sampler.accumulate_grad_batches,
         loggers=[csv, *loggers],
-        callbacks=[progress],
+        callbacks=[progress, Leave(last)],
     )
-    sharded = isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy)
+    sharded = is_sharded(trainer.strategy)
     if sharded and module.learned:
         raise UserError(
             f"weighting=learned: expected every process to hold all weights, found trainer.strategy="
             f"{trainer_config.strategy}: take trainer=ddp or trainer=gpu"
         )
-    unsharded = copy.deepcopy(module.model) if sharded else None
+    if sharded:
+        module.whole = replace(module.student, model=copy.deepcopy(module.model))
     trained = sum(weight.numel() for weight in module.parameters() if weight.requires_grad) - len(module.learned)
     module.train()  # from_pretrained gives evaluation mode, and Lightning keeps the mode it finds
-    trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
-    if unsharded is not None:  # the trained one holds this process's shards
-        module.model = module.student.model = unsharded
+    processes.PREEMPTION.deferred = True
+    try:
+        trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    except SIGTERMException as end:
+        raise processes.Preempted(processes.REQUEUE) from end
+    finally:
+        processes.PREEMPTION.deferred = False
+    if processes.PREEMPTION.received:  # in the last step
+        raise processes.Preempted(processes.REQUEUE)
+    if module.whole is not None:  # the trained one holds this process's shards
+        module.model = module.student.model = module.whole.model
     best = trainer.checkpoint_callback
     assert isinstance(best, ModelCheckpoint)
     if best.best_model_path:
-        _load_weights(module, Path(best.best_model_path))
+        state = read(Path(best.best_model_path))["state_dict"]
+        weights = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
+        module.model.load_state_dict(weights)
     # Processes of their own bring back the path alone, and a run with nothing left to do has logged nothing:
     # what training came to stands in the last checkpoint, which is written at the last step.
-    after = _read(last)
+    after = read(last)
     states = after.get("callbacks", {})
     score = states.get(best.state_key, {}).get("best_model_score", best.best_model_score)
     state = states.get(progress.state_key, progress.state_dict())
@@ -208,27 +218,3 @@ def _log_cuts(data: QuestionDataModule, max_source_length: int, max_target_lengt
     for name, count in data.cut_targets.items():
         if count:
             log.info("stream %s: %d targets are cut at %d tokens", name, count, max_target_length)
-
-
-def _read(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint's content; empty where there is none, or where it lies in shards."""
-    if not checkpoint.is_file():
-        return {}
-    try:
-        content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(
-            f"{checkpoint}: expected a checkpoint of weights and numbers alone, found another or a broken file: "
-            "remove the run folder, or choose another hydra.run.dir"
-        ) from error
-    return content
-
-
-def _load_weights(module: StudentModule, path: Path) -> None:
-    if path.is_dir():  # DeepSpeed writes its checkpoints in shards
-        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-        state = get_fp32_state_dict_from_zero_checkpoint(str(path))
-        module.load_state_dict({key.removeprefix("_forward_module."): value for key, value in state.items()})
-        return
-    module.load_state_dict(_read(path)["state_dict"])

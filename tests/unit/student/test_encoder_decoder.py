@@ -293,6 +293,16 @@ def test_under_bf16_autocast_states_are_near() -> None:
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
 
 
+def test_bf16_weights_give_near_losses() -> None:
+    """As DeepSpeed trains them, without autocast: an fp32 mask overflows in bf16."""
+    pairs = [Pair((5, 6, 7), (TargetText((8, 9, 1), normaliser=0.5), TargetText((4, 1), normaliser=0.5)))]
+    model = small_t5()
+    batch = encoder_decoder.lay_out(pairs, model.config)
+    expected, _ = encoder_decoder.token_losses(model, batch)
+    found, _ = encoder_decoder.token_losses(model.bfloat16(), batch)
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=0)
+
+
 def test_mean_by_text_by_hand() -> None:
     losses, numbers = torch.tensor([1.0, 3.0, 5.0, 4.0, 6.0]), torch.tensor([1, 1, 2, 0, 0])
     assert mean_by_text(losses, numbers).tolist() == [5.0, 2.0, 5.0]
