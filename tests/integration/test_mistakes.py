@@ -74,7 +74,7 @@ MISTAKES = [
     (["rationales", f"store={'n' * 300}"], ["store", "too long"]),
     (["report", f"output={'n' * 300}"], ["output", "too long"]),
     (["evaluate", f"run={'n' * 300}"], ["nnn", "too long"]),
-    (["train", "method=full_ft", "data=jsonl", f"data.root={'n' * 300}"], ["nnn", "too long"]),
+    (["train", "method=full_ft", "data=jsonl", f"data.root={'n' * 300}"], ["data.name", "80 bytes"]),
     (["rationales", "teachers.terse.stored_as=../x"], ["teachers.terse.stored_as", "found ../x"]),
     (["rationales", "teachers.terse.base_url=http://me:pw@host"], ["teachers.terse.base_url", "password"]),
     (["rationales", "teachers.terse.api_key_env=sk-1"], ["teachers.terse.api_key_env", "in capitals"]),
