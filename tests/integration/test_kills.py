@@ -130,7 +130,7 @@ class _Answering(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         prompt = "\n".join(message["content"] for message in body["messages"])
-        time.sleep(0.1)
+        time.sleep(0.3)
         text = f"It follows from what is known: {len(prompt)} things. The rest is no matter."
         if prompt.startswith("Write one new"):
             n = body["seed"]
