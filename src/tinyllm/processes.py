@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -119,6 +120,7 @@ def log_plainly() -> None:
     for name in ("httpx", "httpcore", "datasets", "filelock", "fsspec", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # Lightning sets its own when it is imported
     logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
+    warnings.filterwarnings("ignore", module=r"(lightning|torch|transformers)\b.*")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # transformers imports it where it is installed
 
 
