@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -121,6 +122,7 @@ def log_plainly() -> None:
     for name in loud:
         logging.getLogger(name).setLevel(logging.WARNING)  # Lightning sets its own when it is imported
     logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
+    warnings.filterwarnings("ignore", module=r"(lightning|torch|transformers)\b.*")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # transformers imports it where it is installed
 
 

@@ -83,7 +83,7 @@ def ended(process: subprocess.Popen[str], code: int = 0) -> str:
 
 
 def torchrun(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return start(folder, "torchrun", "--no-python", "--nproc-per-node=2", "--master-port=0", "tinyllm", *arguments)
+    return start(folder, "torchrun", "--standalone", "--no-python", "--nproc-per-node=2", "tinyllm", *arguments)
 
 
 def wait_for(process: subprocess.Popen[str], holds: Callable[[], bool], seconds: float = 300) -> None:
