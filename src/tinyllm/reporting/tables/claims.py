@@ -64,20 +64,26 @@ def claims(study: Study) -> list[Table]:
 def in_short(study: Study) -> str:
     """What was tested and what came out, as a line; "" where nothing was."""
     lines = [line for line in judge(study, paper_claims()) if line.difference is not None]
+    all_single = all(map(_on_one_seed, lines))
     parts = []
     for verdict in (Verdict.holds, Verdict.contradicted, Verdict.not_shown):
         found = [line for line in lines if line.verdict is verdict]
-        named = [_with_difference(line, study) for line in found[:_IN_SHORT]]
+        named = [_with_difference(line, study, note=not all_single) for line in found[:_IN_SHORT]]
         named += [f"{len(found) - _IN_SHORT} more"] if len(found) > _IN_SHORT else []
         parts += [f"{str(verdict).capitalize()}: {'; '.join(named)}."] if found else []
-    if lines and all(len(pair.seeds) == 1 for line in lines for one in line.datasets if (pair := one.pair) is not None):
+    if lines and all_single:
         parts.append("With one seed this is about one training run each: another seed can differ by more.")
     return " ".join(parts)
 
 
-def _with_difference(line: Line, study: Study) -> str:
+def _on_one_seed(line: Line) -> bool:
+    return all(len(one.pair.seeds) == 1 for one in line.datasets if one.pair is not None)
+
+
+def _with_difference(line: Line, study: Study, *, note: bool) -> str:
     mean = line.difference.mean if line.difference is not None else 0.0
     where = f", student {line.student}" if len(study.students) > 1 else ""
+    where += ", on one seed" if note and _on_one_seed(line) else ""
     return f"{line.sentence} ({100 * mean:+.1f} points{where})"
 
 

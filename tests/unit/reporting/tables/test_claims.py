@@ -85,8 +85,8 @@ def test_in_short(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("step_by_step", teacher="terse", right=first(24, start=1))
     words = in_short(made(tmp_path))
     assert "Contradicted: TinyLLM is above standard KD (-38.8 points)." in words
-    assert "Not shown: TinyLLM is above Distilling step-by-step (+0.0 points)." in words
-    assert "one seed" not in words
+    assert "Not shown: TinyLLM is above Distilling step-by-step (+0.0 points, on one seed)." in words
+    assert "With one seed" not in words
 
 
 def test_what_was_not_run_comes_last_and_not_to_the_terminal(make_run: MakeRun, tmp_path: Path) -> None:
