@@ -16,7 +16,7 @@ SCALE ?= minilab
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run experiment test test-slow test-all check format bench docs deepspeed smollm2 clean
+.PHONY: help run experiment test test-slow test-nightly test-all check format bench docs deepspeed smollm2 clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,9 +40,12 @@ test: $(DEV)  ## the tests that take seconds, and the ten slowest of them (neith
 	$(PYTEST) -m "not slow and not network"
 
 test-slow: $(DEV) $(SMOLLM2) $(DEEPSPEED)  ## the tests marked slow: killed runs, sweeps, several processes, SmolLM2, the wheel
-	$(PYTEST) -m "slow and not network"
+	$(PYTEST) -m "slow and not nightly and not network"
 
-test-all: test test-slow  ## both; those that need the hub: pytest -m network
+test-nightly: $(DEV) $(DEEPSPEED)  ## the longest tests: more kills, more kinds of shards, the negative control
+	$(PYTEST) -m nightly
+
+test-all: test test-slow test-nightly  ## all; those that need the hub: pytest -m network
 
 check: $(DEV)  ## formatter, linter, types
 	$(BIN)/ruff format --check .

@@ -35,6 +35,7 @@ def test_rationales_help_where_they_tell_more_than_answers(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_rationales_help_nobody_where_answers_suffice(tmp_path: Path) -> None:
     """Against full fine-tuning for twice the epochs: in 4 it has not learned all that answers tell."""
     assert abs(lead(tmp_path, "seed=1", "data.world=answers_suffice", epochs=8)) < 0.08

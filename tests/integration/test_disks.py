@@ -98,6 +98,7 @@ def test_a_full_disk(stage: Stage, tmp_path: Path, disk: Disk) -> None:
     assert len(questions_of(disk.folder / "store")) == 2000
 
 
+@pytest.mark.nightly
 def test_a_disk_that_fills_while_training(tmp_path: Path, disk: Disk) -> None:
     """The checkpoint stays, and with room again the run ends as one that never met a full disk."""
     command = [*SMALL, "method=full_ft", "data.limit_train=160", "trainer.max_epochs=3"]

@@ -282,7 +282,7 @@ TEACHER = ["teachers=smollm2", "teachers.smollm2.gguf_file=null"]
 REFUSED_TEACHERS = [
     (["teachers.smollm2.model=lab/gated"], ["lab/gated", "hf auth login"]),
     (["teachers.smollm2.model=google/flan-t5-small", "teachers.smollm2.revision=v9"], ["no such revision"]),
-    (["teachers.smollm2.model=lab/cut"], ["lab/cut", "again"]),
+    (["teachers.smollm2.model=lab/cut", "teachers.smollm2.chat=false"], ["lab/cut", "again"]),
 ]
 
 

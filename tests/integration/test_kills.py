@@ -222,7 +222,7 @@ def logged(folder: Path) -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize(
     ("seed", "times", "options"),
-    [pytest.param(2, 4, [], id="one process"), pytest.param(3, 3, TWO, id="two processes")],
+    [pytest.param(2, 4, [], id="one process"), pytest.param(3, 3, TWO, id="two processes", marks=pytest.mark.nightly)],
 )
 def test_training(tmp_path: Path, seed: int, times: int, options: list[str]) -> None:
     """The weights are those of the undisturbed run to the last bit; no step is lost from the metrics or there twice."""
@@ -256,6 +256,7 @@ def test_training(tmp_path: Path, seed: int, times: int, options: list[str]) -> 
     assert kills.injected == times
 
 
+@pytest.mark.nightly
 def test_a_sweep_with_joblib(tmp_path: Path) -> None:
     """Every cell ends as in the undisturbed sweep; one that had finished is not run again."""
     command = ["train", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "method=full_ft", "seed=0,1,2,3"]
@@ -293,6 +294,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
+@pytest.mark.nightly
 def test_report_and_export(tmp_path: Path) -> None:
     """The page is the old one or the new one, never a half; the exported folder is whole or not there."""
     finish(tmp_path, "train", "-m", *SMALL, "method=full_ft", "seed=0,1", "trainer.max_steps=2")

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +39,10 @@ ZERO3 = {
 TWO = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
 LONG = [*SMALL, "data.limit_train=80", "trainer.gradient_clip=1.0", "optimizer.warmup_steps=2"]
 """20 steps, a validation every 5."""
+
+
+def nightly(*trainers: str) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.nightly) for name in trainers]
 
 
 @pytest.fixture(params=["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
@@ -130,7 +135,7 @@ def one_process(folder: Path) -> Callable[[str, list[str]], Path]:
     return call
 
 
-@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("trainer", ["fsdp", *nightly("zero2", "zero3")])
 def test_a_sharded_run_is_killed_resumed_and_ends_as_one_process_does(
     folder: Path, one_process: Callable[[str, list[str]], Path], trainer: str, device: list[str]
 ) -> None:
@@ -168,7 +173,7 @@ def test_a_sharded_run_is_killed_resumed_and_ends_as_one_process_does(
     assert not [path.name for path in (run / "checkpoints").iterdir() if path.name.startswith(".")]
 
 
-@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("trainer", ["zero3", *nightly("fsdp", "zero2")])
 def test_adapters_of_a_decoder_train_in_shards(
     folder: Path, one_process: Callable[[str, list[str]], Path], trainer: str, device: list[str]
 ) -> None:
@@ -265,6 +270,7 @@ def job_of_submitit(folder: Path) -> int:
     raise AssertionError("no job of submitit runs")
 
 
+@pytest.mark.nightly
 def test_one_history_and_the_same_weights_whatever_ends_the_run(folder: Path, tmp_path: Path) -> None:
     """SIGTERM saves the step that it finds, SIGUSR1 and SIGKILL follow; Weights & Biases sees one run."""
     settings = [*LONG, "student.dropout=0.1", "logger=wandb", "logger.mode=offline", f"store={folder / 'store'}"]
