@@ -216,10 +216,6 @@ LONG = [*SMALL, "student.dropout=0.1", "data.limit_train=160", "trainer.max_epoc
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
 
 
-def logged(folder: Path) -> list[tuple[str, ...]]:
-    return [tuple(row[name] for name in ("step", "train/loss", "valid/accuracy")) for row in read_metrics(folder)]
-
-
 @pytest.mark.parametrize(
     ("seed", "times", "options"),
     [pytest.param(2, 4, [], id="one process"), pytest.param(3, 3, TWO, id="two processes", marks=pytest.mark.nightly)],
