@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import ModuleType
 
@@ -36,6 +37,20 @@ SMALL = [
 """Overrides of a run that takes a second or two: 5 steps an epoch, 10 in all."""
 
 Stage = Callable[..., tuple[int, str, str]]
+
+
+class JsonHandler(BaseHTTPRequestHandler):
+    """Of a server that answers in JSON and logs nothing."""
+
+    def answer(self, status: int, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 @pytest.fixture

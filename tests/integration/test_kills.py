@@ -17,13 +17,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.integration.conftest import SMALL, finish, read_metrics, weights
+from tests.integration.conftest import SMALL, JsonHandler, finish, read_metrics, weights
 
 pytestmark = pytest.mark.slow
 
@@ -124,7 +124,7 @@ class Teacher(ThreadingHTTPServer):
         """What was asked, and the tokens of the answer."""
 
 
-class _Answering(BaseHTTPRequestHandler):
+class _Answering(JsonHandler):
     server: Teacher
 
     def do_POST(self) -> None:
@@ -144,15 +144,7 @@ class _Answering(BaseHTTPRequestHandler):
             "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
             "usage": {"prompt_tokens": len(prompt), "completion_tokens": tokens, "total_tokens": 0},
         }
-        content = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+        self.answer(200, json.dumps(answer).encode())
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ import pytest
 import torch
 from markdown_it import MarkdownIt
 from tests.conftest import small_t5
-from tests.integration.conftest import SMALL, Stage
+from tests.integration.conftest import SMALL, JsonHandler, Stage
 
 from tinyllm.errors import UserError
 from tinyllm.student.models import load_pretrained
@@ -27,7 +27,7 @@ KEY, TOKEN, WANDB = "sk-marked0key1of2these3tests", "hf_marked0token1of2these3te
 EVIL = 'a saw\x1b[2J\x1b]0;owned\x07 <img src=x onerror=alert(1)> =HYPERLINK("x") \\input{x} | ![i](http://x)'
 
 
-class _Server(BaseHTTPRequestHandler):
+class _Server(JsonHandler):
     """Answers with a text that would command terminals, and refuses every third request in words that hold the key."""
 
     count = 0
@@ -45,14 +45,7 @@ class _Server(BaseHTTPRequestHandler):
         }  # fmt: skip
         error = {"error": {"message": f"bad request with {self.headers['authorization']} \x1b[2J", "type": "x"}}
         body = json.dumps(error if refused else answer).encode()
-        self.send_response(400 if refused else 200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+        self.answer(400 if refused else 200, body)
 
 
 @pytest.fixture

@@ -16,12 +16,13 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from tests.integration.conftest import JsonHandler
 
 from tinyllm.config import (
     DataConfig,
@@ -211,7 +212,7 @@ class Proxy(ThreadingHTTPServer):
         return self.known[body]
 
 
-class _Breaking(BaseHTTPRequestHandler):
+class _Breaking(JsonHandler):
     server: Proxy
 
     def do_POST(self) -> None:
@@ -222,7 +223,7 @@ class _Breaking(BaseHTTPRequestHandler):
             fault = unseen[0] if unseen else self.server.dice.choice(Proxy.faults)
             self.server.met[fault] += 1
         if fault in ("429", "500"):
-            return self._send(int(fault), b'{"error": {"message": "not now"}}')
+            return self.answer(int(fault), b'{"error": {"message": "not now"}}')
         if fault == "closed":
             self.close_connection = True
             return None
@@ -231,17 +232,7 @@ class _Breaking(BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         content = self.server.ask(self.path, body)
-        return self._send(200, content[: len(content) // 2] if fault == "broken" else content)
-
-    def _send(self, status: int, content: bytes) -> None:
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+        return self.answer(200, content[: len(content) // 2] if fault == "broken" else content)
 
 
 def test_a_server_says_what_the_model_says_here(
