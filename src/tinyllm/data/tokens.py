@@ -19,6 +19,7 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from tinyllm.errors import UserError
+from tinyllm.pretrained import without_special_tokens
 from tinyllm.prompts import RATIONALE_LABEL, instruction, student_prompt, student_source
 from tinyllm.records import Question
 
@@ -35,13 +36,14 @@ def _fingerprint(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> st
 
 
 def tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, cache: Path) -> list[list[int]]:
-    """Token ids of every text, without special tokens.
+    """Token ids of every text, without special tokens, also where a text names one (`without_special_tokens`).
 
     The first call writes `<cache>/<fingerprint>` (a `datasets` folder), later ones read it; a folder that can't be read
     is made anew.
     """
     if not texts:
         return []
+    texts = without_special_tokens(texts, tokenizer)
     folder = cache / _fingerprint(texts, tokenizer)
     if folder.is_dir():
         try:
@@ -50,7 +52,7 @@ def tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, cache: Pa
         except (OSError, ValueError, KeyError) as error:
             log.warning("cache %s can't be read (%s): it is made anew", folder, error)
             shutil.rmtree(folder, ignore_errors=True)
-    ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     cache.mkdir(parents=True, exist_ok=True)
     draft = tempfile.mkdtemp(dir=cache)
     features = datasets.Features({"ids": datasets.Sequence(datasets.Value("int32"))})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.hub_layout import flan_t5, sharded_decoder
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tinyllm.data import tokens
 from tinyllm.data.tokens import Perturbation, SourceTokens, mask_id, tokenize, word_ids
@@ -53,6 +55,7 @@ class Locked:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.backend_tokenizer = tokenizer.backend_tokenizer
         self.eos_token_id = tokenizer.eos_token_id
+        self.added_tokens_decoder = tokenizer.added_tokens_decoder
 
     def __call__(self, *_: object, **__: object) -> None:
         raise AssertionError("the texts were tokenized again")
@@ -344,3 +347,20 @@ def test_words_of_the_vocabulary_are_all_but_special_tokens() -> None:
     tokenizer.add_tokens(["<extra_id_0>"], special_tokens=True)
     assert mask_id(tokenizer) == tokenizer.convert_tokens_to_ids("<extra_id_0>") != tokenizer.unk_token_id
     assert word_ids(tokenizer) == list(range(3, len(tokenizer) - 1))
+
+
+@pytest.mark.parametrize("files", [flan_t5, sharded_decoder])
+def test_a_special_token_that_a_text_names_is_split(tmp_path: Path, files: Callable[[Path], Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(files(tmp_path / "model"))
+    named = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    texts = [f"a{name}b" for name in named]
+    assert all(set(tokenizer(text, add_special_tokens=False)["input_ids"]) & special_ids(tokenizer) for text in texts)
+    for name, ids in zip(named, tokenize(texts, tokenizer, tmp_path / "cache"), strict=True):
+        assert not set(ids) & (special_ids(tokenizer) - {tokenizer.unk_token_id}), name
+    assert tokenize(["a < b"], tokenizer, tmp_path / "cache") == [
+        tokenizer("a < b", add_special_tokens=False)["input_ids"]
+    ]
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    return set(tokenizer.all_special_ids) | {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}

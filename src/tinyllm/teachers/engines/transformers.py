@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tinyllm.errors import UserError
-from tinyllm.pretrained import folder_of, loading, why
+from tinyllm.pretrained import folder_of, loading, why, without_special_tokens
 from tinyllm.teachers.engines.protocol import STOP, Completion, Request, ScoreRequest, in_batches, seed_of
 
 if TYPE_CHECKING:
@@ -123,15 +123,15 @@ class TransformersEngine:
                 middle = len(batch) // 2
                 return self._score(batch[:middle]) + self._score(batch[middle:])
             return [Completion(batch[0].id, "", "error", error="the GPU's memory is too small for this question")]
-        lengths = [len(ids) for ids in self._tokenizer([r.source for r in batch])["input_ids"]]
+        lengths = [len(ids) for ids in self._tokenizer(self._plain([r.source for r in batch]))["input_ids"]]
         rows = zip(batch, scores, lengths, strict=True)
         return [Completion(r.id, json.dumps(row), "stop", prompt_tokens=length) for r, row, length in rows]
 
     def _scores_of_decoder(self, batch: Sequence[ScoreRequest]) -> list[list[float]]:
         import torch
 
-        sources = self._tokenizer([r.source for r in batch])["input_ids"]
-        texts = [[f" {option}" for option in r.options] for r in batch]
+        sources = self._tokenizer(self._plain([r.source for r in batch]))["input_ids"]
+        texts = [self._plain([f" {option}" for option in r.options]) for r in batch]
         options = [self._tokenizer(own, add_special_tokens=False)["input_ids"] for own in texts]
         pairs = [(source, option) for source, own in zip(sources, options, strict=True) for option in own]
         length = max(len(source) + len(option) for source, option in pairs)
@@ -153,9 +153,9 @@ class TransformersEngine:
         from transformers.modeling_outputs import BaseModelOutput
 
         device = self._model.device
-        sources = self._tokenizer([r.source for r in batch], return_tensors="pt", padding=True).to(device)
+        sources = self._tokenizer(self._plain([r.source for r in batch]), return_tensors="pt", padding=True).to(device)
         counts = torch.tensor([len(r.options) for r in batch], device=device)
-        options = [option for r in batch for option in r.options]
+        options = self._plain([option for r in batch for option in r.options])
         targets = self._tokenizer(options, return_tensors="pt", padding=True).to(device)
         inside = targets["attention_mask"].bool()
         labels = targets["input_ids"].masked_fill(~inside, -100)
@@ -240,12 +240,15 @@ class TransformersEngine:
             for request, row, length in zip(batch, generated, lengths, strict=True)
         ]
 
+    def _plain(self, texts: Sequence[str]) -> list[str]:
+        return without_special_tokens(texts, self._tokenizer)
+
     def _text(self, request: Request) -> str:
         if isinstance(request.prompt, str):
-            return request.prompt
-        text: str = self._tokenizer.apply_chat_template(
-            list(request.prompt), add_generation_prompt=True, tokenize=False
-        )
+            return self._plain([request.prompt])[0]
+        words = self._plain([turn["content"] for turn in request.prompt])
+        turns = [{**turn, "content": said} for turn, said in zip(request.prompt, words, strict=True)]
+        text: str = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         return text
 
     def _room(self) -> int | None:
