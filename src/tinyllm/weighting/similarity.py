@@ -58,7 +58,8 @@ def _embedded(texts: Sequence[str], model: str) -> Any:
             "or weighting.embeddings=null"
         ) from error
     try:
-        return np.asarray(SentenceTransformer(model).encode(list(texts), normalize_embeddings=True))
+        loaded = SentenceTransformer(model, trust_remote_code=False, model_kwargs={"use_safetensors": True})
+        return np.asarray(loaded.encode(list(texts), normalize_embeddings=True))
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or ["unknown"])[0]
         raise UserError(

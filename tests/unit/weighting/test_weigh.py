@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -208,9 +211,28 @@ def test_consensus_is_a_softmax_of_mean_cosine_similarities(tmp_path: Path) -> N
 
 
 def test_sentence_embeddings_that_are_not_installed_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "sentence_transformers", None)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(UserError, match=r"^weighting\.embeddings=some/model: .*pip install sentence-transformers"):
         importances(config(tmp_path, "consensus", embeddings="some/model"), tmp_path)
+
+
+def test_sentence_embeddings_are_read_from_safetensors_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    class Embedder:
+        """The first letters that a text has, as a vector."""
+
+        def __init__(self, model: str, **settings: Any) -> None:
+            asked.update(settings, model=model)
+
+        def encode(self, texts: list[str], normalize_embeddings: bool) -> list[list[float]]:
+            rows = [[float(letter in text) for letter in "abcdefgh"] for text in texts]
+            return [[value / max(1e-9, math.hypot(*row)) for value in row] for row in rows]
+
+    monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=Embedder))
+    found = importances(config(tmp_path, "consensus", embeddings="some/model"), tmp_path)
+    assert asked == {"model": "some/model", "trust_remote_code": False, "model_kwargs": {"use_safetensors": True}}
+    assert found != importances(config(tmp_path, "consensus"), tmp_path)
 
 
 def naive_ratio(student: Student, question: Question, prefix: str, text: str) -> float:
