@@ -33,10 +33,10 @@ run: $(RUN)  ## install, then train and compare TinyLLM on the embedded dataset 
 	wait $$! && exit $$code
 	$(BIN)/tinyllm report runs=runs/minilab metric=accuracy_ranked
 
-experiment: $(RUN)  ## a table or figure: NAME=table1|table2_ablation|fig2_train_size|fig3_alpha|fig4_cases|minilab SCALE=minilab|paper [ARGS=...]
+experiment: $(RUN)  ## a table or figure: NAME=<folder of experiments/> SCALE=minilab|paper|... (see its sweep.yaml) [ARGS=...]
 	$(BIN)/python experiments/run.py $(NAME) $(SCALE) $(ARGS)
 
-test: $(DEV)  ## the tests that take seconds, and the ten slowest of them (neither slow nor network)
+test: $(DEV)  ## the fast tests (not slow, not network); lists the ten slowest at the end
 	$(PYTEST) -m "not slow and not network"
 
 test-slow: $(DEV) $(SMOLLM2) $(DEEPSPEED)  ## the tests marked slow: killed runs, sweeps, several processes, SmolLM2, the wheel

@@ -203,7 +203,7 @@ def main() -> int:
     """Plan, run, report; returns the exit code: 0, 1 or 2 as a failed sweep gave it, 130 for an interruption."""
     parser = argparse.ArgumentParser(description="Run an experiment's sweeps, then its report.")
     parser.add_argument("name", help="folder of experiments/, such as table1")
-    parser.add_argument("scale", help="minilab or paper")
+    parser.add_argument("scale", help="a scale of its sweep.yaml, such as minilab or paper")
     parser.add_argument("--list", action="store_true", help="only list the cells and their states")
     options, extra = parser.parse_known_args()
     moved = [o for o in extra if o.startswith(("hydra.run.dir", "hydra.sweep", "output=", "run="))]

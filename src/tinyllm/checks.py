@@ -213,5 +213,5 @@ def _check_folders(config: Any, folder: Path) -> None:
         except OSError as error:
             raise UserError(f"{key}={path[:80]}...: {error.strerror}: set {key} to another folder") from error
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-            found = "one that you can't write" if there.is_dir() else "a file"
-            raise UserError(f"{key}={path}: expected a folder that can be written, found {found} at {there}: set {key}")
+            found = "a folder without write permission" if there.is_dir() else "a file"
+            raise UserError(f"{key}={path}: expected a writable folder, found {found} at {there}: set {key} to another")

@@ -76,12 +76,12 @@ Dropout = Annotated[float, Rule("0 or more and below 1", lambda x: 0 <= x < 1)]
 
 
 class World(StrEnum):
-    """What the training answers of minilab tell; its questions of validation and test are the same in all worlds."""
+    """What minilab's training answers reveal; its validation and test questions are the same in all worlds."""
 
     links_in_rationales = "links_in_rationales"
     """On hidden situations, only rationales say which property is needed."""
     answers_suffice = "answers_suffice"
-    """Training answers cover hidden situations as well: rationales tell nothing new."""
+    """Training answers cover hidden situations as well: rationales add nothing new."""
 
 
 class Knows(StrEnum):
@@ -90,7 +90,7 @@ class Knows(StrEnum):
     all = "all"
     """Every link."""
     even = "even"
-    """One half: setting and property stand at places of the family that add up to an even number."""
+    """Half of them: links whose setting and property have positions in the family with an even sum."""
     odd = "odd"
     """The other half."""
 
@@ -312,7 +312,7 @@ class DataConfig:
     seed: Seed = 0
     """Random seed of the training subset and, for minilab, of the sample of questions."""
     world: World | None = None
-    """Of minilab: what its training answers tell; null for other datasets."""
+    """minilab only: what its training answers reveal; null for other datasets."""
     topic: Text = "general knowledge and reasoning"
     """What the questions are about, in words: a teacher that invents in-context examples is asked for this."""
 
@@ -331,7 +331,7 @@ class StudentConfig:
     chat: bool = False
     """Of a decoder: put question and instruction into the model's chat template; false reads and writes plain text."""
     lora_modules: Annotated[list[Text], Rule("one name or more", bool)] = field(default_factory=lambda: ["q", "v"])
-    """What `method.lora.target_modules` is by default: names of linear layers, or `all-linear` for all but the head."""
+    """Default of `method.lora.target_modules`: names of linear layers, or `all-linear` for all but the head."""
     revision: Text | None = None
     """Commit, branch or tag of `pretrained` on the hub; null for the newest."""
     architecture: dict[str, float | int | str | bool] = field(default_factory=dict)
@@ -477,8 +477,8 @@ class RationalesConfig:
     )
     """Splits that the rationales stage asks the teachers about."""
     retry: list[Finding] = field(default_factory=list)
-    """Audit findings for which the rationales stage asks again, where a teacher's `max_new_tokens` is raised: its other
-    texts of lower limits are taken over."""
+    """Audit findings whose texts the rationales stage asks for again once a teacher's `max_new_tokens` is raised; texts
+    without these findings are kept."""
 
 
 @dataclass
@@ -498,13 +498,13 @@ class StreamConfig:
     temperature: Positive = 1.0
     """`teacher_options`: the teacher's option scores are divided by it before the softmax; above 1 is flatter."""
     loss: StreamLoss = StreamLoss.tokens
-    """What the stream's loss is of its target texts."""
+    """How the stream's loss is computed from its target texts."""
     smoothing: Share = 0.0
     """`listwise`: part of the target, 0 to 1, that is spread evenly over all options (label smoothing)."""
     mask: Share = 0.0
-    """Share of the tokens of the source's rationale that are masked, drawn anew every epoch (0 to 1)."""
+    """Share of the tokens of the source's rationale that are masked, drawn again every epoch (0 to 1)."""
     replace: Share = 0.0
-    """The same with random tokens in their place; of both, a question and epoch gets one, with equal chance."""
+    """Share that random tokens replace instead; with both set, a question gets one of the two per epoch, at random."""
 
 
 @dataclass
@@ -541,14 +541,14 @@ class MethodConfig:
 
 @dataclass
 class WeightingConfig:
-    """Whom to believe, question by question: the factor of a teacher's text beside the teacher's α."""
+    """Which teacher to trust on which question: a factor on each text, in addition to its teacher's α."""
 
     name: Weighting = Weighting.uniform
     """How much each teacher's text counts."""
     drop_conflicts: bool = False
-    """Leave out all texts on a question where one of them concludes on another option than the right one."""
+    """Leave out all texts on a question if one of them concludes with a wrong option."""
     floor: Share = 0.0
-    """Of `correct`: what a text counts whose teacher doesn't solve the question, 0 to 1."""
+    """`correct` only: importance of a text whose teacher doesn't solve the question, 0 to 1."""
     temperature: Positive = 1.0
     """Of `consensus`, `confidence` and `surprisal`, above 0: the lower, the more the best text of a question counts."""
     embeddings: Text | None = None
@@ -610,7 +610,7 @@ class TrainerConfig:
     precision: Annotated[str, PRECISION] = "auto"
     """As in Lightning, or `auto`: bf16-mixed where the hardware computes in bf16, else 32-true."""
     batch_size: Count = 8
-    """Examples per optimizer step, over all devices and accumulation steps."""
+    """Questions per optimizer step, over all devices and accumulation passes."""
     accumulate_grad_batches: Count = 1
     """Forward passes per optimizer step; divides `batch_size`."""
     max_epochs: Count = 1

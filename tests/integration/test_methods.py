@@ -124,7 +124,7 @@ def test_a_rationale_in_every_source_from_training_to_export(stage: Stage, tmp_p
     run = tmp_path / "run"
     assert {"train/loss/answer", "train/loss/counterfactual"} <= columns(run)
     assert result(run)["teachers"] == ["terse"]
-    assert "each option is read with what terse wrote for it" in err and "100% masked or 30% replaced" in err
+    assert "each option is read together with terse's rationale for it" in err and "100% masked or 30% replaced" in err
     assert all(row["generated"] == row["predicted"] == row["ranked"] for row in predictions(run))
     code, _, err = stage("evaluate", "run=run", "trainer.precision=32-true", "output=again")
     assert code == 0, err

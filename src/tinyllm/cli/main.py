@@ -35,9 +35,9 @@ from tinyllm.shown import log_visibly
 
 STAGES = {
     "rationales": "generate the rationales that are missing from the store",
-    "train": "train a student and evaluate it: a run folder",
-    "evaluate": "evaluate a run, a model folder or a hub id on a split",
-    "report": "the paper's tables and figures from run folders",
+    "train": "train a student and evaluate it on test; writes a run folder",
+    "evaluate": "evaluate a run, a model folder, a hub id or a teacher on a split",
+    "report": "compare runs: tables, figures and one HTML page",
     "predict": "ask a trained student one question",
     "export": "write a run's student as a Hugging Face model folder",
 }
@@ -61,8 +61,8 @@ def _disk_faults() -> Iterator[None]:
             raise
         path = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
         raise UserError(
-            f"{path}{fault[0]}: make room (or choose another folder) and run the same command again; what was written "
-            "before is kept"
+            f"{path}{fault[0]}: free some space or choose another folder, then run the same command again; what was "
+            "already written is kept"
         ) from error
 
 
@@ -72,7 +72,7 @@ def one_line(error: Exception) -> str:
         return str(error)
     if isinstance(error, _PATHS):
         # Hydra makes the folder of the job before anything else.
-        return f"{error.filename}: {error.strerror}: set hydra.run.dir, or this path's own key, to another"
+        return f"{error.filename}: {error.strerror}: set hydra.run.dir, or the key of this path, to another folder"
     cause: BaseException = error
     while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
@@ -191,9 +191,11 @@ def _hydra_main(stage: str) -> Callable[[], None]:
 
 
 def _usage() -> str:
-    lines = ["usage: tinyllm <stage> [key=value ...] [-m] [--cfg job] [--help]", "", "stages:"]
+    lines = ["usage: tinyllm <stage> [group=option ...] [key=value ...] [-m] [--cfg job] [--help]", "", "stages:"]
     lines += [f"  {name:<12}{text}" for name, text in STAGES.items()]
-    lines += ["", "'tinyllm <stage> --help' shows a stage's groups and keys; 'tinyllm --version' the version."]
+    lines += ["", "-m runs a sweep over comma-separated values; --cfg job prints the configuration and runs nothing."]
+    lines += ["First try: tinyllm rationales && tinyllm train && tinyllm report"]
+    lines += ["'tinyllm <stage> --help' shows a stage's groups and keys; 'tinyllm --version' prints the version."]
     return "\n".join(lines)
 
 

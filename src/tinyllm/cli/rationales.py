@@ -81,8 +81,8 @@ def main(config: RationalesStageConfig, _: Path) -> None:
     left = [f"{s.left} {s.split} texts of {s.teacher}" for s in summaries if s.left]
     if left:
         raise UserError(
-            f"stopped at {budget}, the next text could go beyond: {', '.join(left)} are left to ask; all others are in "
-            "the store, and the same command goes on with a budget of its own"
+            f"stopped at {budget}, as the next text could exceed it: {', '.join(left)} are still missing; all others "
+            "are in the store; run the same command again to continue with a fresh budget"
         )
 
 

@@ -35,8 +35,8 @@ A **group** (`data=obqa`) takes one of the files in its folder, and that file se
 (`trainer.batch_size=16`) sets one value, and wins over every file. `tinyllm <stage> --cfg job` prints what a call
 would use.
 
-The tables give the default of `base.yaml` or of the schema. Where a default option of a group sets another value, it
-stands behind it. The default options are
+The column "default" gives the value of `base.yaml` or of the schema. If the default option of a group sets another
+value, that follows after a semicolon. The default options are
 {options}.
 
 Hydra's own keys choose where and how jobs run: `hydra.run.dir=<folder>` of one run, `hydra.sweep.dir=<folder>` of a
@@ -140,7 +140,7 @@ def generate() -> str:
     sections["Where the authors' code contradicts the paper"] = contradictions()
     for stage, owner in STAGES.items():
         sections[f"tinyllm {stage}"] = [
-            f"Keys of this stage alone. {_own_keys(stage)}",
+            f"Keys of this stage only. {_own_keys(stage)}",
             _table(list(keys(owner, f"{stage}.yaml"))),
         ]
     contents = " · ".join(f"[{name}](#{_anchor(name)})" for name in sections)
@@ -159,7 +159,7 @@ def contradictions() -> list[str]:
         f"| `{key}` | {_cell(paper)} | {_cell(own)} |" for key, (paper, own) in deviations.deviations(config).items()
     ]
     intro = (
-        "`experiment=authors_code` against `experiment=paper`; its file says what it does not follow, and what is ours."
+        "`experiment=authors_code` compared with `experiment=paper`; its file says what it leaves out and what is ours."
     )
     return [intro, "\n".join(["| key | paper | authors' code |", "| --- | --- | --- |", *rows])]
 
@@ -181,7 +181,8 @@ def _section(name: str, owner: type | None) -> list[str]:
     text = inspect.cleandoc(owner.__doc__ or "") if owner else docstrings(schema.ExperimentConfig)[name]
     group = _options(name) if (config_folder() / name).is_dir() else []
     if owner is None:  # alpha: a weight a teacher, which the set's file gives
-        row = Key(f"{name}.{PLACEHOLDERS[name]}", _cell(text), "number, 0 or more", "`1.0`, from the file of the set")
+        default = "from the file of the set: `1.0`; `3.0` in minilab's"
+        row = Key(f"{name}.{PLACEHOLDERS[name]}", _cell(text), "number, 0 or more", default)
         return [*group, _table([row])]
     prefix = f"{name}.{PLACEHOLDERS[name]}." if name in PLACEHOLDERS else f"{name}."
     return [text, *group, _table(list(keys(owner, "base.yaml", prefix)))]
@@ -189,7 +190,7 @@ def _section(name: str, owner: type | None) -> list[str]:
 
 def _own_keys(stage: str) -> str:
     shared = issubclass(STAGES[stage], schema.ExperimentConfig)
-    return "The keys above are read too." if shared else "It reads no other."
+    return "It also reads the keys above." if shared else "It reads no others."
 
 
 def _options(group: str) -> list[str]:
@@ -275,7 +276,7 @@ def _default(name: str, in_schema: Any, file: str) -> str:
 def _value(value: Any) -> str:
     """A value as YAML, in backticks."""
     if value == "???":
-        return "to be given"
+        return "required"
     plain = str(value) if isinstance(value, StrEnum) else value
     text = yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("...\n").strip()
     return f"`{text}`"

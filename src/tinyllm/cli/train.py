@@ -83,4 +83,4 @@ def _run(config: ExperimentConfig, folder: Path) -> None:
     )
     runs.write_evaluation(evaluation.predictions, result, folder)
     log_result(loggers, result, evaluation.predictions)
-    log.info("%s (%.0f s in all)", runs.summary(result, folder), time.perf_counter() - started)
+    log.info("%s (%.0f s in total)", runs.summary(result, folder), time.perf_counter() - started)

@@ -50,7 +50,7 @@ def tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, cache: Pa
             ids: list[list[int]] = datasets.load_from_disk(str(folder))["ids"][:]
             return ids
         except (OSError, ValueError, KeyError) as error:
-            log.warning("cache %s can't be read (%s): it is made anew", folder, error)
+            log.warning("cache %s can't be read (%s): it is rebuilt", folder, error)
             shutil.rmtree(folder, ignore_errors=True)
     ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     cache.mkdir(parents=True, exist_ok=True)

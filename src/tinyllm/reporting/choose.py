@@ -145,7 +145,7 @@ def tries_text(runs: pd.DataFrame) -> str:
     text = ", ".join(f"{label(row)} {counts[row['method']]}" for row in sorted(rows, key=order))
     questions = _range(trained.loc[trained["valid_examples"] > 0, "valid_examples"])
     on = f", on {questions} validation questions" if questions else ""
-    unequal = " (not as many for every method)" if len(set(counts.values())) > 1 else ""
+    unequal = " (not equally many per method)" if len(set(counts.values())) > 1 else ""
     return f"Settings tried{unequal}: {text}{on}."
 
 

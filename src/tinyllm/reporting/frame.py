@@ -169,7 +169,7 @@ def _results(folders: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
     seen: set[Path] = set()
     for root in folders:
         if not root.is_dir():
-            raise UserError(f"runs: expected a folder, found none at {root}")
+            raise UserError(f"runs: expected a folder, found none at {root}: run 'tinyllm train', or set runs=<folder>")
         for path in sorted(root.rglob(RESULT), key=lambda p: (len(p.parts), p)):
             if path.resolve() not in seen:
                 seen.add(path.resolve())

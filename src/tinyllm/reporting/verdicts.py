@@ -132,7 +132,7 @@ def _line(study: Study, whole: Whole, claim: Claim, student: str, datasets: list
     if not complete:
         reason = "; ".join(dict.fromkeys(one.remark for one in tested))
     elif claim.average_only and (missing := [dataset for dataset in claimed if dataset not in complete]):
-        reason = f"claimed of the average over {len(claimed)} datasets; not run: {', '.join(missing)}"
+        reason = f"claimed for the average over {len(claimed)} datasets; not run: {', '.join(missing)}"
     elif smallest := _smallest_share(study, claim, student, complete):
         remarks.append(smallest)
     number = claim.in_paper(student, complete) if claimed else None

@@ -104,8 +104,8 @@ class Whole:
         ]
         if self._mixed:
             notes.append(
-                "Compared with TinyLLM at its tuned α, as TinyLLM was not run at the same α; the difference mixes "
-                f"tuning with ablation: {', '.join(dict.fromkeys(self._mixed))}."
+                "Compared with TinyLLM at its tuned α, as TinyLLM was not run at the same α, so the difference also "
+                f"contains the effect of tuning: {', '.join(dict.fromkeys(self._mixed))}."
             )
         return notes
 

@@ -374,8 +374,8 @@ def check(model: PreTrainedModel, name: str) -> None:
     dropped = next((key for key in ("attention_dropout", "attn_pdrop") if getattr(model.config, key, 0)), None)
     if dropped is not None:
         raise UserError(
-            f"student.pretrained={name}: {dropped}={getattr(model.config, dropped)} of its config.json would drop "
-            "attention weights, which trees do not: set it to 0"
+            f"student.pretrained={name}: {dropped}={getattr(model.config, dropped)} in its config.json: attention "
+            "dropout is not supported: set it to 0"
         )
     batch = lay_out([Pair(source, targets)], model.config).to(model.device)
     try:
@@ -390,8 +390,8 @@ def check(model: PreTrainedModel, name: str) -> None:
     except (ValueError, TypeError, RuntimeError, AttributeError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"student.pretrained={name}: model_type {model.config.model_type} can't be trained as a tree of one prompt "
-            f"with many continuations ({reason}): take a model of the Llama, Qwen, SmolLM or Gemma 3 kind"
+            f"student.pretrained={name}: decoders of model_type {model.config.model_type} are not supported "
+            f"({reason}): use a model of the Llama, Qwen, SmolLM or Gemma 3 family"
         ) from error
     finally:
         model.train(training)
@@ -535,7 +535,10 @@ def form(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> Form:
     text = rendered(asked, add_generation_prompt=True)
     whole = rendered([*asked, {"role": "assistant", "content": reply}])
     if text.count(said) != 1 or whole.count(reply) != 1:
-        raise UserError("student.chat=true: this model's chat template does not show what is said once and as it is")
+        raise UserError(
+            "student.chat=true: this model's chat template changes, repeats or drops a message's text: set "
+            "student.chat=false"
+        )
     start, turn = text.split(said)
     after = tokenizer(whole.split(reply)[1], add_special_tokens=False)["input_ids"]
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}

@@ -200,7 +200,7 @@ def _log_plan(streams: Sequence[Stream], method: MethodConfig, teachers: Mapping
     for stream in streams:
         log.info("%s", stream)
     if method.source_rationale:
-        log.info("each option is read with what %s wrote for it", single_teacher(method, teachers))
+        log.info("each option is read together with %s's rationale for it", single_teacher(method, teachers))
     if method.lora is not None:
         modules = ", ".join(method.lora.target_modules)
         log.info("adapters of rank %d on %s are trained in place of the weights", method.lora.r, modules)

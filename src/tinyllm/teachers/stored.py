@@ -226,9 +226,9 @@ def _stored(
     if missing:
         option = "" if split is Split.train else f"rationales.splits=[{split}] and "
         raise UserError(
-            f"{len(missing)} of {len(questions)} {config.data.name}/{split} questions lack a rationale of teacher "
-            f"{name} in {config.store}, asked for as this run needs it ({kind}): run 'tinyllm rationales' with {option}"
-            "the same data, teachers, method, ablation, weighting and prompt options"
+            f"{len(missing)} of {len(questions)} {config.data.name}/{split} questions have no rationale of teacher "
+            f"{name} of the kind that this run needs ({kind}) in {config.store}: run 'tinyllm rationales' with {option}"
+            "the same data, teachers, method, ablation, weighting, prompt and seed options"
         )
     return {key: found[key] for key in keys}
 

@@ -112,7 +112,7 @@ def test_a_model_that_would_think_first_does_not() -> None:
 
 @pytest.mark.parametrize(
     ("template", "message"),
-    [(None, "has no chat template"), ("{{ messages[0]['content'] | upper }}", "does not show what is said")],
+    [(None, "has no chat template"), ("{{ messages[0]['content'] | upper }}", "changes, repeats or drops")],
 )
 def test_a_chat_without_a_usable_template_is_refused(template: str | None, message: str) -> None:
     tokenizer = byte_level(TEXTS)

@@ -11,7 +11,7 @@ from tinyllm.reporting.study import Study
 from tinyllm.reporting.subsets import lattices, shapley
 from tinyllm.reporting.tables.teachers import Point, count_curve
 
-_LINES = ("in the order of the set", "mean over all sets of as many")
+_LINES = ("first in the set's order", "mean over all sets of this size")
 
 
 def teachers(study: Study) -> list[Figure]:
@@ -44,8 +44,8 @@ def teachers(study: Study) -> list[Figure]:
             right.text(0.5, 0.5, "not every set was run", transform=right.transAxes, ha="center", color=GREY)
     add_legend(canvas, axes)
     caption = (
-        f"Left: {metric_text(study.metric.value)}, over the number of teachers; none is full fine-tuning. Right: exact "
-        "Shapley values, which add up to the whole set minus full fine-tuning. 95% intervals."
+        f"Left: accuracy by {metric_text(study.metric.value)} over the number of teachers; 0 is full fine-tuning. "
+        "Right: exact Shapley values, which add up to the whole set minus full fine-tuning. 95% intervals."
     )
     return [Figure("teachers", "What each teacher brings", caption, canvas)]
 

@@ -77,10 +77,11 @@ def misleading(study: Study) -> list[Figure]:
         left.set_title(title, fontsize=9)
         right.set_ylabel("mean weight of misleading")
         for axis in (left, right):
-            axis.set_xlabel("share of wrong texts of misleading")
+            axis.set_xlabel("share of misleading's texts that are wrong")
     add_legend(canvas, axes)
     caption = (
-        f"{metric_text(metric)}; 95% t intervals over the seeds. Weights: mean over questions and seeds; uniform is 1."
+        f"Left: accuracy by {metric_text(metric)}, with 95% intervals. Right: mean weight over questions and seeds; "
+        "uniform is 1."
     )
     return [Figure("misleading", "A teacher that misleads", caption, canvas)]
 

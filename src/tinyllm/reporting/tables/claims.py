@@ -15,8 +15,8 @@ _CLAIM, _STUDENT, _DATASETS, _P, _WHERE, _REMARKS, _ID = (
 _IN_SHORT = 3
 """Claims that `in_short` names for each verdict."""
 _NOT_SHOWN = (
-    "holds: the interval is above 0. contradicted: it is below 0. not shown: 0 lies inside; MDE (minimum detectable "
-    "effect) is the difference that would have been found."
+    "holds: the interval is above 0. contradicted: it is below 0. not shown: it contains 0. MDE (minimum detectable "
+    "effect): the smallest true difference that these runs could have detected."
 )
 
 
@@ -39,8 +39,8 @@ def claims(study: Study) -> list[Table]:
         tuple(tuple(row.get(column, Cell()) for column in kept) for row in rows),
         (
             "ours: the difference in points, averaged over the datasets that were run, with the paired test's 95% "
-            "confidence interval. paper: its difference for the same student and datasets, from its tables; where it "
-            "has none, its own words or the range of its students.",
+            "confidence interval. paper: the paper's difference for the same student and datasets, from its tables; "
+            "else what its text says, or the range over its students.",
             _NOT_SHOWN,
             f"p (Holm): corrected for the {len(tested)} tests of this table. It stands beside the verdict where the "
             f"interval is clear of 0 and the corrected p is {LEVEL:g} or more.",
@@ -49,7 +49,7 @@ def claims(study: Study) -> list[Table]:
                 if _DATASETS in kept
                 else []
             ),
-            "A control is not the paper's claim: it shows what else a difference could come from.",
+            "A control is not a claim of the paper: it tests another explanation of a difference.",
             *filter(None, [tries_text(study.candidates)]),
         ),
         (notes.ACCURACY[study.metric], notes.TESTS, notes.MINIMUM_EFFECT, study.selection),
@@ -72,7 +72,7 @@ def in_short(study: Study) -> str:
         named += [f"{len(found) - _IN_SHORT} more"] if len(found) > _IN_SHORT else []
         parts += [f"{str(verdict).capitalize()}: {'; '.join(named)}."] if found else []
     if lines and all_single:
-        parts.append("With one seed this is about one training run each: another seed can differ by more.")
+        parts.append("With one seed each method was trained once: another seed may differ by more than the interval.")
     return " ".join(parts)
 
 

@@ -85,7 +85,7 @@ def _table(study: Study, title: str, lines: list[tuple[Cell, ...]], differs: Map
     return Table(
         f"conflict_{number}",
         f"Where the teachers contradict each other: {title}",
-        ("method", "accuracy with conflict", "without", "difference", "seeds"),
+        ("method", "accuracy with conflict", "without conflict", "difference", "seeds"),
         tuple(lines),
         (
             f"With conflict: the teachers, asked without the answer, name different options; {count} of {len(differs)} "

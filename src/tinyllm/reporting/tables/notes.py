@@ -32,8 +32,8 @@ TOTALS = (
     "not share several seeds, the datasets' intervals combined (Newcombe's square-and-add)."
 )
 BOLD = (
-    "Bold: the best student of a column, where it is significantly better than the second best (paired test, "
-    f"p < {LEVEL:g} after Holm's correction over the columns)."
+    "Bold: the best row of a column (teachers aside), if it is significantly better than the second best (paired "
+    f"test, p < {LEVEL:g} after Holm's correction over the columns)."
 )
 GAINS = (
     f"{' and '.join(label for label, _ in paper.GAINS.values())}: relative gain of TinyLLM over "
@@ -41,8 +41,8 @@ GAINS = (
     "both have, with the interval of the paired test."
 )
 TESTS = (
-    "Paired tests bootstrap the questions, whole groups of them where they come in groups; with two or more seeds they "
-    "bootstrap the seeds too and are combined with the paired t test over seeds: the wider interval and the larger p "
+    "Paired tests bootstrap the questions, or whole groups where questions come in groups. With two or more seeds they "
+    "also bootstrap the seeds, and are combined with a paired t test over seeds: the wider interval and the larger p "
     "are reported. A test on one seed says nothing about other seeds."
 )
 MINIMUM_EFFECT = (

@@ -58,9 +58,9 @@ def _attribution(study: Study, lattice: Lattice, number: int) -> Table | None:
             "Alone: the teacher alone minus full fine-tuning. Leave-one-out: the whole set minus the set without the "
             "teacher. Last line: the whole set minus full fine-tuning.",
             "Shapley value: what a teacher adds to a set of others, averaged over all orders in which the set can "
-            f"grow; exact, over all {2 ** len(lattice.teachers)} sets{seeds}. The values add up to the last line."
+            f"grow; exact, over all {2 ** len(lattice.teachers)} subsets{seeds}. They add up to the last line."
             if lattice.complete
-            else "Shapley value: missing, as not every set of these teachers was run.",
+            else "Shapley value: missing, as not every subset of these teachers was run.",
             "95% intervals of the paired tests, not corrected for their number.",
         ),
         (notes.ACCURACY[study.metric], notes.TESTS),
@@ -97,9 +97,9 @@ def _counts(study: Study, lattice: Lattice, number: int) -> Table | None:
     return Table(
         f"teacher_count_{number}",
         f"Accuracy over the number of teachers: {lattice.title}",
-        ("teachers", "in the order of the set", "accuracy", "mean over all sets of as many"),
+        ("teachers", "first in the set's order", "accuracy", "mean over all sets of this size"),
         tuple(rows),
-        ("Intervals: Student's t over the seeds that all of a line's runs have; of one seed and run Wilson's.",),
+        ("Intervals: Student's t over the seeds that all runs of a line share; Wilson's for a single run.",),
         (notes.ACCURACY[study.metric],),
     )
 

@@ -35,9 +35,9 @@ def weights(study: Study) -> list[Table]:
         ("dataset", "student", "weighting", "method", "teacher", "mean weight", "spread", "share of zeros", "seeds"),
         tuple(lines),
         (
-            "Over the training questions that the teacher has a text on; times α in the loss. On each question the "
-            "weights of the texts add up to their number, unless all are 0; learned ones don't, and are those of the "
-            "last epoch. Spread: standard deviation over questions. A teacher without a text left counts as 0.",
+            "Over the training questions for which the teacher has a text; the loss multiplies a weight by α. The "
+            "weights of a question's texts add up to their number, unless all are 0. Learned weights don't; theirs are "
+            "those of the last epoch. Spread: standard deviation over questions. A teacher with no text left has 0.",
             "Interval of the mean: Student's t over the seeds.",
         ),
         percent=False,

@@ -60,7 +60,7 @@ def print_estimate(turn: Turn, estimate: Estimate, console: Console, *, when: st
     if estimate.seconds is not None:
         line += f", {bound} {_duration(estimate.seconds)}"
     if estimate.money is not None:
-        line += f", {bound} {estimate.money:.4f} to spend"
+        line += f", cost {bound} {estimate.money:.4f}"
     console.print(line, soft_wrap=True, highlight=False)
 
 
@@ -79,9 +79,9 @@ def print_summary(turn: Turn, summary: Summary, console: Console) -> None:
     if summary.unparsed:
         line += f"; {summary.unparsed} texts name no option"
     if summary.left:
-        line += f"; {summary.left} left to ask: the budget has no room for more"
+        line += f"; {summary.left} left to ask: the budget is used up"
     if summary.claimed_elsewhere:
-        line += f"; {summary.claimed_elsewhere} left to another process that is asking them"
+        line += f"; {summary.claimed_elsewhere} skipped, as another process is asking for them"
     console.print(line, soft_wrap=True)
     reasons: dict[str, list[str]] = {}
     for question_id, reason in summary.failed.items():

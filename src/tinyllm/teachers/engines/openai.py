@@ -138,8 +138,8 @@ class OpenAIEngine:
         self._unanswered += 1
         if self._unanswered >= self.concurrency:
             raise UserError(
-                f"{self._server()} answered none of the last {self._unanswered} questions ({problem}): see that it is "
-                "up, then run the same command again; what was answered is in the store"
+                f"{self._server()} answered none of the last {self._unanswered} questions ({problem}): check that it "
+                "is running, then run the same command again; answers so far are in the store"
             )
         return Completion(request.id, "", "error", error=f"{problem}, {self.max_retries + 1} times")
 

@@ -76,7 +76,7 @@ def test_in_short(make_run: MakeRun, tmp_path: Path) -> None:
     assert in_short(made(tmp_path)) == (
         "Holds: TinyLLM is above the untrained student (+50.0 points); TinyLLM is above full fine-tuning "
         "(+45.0 points). "
-        "With one seed this is about one training run each: another seed can differ by more."
+        "With one seed each method was trained once: another seed may differ by more than the interval."
     )
     make_run("tinyllm", seed=1, right=first(24))
     make_run("full_ft", seed=1, right=first(4))
@@ -288,4 +288,4 @@ def test_settings_tried_are_told(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("full_ft", result={"valid_examples": 120})
     (note,) = [note for note in claims(made(tmp_path))[0].notes if note.startswith("Settings tried")]
     assert "TinyLLM 3" in note and "Full fine-tuning 1" in note and "120 validation questions" in note
-    assert "not as many" in note
+    assert "not equally many" in note

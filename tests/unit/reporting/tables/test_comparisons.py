@@ -118,7 +118,7 @@ def test_the_minimum_detectable_effect_counts_the_spread_of_seeds(make_run: Make
         notes = [*one.notes, *one.shared_notes]
         (note,) = [note for note in notes if note.startswith("Minimum detectable effect")]
         assert ": 29.7 (TinyLLM vs. Full fine-tuning, 3 seeds, n 400" in note
-        assert any("with two or more seeds" in note for note in notes)
+        assert any("With two or more seeds" in note for note in notes)
     assert not cell(table, "TinyLLM", "minilab").best  # t = 1.73 with 2 degrees of freedom: p = 0.23
     one = comparison(*comparisons(study))["TinyLLM", "Full fine-tuning"]
     assert one["p"].text == "0.225"

@@ -352,4 +352,4 @@ def test_unequal_tries_are_said(make_run: MakeRun, tmp_path: Path) -> None:
 
     assert "(" not in tries() and "TinyLLM 2" in tries() and "50 validation questions" in tries()
     make_run("full_ft")
-    assert "not as many" in tries() and "Full fine-tuning 1" in tries()
+    assert "not equally many" in tries() and "Full fine-tuning 1" in tries()

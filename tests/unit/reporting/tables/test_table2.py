@@ -57,7 +57,7 @@ def test_a_chosen_weight_is_no_part_of_an_ablation(make_run: MakeRun, tmp_path: 
     assert against["difference"].value == pytest.approx(16 / 40 - 20 / 40)
     same, mixed = [note for note in differences.notes if note.startswith("Compared with TinyLLM at")]
     assert "terse=1 wordy=1" in same and "w/o LLaMA" in same and "w/o in-context" not in same
-    assert "mixes tuning with ablation" in mixed and "w/o in-context" in mixed and "w/o LLaMA" not in mixed
+    assert "effect of tuning" in mixed and "w/o in-context" in mixed and "w/o LLaMA" not in mixed
     for table in (accuracies, differences):
         assert "Teachers left out: TinyLLM w/o LLaMA: wordy." in table.notes
 

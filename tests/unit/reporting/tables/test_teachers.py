@@ -104,7 +104,7 @@ def test_a_missing_subset_leaves_no_shapley_value_and_no_invented_one(make_run: 
     table, counts = teachers(made(tmp_path))
     assert cell(table, "terse", "Shapley value").missing and cell(table, "terse", "leave-one-out").missing
     assert cell(table, "wordy", "leave-one-out").value == pytest.approx(8 / 40)
-    assert "not every set" in " ".join(table.notes)
+    assert "not every subset" in " ".join(table.notes)
     assert counts.rows[1][3].missing and counts.rows[1][2].value == pytest.approx(0.5)
 
 
