@@ -92,6 +92,46 @@ def started_outside() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
 
 
+def check(trainer: TrainerConfig) -> None:
+    """That there are the devices and processes that a trainer's settings ask for.
+
+    Raises:
+        UserError: fewer GPUs; another number of processes started outside, which would all train the same run; or none
+            for several machines.
+    """
+    wanted = count(trainer) * trainer.num_nodes
+    asked = f"trainer.devices={trainer.devices} and trainer.num_nodes={trainer.num_nodes}"
+    if started_outside():
+        found = int(os.environ["WORLD_SIZE" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_NTASKS"])
+        if found != wanted:
+            raise UserError(
+                f"{asked}: expected {wanted} {'process' if wanted == 1 else 'processes'}, found {found} that torchrun, "
+                "SLURM or submitit has started: set both keys to what it starts, one process for each device"
+            )
+    elif trainer.num_nodes > 1:
+        raise UserError(
+            f"trainer.num_nodes={trainer.num_nodes}: expected processes that torchrun or SLURM has started on every "
+            "machine, found none: 'torchrun --no-python --nnodes=... --nproc-per-node=... tinyllm train ...'"
+        )
+    if trainer.accelerator is Accelerator.gpu and trainer.devices > 0:
+        import torch
+
+        if 0 < (there := torch.cuda.device_count()) < trainer.devices and "SLURM_PROCID" not in os.environ:
+            raise UserError(
+                f"trainer.devices={trainer.devices}: expected as many CUDA GPUs, found {there}: set it to fewer"
+            )
+
+
+def take_device(trainer: TrainerConfig) -> None:
+    """Make the GPU of this process its default one, before anything is computed."""
+    local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+    if trainer.accelerator is Accelerator.gpu and local:
+        import torch
+
+        if local < torch.cuda.device_count():  # else the launcher shows each process its own card alone
+            torch.cuda.set_device(local)
+
+
 def _tell(index: int, processes: int, port: int) -> None:
     """Tell this process what torchrun would, on one machine."""
     os.environ |= {
@@ -104,6 +144,9 @@ def _tell(index: int, processes: int, port: int) -> None:
         "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": str(port),
     }
+    from lightning.pytorch.utilities import rank_zero_only
+
+    rank_zero_only.rank = index  # type: ignore[attr-defined]  # it was drawn from the environment when Lightning was imported
 
 
 def count(trainer: TrainerConfig) -> int:
@@ -137,20 +180,15 @@ def start(run: Callable[..., None], trainer: TrainerConfig, *arguments: Any) -> 
         arguments: of `run`.
 
     Raises:
-        UserError: for several machines, or one that `run` has raised.
+        UserError: one that `run` has raised.
         OSError: one that `run` has raised.
         Preempted: when the processes have left after a signal.
         ProcessExitedException: when one has died.
         ProcessRaisedException: of `torch.multiprocessing`, with the traceback of any other exception.
     """
     from torch.distributed.elastic.utils.distributed import get_free_port
-    from torch.multiprocessing.spawn import ProcessExitedException, start_processes
+    from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
-    if trainer.num_nodes > 1:
-        raise UserError(
-            f"trainer.num_nodes={trainer.num_nodes}: expected processes that torchrun or SLURM has started on every "
-            "machine, found none: 'torchrun --no-python --nnodes=... --nproc-per-node=... tinyllm train ...'"
-        )
     processes = count(trainer)
     mistakes = get_context("spawn").SimpleQueue()
     shared = (processes, get_free_port(), mistakes, run, arguments)
@@ -168,9 +206,11 @@ def start(run: Callable[..., None], trainer: TrainerConfig, *arguments: Any) -> 
         with handled(pass_on):
             while not context.join(grace_period=_GRACE):
                 pass
-    except ProcessExitedException as error:
-        if not mistakes.empty():
+    except (ProcessExitedException, ProcessRaisedException) as error:
+        if not mistakes.empty():  # of one process; others may have failed because it was gone
             raise mistakes.get() from error
+        if isinstance(error, ProcessRaisedException):
+            raise
         if passed or error.exit_code == REQUEUE:  # one that was still starting has died of the signal
             raise Preempted(REQUEUE) from error
         raise

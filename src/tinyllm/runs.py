@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from functools import cache
@@ -17,7 +18,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tinyllm.config import EvaluateConfig, ExperimentConfig, Source, TeacherConfig
+from tinyllm.config import DataConfig, EvaluateConfig, ExperimentConfig, Source, TeacherConfig
 from tinyllm.errors import UserError
 from tinyllm.methods import chosen_teachers, two_samples_of
 from tinyllm.records import Prediction, Result
@@ -25,7 +26,7 @@ from tinyllm.records import Prediction, Result
 CONFIG, METRICS, PREDICTIONS, RESULT = "config.yaml", "metrics.csv", "predictions.jsonl", "result.json"
 ERROR = "error.txt"
 """Why a job of a sweep failed; the next call tries again."""
-CHECKPOINTS, LAST = "checkpoints", "checkpoints/last.ckpt"
+CHECKPOINTS, BEST, LAST = "checkpoints", "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 STUDENT = "checkpoints/student"
 """The best checkpoint as a Hugging Face model folder, with the tokenizer; with LoRA, the adapters merged."""
 ADAPTER = "checkpoints/adapter"
@@ -37,7 +38,7 @@ TEACHER = "teacher"
 def write_whole(path: Path, content: str | bytes | memoryview) -> None:
     """Write a file whole or not at all: beside it, and renamed. A killed process or a full disk leaves the old one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(draft, path)
@@ -377,18 +378,31 @@ def teacher_folder(config: EvaluateConfig, teacher: TeacherConfig) -> Path:
 
 
 def with_evaluation_of(folder: Path, config: EvaluateConfig, overrides: Iterable[str]) -> ExperimentConfig:
-    """A run's configuration with another call's evaluation settings, and its data and store where it names them.
+    """A run's configuration with another call's evaluation settings, and the data and store that it names.
 
     Args:
         folder: of the run.
         config: of the call.
-        overrides: of the call, as they were given.
+        overrides: of the call, as they were given; `data=...` names all of the data, `data.root=...` that key alone.
     """
     trained = read_config(folder)
     named = [override.lstrip("+") for override in overrides]
     return replace(
         trained,
         evaluation=config.evaluation,
-        data=config.data if any(name.startswith(("data=", "data.")) for name in named) else trained.data,
+        data=config.data
+        if any(name.startswith("data=") for name in named)
+        else _with_keys(trained.data, config.data, named),
         store=config.store if any(name.startswith("store=") for name in named) else trained.store,
     )
+
+
+def _with_keys(data: DataConfig, call: DataConfig, overrides: Sequence[str]) -> DataConfig:
+    """Data settings with the single keys of a call, such as `data.root`."""
+    changed, given = OmegaConf.structured(data), OmegaConf.structured(call)
+    for override in overrides:
+        key = override.split("=")[0]
+        if key.startswith("data."):
+            path = key.removeprefix("data.")
+            OmegaConf.update(changed, path, OmegaConf.select(given, path), merge=False)
+    return cast(DataConfig, OmegaConf.to_object(changed))

@@ -230,6 +230,18 @@ def test_a_mistake_in_the_folder_of_another_run_leaves_that_as_it_is(stage: Stag
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("layout", ["fsdp", "deepspeed"])
+def test_a_run_goes_on_with_the_kind_of_trainer_that_began_it(stage: Stage, tmp_path: Path, layout: str) -> None:
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    (last if layout == "deepspeed" else last.parent).mkdir(parents=True)
+    progress = {"global_step": 3, "callbacks": {"Progress": {"layout": layout}}}
+    torch.save(progress, last / "progress.ckpt" if layout == "deepspeed" else last)
+    code, _, err = stage("train", *SMALL, "method=full_ft", "hydra.run.dir=run")
+    lines = [text for text in err.splitlines() if text.startswith("error:")]
+    assert code == 2 and len(lines) == 1 and "Traceback" not in err, err
+    assert f"go on with trainer={layout}" in lines[0] and last.exists()
+
+
 FILES_FOR_FOLDERS = [
     (["train", "method=full_ft", "hydra.run.dir=file"], "hydra.run.dir"),
     (["train", "method=full_ft", "hydra.run.dir=file/below"], "hydra.run.dir"),

@@ -37,8 +37,14 @@ ZERO3 = {
     "zero_allow_untested_optimizer": True,
 }
 TWO = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
-LONG = [*SMALL, "data.limit_train=80", "trainer.gradient_clip=1.0", "optimizer.warmup_steps=2"]
-"""20 steps, a validation every 5."""
+LONG = [
+    *SMALL,
+    "data.limit_train=80",
+    "trainer.gradient_clip=0.5",
+    "trainer.accumulate_grad_batches=2",
+    "optimizer.warmup_steps=2",
+]
+"""20 steps of two passes each, a validation every 5; clipping shows a gradient of another scale."""
 
 
 def nightly(*trainers: str) -> list[Any]:
@@ -213,6 +219,10 @@ def test_slurm_starts_the_processes_and_the_first_alone_speaks(folder: Path) -> 
 
     outs = [ended(process, 2) for process in srun("store=nowhere", "hydra.run.dir=mistake")]
     assert [out.count("error:") for out in outs] == [1, 0] and not (folder / "mistake").exists()
+    (alone, _) = (ended(process, 2) for process in srun("trainer.devices=1", "hydra.run.dir=mistake"))
+    assert "expected 1 process, found 2" in alone and not (folder / "mistake").exists()
+    (idle, _) = (ended(process, 2) for process in srun("method=full_ft", "data.limit_valid=1", "hydra.run.dir=idle"))
+    assert "for each of 2 processes, found 1" in idle and idle.count("error:") == 1
     first, second = (ended(process) for process in srun("method=full_ft", "trainer.max_steps=2", "hydra.run.dir=slurm"))
     assert "run folder:" in first and "run folder:" not in second
     assert json.loads((folder / "slurm/result.json").read_text())["steps"] == 2

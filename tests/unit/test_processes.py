@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,9 +56,74 @@ def test_minus_one_is_a_process_for_every_gpu(monkeypatch: pytest.MonkeyPatch) -
     assert processes.count(TrainerConfig(devices=3)) == 3
 
 
-def test_several_machines_need_a_launcher() -> None:
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "4"}
+SRUN = {"SLURM_PROCID": "1", "SLURM_NTASKS": "4"}
+SUBMITIT = {"SUBMITIT_LOCAL_GLOBALID": "1", "SUBMITIT_LOCAL_NTASKS": "4", "SUBMITIT_LOCAL_JOB_ID": "77"}
+
+
+@pytest.mark.parametrize("variables", [TORCHRUN, SRUN, SUBMITIT])
+def test_each_process_started_outside_needs_a_device(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    """Else every one of them would train the whole run alone, and write into the same folder."""
+    clean = {key: value for key, value in os.environ.items() if key not in VARIABLES}
+    monkeypatch.setattr(os, "environ", {**clean, **variables})
+    processes.check(TrainerConfig(devices=4))
+    processes.check(TrainerConfig(devices=2, num_nodes=2))
+    for trainer in (TrainerConfig(devices=1), TrainerConfig(devices=2), TrainerConfig(devices=4, num_nodes=2)):
+        with pytest.raises(UserError, match=rf"^trainer\.devices={trainer.devices} and .*found 4 that torchrun"):
+            processes.check(trainer)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_several_machines_need_a_launcher(devices: int) -> None:
     with pytest.raises(UserError, match=r"^trainer\.num_nodes=2.*torchrun"):
-        processes.start(print, TrainerConfig(devices=2, num_nodes=2))
+        processes.check(TrainerConfig(devices=devices, num_nodes=2))
+
+
+def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    processes.check(TrainerConfig(devices=2, accelerator=Accelerator.gpu))
+    processes.check(TrainerConfig(devices=8, accelerator=Accelerator.cpu))
+    with pytest.raises(UserError, match=r"^trainer\.devices=8: .*found 2"):
+        processes.check(TrainerConfig(devices=8, accelerator=Accelerator.gpu))
+
+
+def test_each_process_computes_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for rank in ("0", "1", "7"):  # the last: its launcher shows it fewer cards
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        processes.take_device(TrainerConfig(accelerator=Accelerator.gpu))
+        processes.take_device(TrainerConfig(accelerator=Accelerator.cpu))
+    assert taken == [1]
+
+
+def _mistake_of_the_first() -> None:
+    """The other fails at a connection that is gone, and is seen first."""
+    if os.environ["RANK"] == "0":
+        raise UserError("data.root: expected a file")
+    time.sleep(1)
+    raise RuntimeError("connection closed by peer")
+
+
+@pytest.mark.slow
+def test_a_mistake_of_one_process_is_told_whoever_ends_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="expected a file"):
+        processes.start(_mistake_of_the_first, TrainerConfig(devices=2))
+
+
+def _names_its_rank(folder: str) -> None:
+    from lightning.pytorch.utilities import rank_zero_only
+
+    (Path(folder) / os.environ["RANK"]).write_text(str(rank_zero_only.rank))
+
+
+@pytest.mark.slow
+def test_lightning_knows_which_process_is_the_first(tmp_path: Path) -> None:
+    processes.start(_names_its_rank, TrainerConfig(devices=2), str(tmp_path))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"0": "0", "1": "1"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])

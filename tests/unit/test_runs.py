@@ -87,6 +87,20 @@ def test_a_configuration_comes_back_as_it_went(tmp_path: Path) -> None:
     assert runs.hash_of(found) == runs.hash_of(config())
 
 
+def test_a_call_of_evaluate_changes_the_keys_of_data_that_it_names(tmp_path: Path) -> None:
+    runs.write_config(config(), tmp_path)
+    call = EvaluateConfig(data=DataConfig(name="minilab", source=Source.builtin, root="/moved", limit_test=7))
+    data = config().data
+
+    def evaluated(*overrides: str) -> DataConfig:
+        return runs.with_evaluation_of(tmp_path, call, overrides).data
+
+    assert evaluated("evaluation.split=valid") == data
+    assert evaluated("data.root=/moved") == replace(data, root="/moved")
+    assert evaluated("data.root=/moved", "+data.limit_test=7") == replace(data, root="/moved", limit_test=7)
+    assert evaluated("data=minilab", "data.limit_test=7") == call.data
+
+
 def test_a_folder_without_a_configuration_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.yaml"):
         runs.read_config(tmp_path)

@@ -29,7 +29,11 @@ def main(config: ExperimentConfig, folder: Path) -> None:
     """Train and evaluate, in processes of its own where there are several devices and nobody else has started them."""
     if (result := runs.finished(folder, runs.hash_of(config))) is not None:
         log.info("finished already: %s", runs.summary(result, folder))
-    elif config.method.train and processes.count(config.trainer) > 1 and not processes.started_outside():
+        return
+    processes.check(config.trainer)
+    if not config.method.train and processes.rank() > 0:
+        return  # the first process alone evaluates
+    if config.method.train and processes.count(config.trainer) > 1 and not processes.started_outside():
         processes.start(run, config.trainer, config, folder)
     else:
         run(config, folder)
@@ -42,6 +46,7 @@ def run(config: ExperimentConfig, folder: Path) -> None:
 
 
 def _run(config: ExperimentConfig, folder: Path) -> None:
+    processes.take_device(config.trainer)
     digest = runs.hash_of(config)
     precision = resolve_precision(config.trainer.precision, config.trainer.accelerator)
     started = time.perf_counter()

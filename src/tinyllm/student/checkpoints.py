@@ -27,7 +27,8 @@ class WholeCheckpoints(TorchCheckpointIO):
         """
         path = Path(path)
         for draft in path.parent.glob(f".{path.name}.*"):  # of a killed process
-            draft.unlink(missing_ok=True)
+            if not draft.is_dir():
+                draft.unlink(missing_ok=True)
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         write_whole(path, buffer.getbuffer())

@@ -15,19 +15,26 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import Strategy as LightningStrategy
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from tinyllm.config import Strategy
 from tinyllm.errors import UserError
 
 PROGRESS = "progress.ckpt"
 """Inside a folder of shards: the checkpoint without weights and optimizer state."""
 
 
-def is_sharded(strategy: Strategy) -> bool:
+def is_sharded(strategy: LightningStrategy) -> bool:
     """Whether a process holds only its part of what is trained."""
     return isinstance(strategy, ModelParallelStrategy | DeepSpeedStrategy)
+
+
+def layout(strategy: Strategy) -> str:
+    """How a checkpoint is laid out: one can go on from its own kind alone."""
+    return strategy.value if strategy in (Strategy.fsdp, Strategy.deepspeed) else "whole"
 
 
 @torch.no_grad()
@@ -60,6 +67,10 @@ def _whole(weight: nn.Parameter) -> Tensor:
 
 class Zero(DeepSpeedStrategy):
     """DeepSpeed with weights in a file like everyone's, and shards that are replaced as one."""
+
+    def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Lightning has divided the loss by the passes of a step already; DeepSpeed would do so once more."""
+        return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The weights of the whole copy, as of the last validation."""

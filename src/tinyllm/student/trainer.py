@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
@@ -83,10 +84,16 @@ def _leave_process_group() -> None:
 
 class Progress(Callback):
     """A line after every validation, a stop at the step limit that validates first, and what a run tells of itself: the
-    seconds spent so far, and the learned weights by epoch."""
+    seconds spent so far, and the learned weights by epoch.
 
-    def __init__(self, streams: Sequence[str]) -> None:
+    Args:
+        streams: names.
+        layout: how checkpoints are laid out (`sharding.layout`).
+    """
+
+    def __init__(self, streams: Sequence[str], layout: str) -> None:
         self.streams = streams
+        self.layout = layout
         self.train_loss: dict[str, float] = {}
         self.weights: dict[str, list[float]] = {}
         self.before = 0.0
@@ -108,9 +115,7 @@ class Progress(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         names = {name: f"train/loss/{name}" for name in self.streams}
         logged = trainer.callback_metrics
-        for name, weight in pl_module.learned_weights().items():  # type: ignore[operator]
-            past = self.weights.setdefault(name, [])
-            past[trainer.current_epoch :] = [weight]
+        self._note_weights(trainer, pl_module)
         self.train_loss |= {name: float(logged[key]) for name, key in names.items() if key in logged}
         if trainer.is_global_zero and not trainer.sanity_checking:
             metrics = trainer.callback_metrics
@@ -124,13 +129,44 @@ class Progress(Callback):
                 self.seconds,
             )
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._note_weights(trainer, pl_module)
+
+    def _note_weights(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for name, weight in pl_module.learned_weights().items():  # type: ignore[operator]
+            past = self.weights.setdefault(name, [])
+            past[trainer.current_epoch :] = [weight]
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """The run folder may have been moved: best and last checkpoint lie where they are written now."""
+        states = checkpoint.get("callbacks", {})
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.state_key in states:
+                states[callback.state_key] = _moved(states[callback.state_key], Path(str(callback.dirpath)))
+
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "train_loss": self.train_loss, "weights": self.weights}
+        return {
+            "seconds": self.seconds,
+            "train_loss": self.train_loss,
+            "weights": self.weights,
+            "layout": self.layout,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.before = float(state_dict["seconds"])
         self.train_loss = dict(state_dict["train_loss"])
         self.weights = dict(state_dict.get("weights", {}))  # of no checkpoint of an earlier version
+
+
+def _moved(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The state of a ModelCheckpoint with its files in another folder."""
+
+    def there(path: str) -> str:
+        return str(folder / Path(path).name) if path else path
+
+    paths = {key: there(value) for key, value in state.items() if key.endswith("_path") and isinstance(value, str)}
+    best = {there(path): score for path, score in state["best_k_models"].items()}
+    return {**state, **paths, "best_k_models": best, "dirpath": str(folder)}
 
 
 class Leave(Callback):
@@ -225,9 +261,8 @@ def make_trainer(
             inference_mode=isinstance(strategy, str) or not is_sharded(strategy),  # validation gathers weights
             default_root_dir=folder,
         )
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         raise UserError(f"trainer: Lightning refuses these settings: {' '.join(str(error).split())}") from error
-    if trainer.strategy in (Strategy.auto, Strategy.ddp):  # the others write shards in their own ways
-        made.strategy.checkpoint_io = WholeCheckpoints()
+    made.strategy.checkpoint_io = WholeCheckpoints()
     made.precision_plugin.convert_input = _as_it_is  # type: ignore[assignment]
     return made

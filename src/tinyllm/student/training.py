@@ -21,7 +21,7 @@ from tinyllm.records import Question, Split
 from tinyllm.student.adapters import add_adapters, save_and_merge
 from tinyllm.student.metrics_csv import MetricsCsv
 from tinyllm.student.module import StudentModule
-from tinyllm.student.sharding import is_sharded, read, restore
+from tinyllm.student.sharding import is_sharded, layout, read, restore
 from tinyllm.student.student import Student
 from tinyllm.student.trainer import Leave, Progress, make_trainer
 
@@ -133,7 +133,18 @@ def fit(
     before = read(last)
     if last.exists():
         log.info("resuming from step %s (%s)", before.get("global_step", "?"), last)
-    progress = Progress(list(module.weights))
+    progress = Progress(list(module.weights), layout(trainer_config.strategy))
+    written = before.get("callbacks", {}).get(progress.state_key, {}).get("layout", progress.layout)
+    if written != progress.layout:
+        trainers = {
+            "whole": "trainer=cpu, gpu or ddp",
+            "fsdp": "trainer=fsdp",
+            "deepspeed": "trainer=deepspeed_zero2 or 3",
+        }
+        raise UserError(
+            f"{last}: expected a checkpoint that trainer.strategy={trainer_config.strategy} can go on from, found "
+            f"another's: go on with {trainers[written]}, as before, or remove the run folder to start again"
+        )
     csv = MetricsCsv(folder / runs.METRICS, list(module.weights), from_step=before.get("global_step"))
     trainer = make_trainer(
         trainer_config,
@@ -142,6 +153,12 @@ def fit(
         loggers=[csv, *loggers],
         callbacks=[progress, Leave(last)],
     )
+    asked = sum(len(batch.questions) for batch in data.valid_batches)
+    if asked < trainer.world_size:
+        raise UserError(
+            f"data.limit_valid: expected at least one validation question for each of {trainer.world_size} "
+            f"processes, found {asked}: allow more questions, or use fewer trainer.devices"
+        )
     sharded = is_sharded(trainer.strategy)
     if sharded and module.learned:
         raise UserError(
@@ -166,7 +183,7 @@ def fit(
     best = trainer.checkpoint_callback
     assert isinstance(best, ModelCheckpoint)
     if best.best_model_path:
-        state = read(Path(best.best_model_path))["state_dict"]
+        state = read(folder / runs.BEST)["state_dict"]
         weights = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
         module.model.load_state_dict(weights)
     # Processes of their own bring back the path alone, and a run with nothing left to do has logged nothing:

@@ -31,11 +31,13 @@ def test_a_full_disk_leaves_the_checkpoint_that_was_there(tmp_path: Path, monkey
             io.save_checkpoint({"weights": torch.arange(2000)}, path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["last.ckpt"]
     (tmp_path / ".last.ckpt.123").write_bytes(before[:10])  # of a killed process
+    (tmp_path / ".last.ckpt.draft").mkdir()  # of a killed one whose checkpoints are folders
     io.save_checkpoint({"weights": torch.arange(2000)}, path)
-    assert len(torch.load(path, weights_only=True)["weights"]) == 2000 and os.listdir(tmp_path) == ["last.ckpt"]
+    assert len(torch.load(path, weights_only=True)["weights"]) == 2000
+    assert sorted(os.listdir(tmp_path)) == [".last.ckpt.draft", "last.ckpt"]
 
 
-@pytest.mark.parametrize("strategy", [Strategy.auto, Strategy.ddp])
+@pytest.mark.parametrize("strategy", [Strategy.auto, Strategy.ddp, Strategy.fsdp])
 def test_training_writes_its_checkpoints_so(tmp_path: Path, strategy: Strategy) -> None:
     trainer = make_trainer(
         TrainerConfig(strategy=strategy, precision="32-true"), tmp_path, steps_per_epoch=4, loggers=[], callbacks=[]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
@@ -14,7 +15,7 @@ from tinyllm.config import Accelerator, Strategy, TrainerConfig
 from tinyllm.data.question_batches import QuestionBatch
 from tinyllm.errors import UserError
 from tinyllm.records import Question
-from tinyllm.student.trainer import make_strategy, make_trainer, resolve_precision
+from tinyllm.student.trainer import Progress, make_strategy, make_trainer, resolve_precision
 
 
 @pytest.mark.parametrize("accelerator", list(Accelerator))
@@ -137,3 +138,29 @@ def test_the_trainer_keeps_best_and_last(tmp_path: Path, monkeypatch: pytest.Mon
     assert (trainer.max_epochs, trainer.max_steps, trainer.gradient_clip_val) == (3, 7, 1.5)
     assert trainer.log_every_n_steps == 5
     assert trainer.progress_bar_callback is None
+
+
+def test_a_missing_file_of_a_strategy_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed", reason="needs DeepSpeed: sh .ci/install deepspeed")
+    with pytest.raises(UserError, match=r"^trainer: .*nowhere\.json") as caught:
+        make(tmp_path, strategy=Strategy.deepspeed, strategy_options={"config": "nowhere.json"})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_folder_that_was_moved_keeps_its_best_checkpoint(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    (old / "checkpoints").mkdir(parents=True)
+    (old / "checkpoints" / "best.ckpt").write_bytes(b"x")
+    before, _ = (one for one in make(old).callbacks if isinstance(one, ModelCheckpoint))
+    before.best_model_path = before.kth_best_model_path = str(old / "checkpoints" / "best.ckpt")
+    before.best_model_score = before.kth_value = torch.tensor(0.75)
+    before.best_k_models = {before.best_model_path: before.best_model_score}
+    checkpoint = {"callbacks": {before.state_key: before.state_dict()}}
+    old.rename(new)
+    trainer = make(new)
+    after, _ = (one for one in trainer.callbacks if isinstance(one, ModelCheckpoint))
+    Progress(["answer"], "whole").on_load_checkpoint(trainer, LightningModule(), checkpoint)
+    after.load_state_dict(checkpoint["callbacks"][after.state_key])
+    there = str(new / "checkpoints" / "best.ckpt")
+    assert (after.best_model_path, after.best_model_score) == (there, 0.75)
+    assert after.best_k_models == {there: 0.75} and after.kth_best_model_path == there
