@@ -196,6 +196,7 @@ class _Tree:
             self.keys = Nodes(*(torch.cat(pair) for pair in both))
         self.offset = self.keys.node_N.numel() - queries.node_N.numel()
         self._masks: dict[tuple[int | None, torch.dtype], list[Tensor]] = {}
+        self._whole: dict[int | None, Tensor] = {}
 
     def visible(self, query: slice, keys: Tensor, window: int | None) -> Tensor:
         """Which of the keys each query sees, bool."""
@@ -221,6 +222,13 @@ class _Tree:
                 for one in seen
             ]
         return self._masks[window, dtype]
+
+    def mask(self, window: int | None) -> Tensor:
+        """Which of all keys each query sees, bool [N, K]."""
+        if window not in self._whole:
+            everything = torch.arange(self.keys.node_N.numel(), device=self.keys.node_N.device)
+            self._whole[window] = self.visible(slice(None), everything, window)
+        return self._whole[window]
 
     def part(self, all_GKW: Tensor, block: Block) -> Tensor:
         """Keys (or values) of a block."""
@@ -323,12 +331,11 @@ def _attend(
         key, value = torch.cat([known_key, key], dim=2), torch.cat([known_value, value], dim=2)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if not _by_block(query):
-        everything = torch.arange(key.shape[2], device=key.device)
-        mask = tree.visible(slice(None), everything, sliding_window)
-        value = value.to(query.dtype)
-        found = F.scaled_dot_product_attention(
-            query, key.to(query.dtype), value, attn_mask=mask, scale=scaling, enable_gqa=True
-        )
+        # With a mask, `enable_gqa` would leave the kernel that keeps no weights [heads, N, K] for backward.
+        share = query.shape[1] // key.shape[1]
+        key, value = (part.to(query.dtype).repeat_interleave(share, dim=1) for part in (key, value))
+        mask = tree.mask(sliding_window)
+        found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
         return found.transpose(1, 2), None
     apply = cast(Callable[..., Tensor], _Attention.apply)
     return apply(query, key, value, tree, scaling, sliding_window), None
