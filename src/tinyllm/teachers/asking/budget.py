@@ -34,6 +34,7 @@ class Budget:
 
     A request that is under way counts what it may cost at most: a token for each byte of its prompt (tokens of text
     are a byte long or longer), what its teacher's chat template has been seen to add, and the longest text allowed.
+    Tries of it that cost something and give nothing come on top: they are counted once the last one is over.
     """
 
     limits: BudgetConfig = field(default_factory=BudgetConfig)
@@ -95,9 +96,9 @@ class Budget:
 
     def _settle(self, done: Completion, most: _Cost, teacher: TeacherConfig) -> None:
         silent = done.error is None and not done.prompt_tokens  # a server that doesn't say
-        spent = most if silent else _Cost(done.prompt_tokens, done.tokens)
+        spent = most if silent else _Cost(*done.paid)
         if done.prompt_tokens:
-            self._template[teacher.name] = max(self._template.get(teacher.name, 0), spent.prompt - most.text)
+            self._template[teacher.name] = max(self._template.get(teacher.name, 0), done.prompt_tokens - most.text)
         self.tokens += spent.prompt + spent.completion
         self.money += _money(spent, teacher)
 

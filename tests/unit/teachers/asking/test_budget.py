@@ -90,6 +90,28 @@ def test_a_server_that_counts_no_tokens_is_held_to_the_most_that_it_may_take(tmp
     assert len(answered) == 3
 
 
+def test_failures_count_in_budget_and_ledger_with_all_their_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each question is paid three times, at 110 tokens of 250 + 256 + 40 that one try may take."""
+
+    class Failing:
+        def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
+            for request in requests:
+                yield [Completion(request.id, "", "error", 100, 10, "held back", lost=(200, 20))]
+
+    monkeypatch.setattr(module, "open_engine", lambda teacher, published=None: Failing())
+    here, asked = config(tmp_path, teachers={"fake": PRICED}), {Split.train: questions("t", 60)}
+    budget, store = Budget(BudgetConfig(tokens=4000)), RationaleStore(Path(here.store))
+    (summary,) = take_turns(plan_turns(here, asked), store, asked, quiet(), budget=budget)
+    tried = len(summary.failed)
+    assert 4000 - 550 < budget.tokens == 330 * tried <= 4000
+    assert budget.money == tried * (300 * 2 + 30 * 8)
+    (line,) = read_ledger(store.folder)
+    assert (line.failed, line.prompt_tokens, line.completion_tokens) == (tried, 300 * tried, 30 * tried)
+    assert (line.money, summary.left) == (budget.money, 60 - tried)
+
+
 def test_a_long_chat_template_is_seen_and_counted(tmp_path: Path) -> None:
     """The first answer shows that the template adds 500 tokens: 10 bytes of prompt count 510 from then on.
 
