@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO
 
 import pytest
 from tests.unit.teachers.asking.conftest import Fake, Inventor, config, questions, quiet, records, run, stage
@@ -14,9 +17,10 @@ from tests.unit.teachers.asking.conftest import Fake, Inventor, config, question
 from tinyllm.config import BudgetConfig, Engine, ExampleSource, PromptConfig, TeacherConfig
 from tinyllm.errors import UserError
 from tinyllm.records import Split
+from tinyllm.teachers import examples
 from tinyllm.teachers.asking import turns as module
 from tinyllm.teachers.asking.budget import TEMPLATE, Budget
-from tinyllm.teachers.asking.plan import plan_turns
+from tinyllm.teachers.asking.plan import Summary, plan_turns
 from tinyllm.teachers.asking.turns import take_turns
 from tinyllm.teachers.engines.protocol import Completion, Request
 from tinyllm.teachers.ledger import read_ledger
@@ -174,6 +178,29 @@ def test_what_was_invented_within_a_budget_is_not_asked_for_again(
     )
     assert sum(line.prompts for line in read_ledger(store.folder)) == len(engine.asked)
     assert not list(store.folder.rglob("*.asked"))
+
+
+def test_who_waited_for_a_pool_knows_what_was_paid_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another call holds the pool's lock, and ends without room for all of it, while the second one waits."""
+    engine = Inventor()
+    engine.cost = (100, 100)
+    monkeypatch.setattr(module, "open_engine", lambda teacher, published=None: engine)
+    two, asked = config(tmp_path, prompt=PromptConfig()), {Split.train: questions("t", 4)}
+    store = RationaleStore(Path(two.store))
+
+    def call(budget: Budget) -> Summary:
+        (summary,) = take_turns(plan_turns(two, asked), store, asked, quiet(), budget=budget)
+        return summary
+
+    def lock(stream: IO[str], how: int) -> None:
+        monkeypatch.setattr(examples, "fcntl", fcntl)
+        assert call(Budget(BudgetConfig(tokens=2500))).left == 4
+        assert engine.asked
+        fcntl.flock(stream, how)
+
+    monkeypatch.setattr(examples, "fcntl", SimpleNamespace(flock=lock, LOCK_EX=fcntl.LOCK_EX))
+    assert call(Budget()).left == 0
+    assert len({(r.seed, str(r.prompt)) for r in engine.asked}) == len(engine.asked), "nothing is paid twice"
 
 
 def test_zero_shot_texts_for_examples_count_too(tmp_path: Path, fake: Fake) -> None:
