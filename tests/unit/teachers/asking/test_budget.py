@@ -40,9 +40,10 @@ PRICED = TeacherConfig(
 class Server:
     """Answers several requests at a time, in any order, with texts of any length up to the limit; counts for itself."""
 
-    def __init__(self, seed: int, at_once: int) -> None:
+    def __init__(self, seed: int, at_once: int, template: int = 0) -> None:
         self.dice = random.Random(seed)
         self.at_once = at_once
+        self.template = template
         self.paid: list[tuple[int, int]] = []
         """Prompt and completion tokens of every request that it was given, answered or not."""
 
@@ -54,7 +55,7 @@ class Server:
                 if request is None:
                     more = False
                 else:
-                    cost = (len(str(request.prompt)) // 4, self.dice.randint(1, 40))
+                    cost = (self.template + len(str(request.prompt)) // 4, self.dice.randint(1, 40))
                     self.paid.append(cost)
                     under_way.append(Completion(request.id, "why", "stop", *cost))
             self.dice.shuffle(under_way)
@@ -136,10 +137,24 @@ def test_a_long_chat_template_is_seen_and_counted(tmp_path: Path) -> None:
     assert len(list(Budget(BudgetConfig(tokens=306)).let_through(send, asked[:2], PRICED))) == 2
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_long_prompt_says_nothing_of_the_template_of_short_ones(seed: int) -> None:
+    """A template of 200 tokens: a prompt of 8,000 bytes takes 2,200 tokens, and one of 100 bytes takes 225.
+
+    There is room for the long one alone at first, and then for many short ones before one of them is answered.
+    """
+    server = Server(seed, at_once=64, template=200)
+    asked = [Request("long", "x" * 8000), *(Request(str(i), "x" * 100) for i in range(100))]
+    budget = Budget(BudgetConfig(tokens=8500))
+    answered = [done for batch in budget.let_through(server.complete, asked, PRICED) for done in batch]
+    assert len(answered) == len(server.paid) < len(asked)
+    assert 8500 - (100 + TEMPLATE + 40) < sum(map(sum, server.paid)) == budget.tokens <= 8500
+
+
 def test_the_stage_says_what_is_left_and_the_same_command_goes_on(
     tmp_path: Path, fake: Fake, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A prompt has some 210 bytes: the first request may take 210 + 256 + 256, the others, by what it took, less."""
+    """A prompt has some 210 bytes: a request may take 210 + 256 + 256."""
     with pytest.raises(UserError, match=r"of budget\.tokens=800.* \d+ train texts of fake are left .* same command"):
         stage(tmp_path, 60, budget=BudgetConfig(tokens=800))
     done = sum(records(tmp_path).values())
@@ -246,11 +261,12 @@ def test_a_killed_process_leaves_its_line_in_the_ledger_and_a_full_disk_no_half_
 
 
 def test_money_is_summed_over_teachers(tmp_path: Path, fake: Fake) -> None:
+    """A text costs 440, and one that is under way up to 2 * (210 + 256) + 8 * 40: a fourth one has no room."""
     other = replace(PRICED, name="other", prefix="o: ", price_prompt=0.0, price_completion=0.0)
     here = config(tmp_path, teachers={"fake": PRICED, "other": other})
     asked = {Split.train: questions("t", 5)}
     fake.cost = (100, 30)
-    budget = Budget(BudgetConfig(money=2000.0))
+    budget = Budget(BudgetConfig(money=2300.0))
     first, second = take_turns(plan_turns(here, asked), RationaleStore(Path(here.store)), asked, quiet(), budget=budget)
     assert (first.written, first.left) == (3, 2)
     assert second.written == 5, "what costs nothing is asked"
