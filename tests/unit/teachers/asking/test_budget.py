@@ -20,7 +20,7 @@ from tinyllm.records import Split
 from tinyllm.teachers import examples
 from tinyllm.teachers.asking import turns as module
 from tinyllm.teachers.asking.budget import TEMPLATE, Budget
-from tinyllm.teachers.asking.plan import Summary, plan_turns
+from tinyllm.teachers.asking.plan import Summary, plan_turns, speed_of
 from tinyllm.teachers.asking.turns import take_turns
 from tinyllm.teachers.engines.protocol import Completion, Request
 from tinyllm.teachers.ledger import read_ledger
@@ -248,6 +248,32 @@ def test_the_plan_learns_from_the_store_and_from_the_first_texts(
     (second,) = [line for line in capsys.readouterr().out.splitlines() if "to come" in line]
     assert "about 100 completion tokens to come (as its 70 texts in the store)" in second
     assert prompt_tokens(second) == pytest.approx(200, rel=0.03)
+
+
+def test_what_an_outage_left_unanswered_lowers_no_estimate(
+    tmp_path: Path, fake: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A prompt takes 10 tokens where it is answered, and none where the server is down."""
+    fake.fail = {f"t{i}" for i in range(30)}
+    with pytest.raises(UserError, match="30 train questions of fake"):
+        stage(tmp_path, 40)
+    capsys.readouterr()
+    fake.fail = set()
+    stage(tmp_path, 40)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "to come" in line]
+    assert prompt_tokens(line) == pytest.approx(300, rel=0.03)
+
+
+def test_the_speed_is_that_of_writing_texts(tmp_path: Path) -> None:
+    """A line without completion tokens (scores, an outage) took time and says nothing of it."""
+    lines = [("a", 0, 500.0), ("b", 100, 4.0), ("c", 300, 6.0), ("d", 0, 60.0)]
+    head = "created,dataset,split,teacher,prompt_key,prompts,failed,prompt_tokens,completion_tokens,seconds,money\n"
+    rows = [f"2026,mine,train,fake,{key},9,0,90,{tokens},{seconds},\n" for key, tokens, seconds in lines]
+    (tmp_path / "ledger.csv").write_text(head + "".join(rows))
+    store = RationaleStore(tmp_path)
+    assert speed_of(store, "fake") == pytest.approx(400 / 10)
+    (tmp_path / "ledger.csv").write_text(head + rows[0])
+    assert speed_of(store, "fake") is None
 
 
 def test_a_killed_process_leaves_its_line_in_the_ledger_and_a_full_disk_no_half_one(tmp_path: Path, fake: Fake) -> None:
