@@ -452,10 +452,15 @@ class ShardConfig:
 
 @dataclass
 class BudgetConfig:
-    """What one call may spend on asking teachers; it stops before it would go beyond."""
+    """What one call may spend on asking teachers; it stops before it would go beyond.
+
+    Where `shard.count` is above 1, each shard is a call with a budget of its own: together they may spend `shard.count`
+    times as much.
+    """
 
     tokens: Natural | None = None
-    """Most prompt and completion tokens of all teachers together; 0 only prints the plan; null for no limit."""
+    """Most prompt and completion tokens of all teachers together (of each shard); 0 only prints the plan; null for no
+    limit."""
     money: Amount | None = None
     """Most money, by the teachers' prices; null for no limit."""
 

@@ -223,8 +223,8 @@ def build_streams(
             streams of `teacher_options` read it.
 
     Raises:
-        UserError: as `chosen_teachers`, for a stream whose settings can't work, or when a rationale stream has the
-            prefix of another stream.
+        UserError: as `chosen_teachers`, for a stream whose settings can't work, when a rationale stream has the prefix
+            of another stream, or when a method that trains has nothing to learn.
     """
     active = chosen_teachers(method, teachers, alpha, drop)
     streams: list[Stream] = []
@@ -254,6 +254,14 @@ def build_streams(
                 )  # fmt: skip
             weight = spec.weight * alpha_of(alpha, teacher)
             streams.append(Stream(teacher, teachers[teacher].prefix, weight, targets))
+    if method.train and not streams:
+        weighed = ", ".join(name for name, spec in method.streams.items() if spec.weight != 0) or "none with a weight"
+        raise UserError(
+            f"method={method.name}: expected a target for one training question or more, found none for any of "
+            f"{len(questions)} (streams: {weighed}): see what the teachers wrote with 'tinyllm rationales audit=true', "
+            "then take other teachers (teachers, method.teacher), or add the gold answers "
+            "(method.streams.answer.weight=0.5)"
+        )
     names = [stream.name for stream in streams]
     if len(set(names)) < len(names):
         raise UserError(f"expected a name of its own for every stream, found {names}: rename a teacher or a stream")

@@ -55,16 +55,18 @@ def main(config: RationalesStageConfig, _: Path) -> None:
         console.print(f"weighting={config.weighting.name}: every teacher is asked for {what} too", soft_wrap=True)
     turns = plan_turns(config, questions)
     budget = Budget(config.budget)
-    _check_prices(config, turns)
+    scoring = []
+    if scored and Split.train in config.rationales.splits:
+        teacher = config.teachers[single_teacher(config.method, config.teachers)]
+        scoring = [plan_turn(config, teacher, PromptKind.solve, Split.train)]
+    _check_prices(config, [*turns, *scoring])
     summaries = []
     if not config.audit:
         summaries = take_turns(turns, store, questions, console, shard=config.shard, budget=budget)
         turns = plan_turns(config, questions)  # examples may have been invented just now
-        if Split.train in config.rationales.splits and scored:
-            teacher = config.teachers[single_teacher(config.method, config.teachers)]
-            turn = plan_turn(config, teacher, PromptKind.solve, Split.train)
+        for turn in scoring:
             asked = shard_of(questions[Split.train], config.shard)
-            summaries.append(ask_for_scores(turn, config.student, store, asked, console))
+            summaries.append(ask_for_scores(turn, config.student, store, asked, budget, console))
         if Split.train in config.rationales.splits and trusts:
             asked = shard_of(questions[Split.train], config.shard)
             for teacher in config.teachers.values():

@@ -67,8 +67,8 @@ class Ledger:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             prompts=self.total.prompts + len(batch),
             failed=self.total.failed + sum(done.error is not None for done in batch),
-            prompt_tokens=self.total.prompt_tokens + sum(done.prompt_tokens for done in batch),
-            completion_tokens=self.total.completion_tokens + sum(done.tokens for done in batch),
+            prompt_tokens=self.total.prompt_tokens + sum(done.paid[0] for done in batch),
+            completion_tokens=self.total.completion_tokens + sum(done.paid[1] for done in batch),
             seconds=round(time.monotonic() - self._since, 3),
         )
         self.total = replace(total, money=money_of(self._teacher, total.prompt_tokens, total.completion_tokens))

@@ -153,8 +153,9 @@ class Claims:
     def take(self, keys: Sequence[str]) -> list[str]:
         """Claim those of `keys` that nobody has answered or claimed; the rest need not be asked."""
         with self._alone():
-            self._refresh()
+            # Claims before records: an answer is appended before its claim is given up, so one of the two is seen.
             others = self._others()
+            self._refresh()
             taken = [i for i in keys if i not in self._answered and i not in others]
             self._open.update(dict.fromkeys(taken))
             self._lines += len(taken)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from tinyllm.data.steps import Pair, TargetText
 from tinyllm.data.tokens import tokenize
 from tinyllm.methods import Stream
 from tinyllm.records import Question
+from tinyllm.runs import write_whole
 from tinyllm.student.student import Student
 
 RANK_LIMIT = 100
@@ -57,10 +57,7 @@ def rank_surprisal_ratios(
         found: list[float] = json.loads(file.read_text())
     else:
         found = _ratios(student, pairs, batch_size, accelerator)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_name(f".{file.name}.{os.getpid()}")
-        draft.write_text(json.dumps(found))
-        os.replace(draft, file)
+        write_whole(file, json.dumps(found))
     ratios: dict[str, dict[str, float]] = {stream.name: {} for stream in streams}
     for (teacher, question_id), ratio in zip(rows, found, strict=True):
         ratios[teacher][question_id] = ratio

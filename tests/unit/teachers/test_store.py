@@ -185,6 +185,35 @@ def test_a_claimed_question_is_taken_by_nobody_else(tmp_path: Path) -> None:
     assert files(tmp_path, "*.claims") == []
 
 
+def test_what_is_answered_and_given_up_while_another_looks_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever it looks at first, records or claims: the first process ends before the second look."""
+    store = RationaleStore(tmp_path)
+    first, second = store.claims(*PART), RationaleStore(tmp_path).claims(*PART)
+    with first as ending, second as claims:
+        assert ending.take(["q1"]) == ["q1"]
+        looked: list[str] = []
+
+        def hook(name: str) -> None:
+            look = getattr(claims, name)
+
+            def look_then_end() -> object:
+                found = look()
+                if not looked:
+                    store.append([record("q1")])
+                    ending.close()
+                looked.append(name)
+                return found
+
+            monkeypatch.setattr(claims, name, look_then_end)
+
+        hook("_refresh")
+        hook("_others")
+        assert claims.take(["q1", "q2"]) == ["q2"]
+        assert sorted(looked) == ["_others", "_refresh"]
+
+
 def test_a_claim_file_stays_small_however_much_is_answered(tmp_path: Path) -> None:
     store, other = RationaleStore(tmp_path), RationaleStore(tmp_path)
     with store.claims(*PART) as claims:

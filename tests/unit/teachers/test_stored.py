@@ -30,7 +30,13 @@ from tinyllm.prompts import student_source
 from tinyllm.records import PromptKind, Question, Rationale, Split
 from tinyllm.teachers.prompt_key import prompt_key
 from tinyllm.teachers.store import RationaleStore
-from tinyllm.teachers.stored import is_recorded, shuffle_by_options, source_rationales, teacher_answers
+from tinyllm.teachers.stored import (
+    is_recorded,
+    shuffle_by_options,
+    source_rationales,
+    teacher_answers,
+    training_streams,
+)
 
 FORCED = PromptKind.forced
 QUESTIONS = [Question(f"q{i}", f"What is {i}?", ("a cup", "a cap"), "a cup") for i in range(4)]
@@ -148,6 +154,19 @@ def test_answers_of_the_teacher_itself_are_those_that_could_be_parsed(tmp_path: 
     assert teacher_answers(here, QUESTIONS) == {"q0": "a cup", "q1": "a cap"}
     assert teacher_answers(here, QUESTIONS[1:]) == {"q1": "a cap"}
     assert teacher_answers(replace(here, method=PINTO), QUESTIONS) == {}
+
+
+def test_a_run_with_nothing_to_learn_is_refused(tmp_path: Path) -> None:
+    """Beside gold answers a teacher without one is left out; alone it leaves nothing."""
+    here = config(tmp_path, KD)
+    keep(here, "train", {i: ("Who knows?", None) for i in TEXTS})
+    assert [stream.name for stream in training_streams(here, QUESTIONS)] == ["answer"]
+    alone = {"answer": StreamConfig(weight=0.0), "teacher_answer": KD.streams["teacher_answer"]}
+    here = replace(here, method=replace(KD, streams=alone))
+    message = r"^method=standard_kd: .*none .* 4 .*teacher_answer.*method\.teacher.*method\.streams\.answer\.weight"
+    with pytest.raises(UserError, match=message):
+        training_streams(here, QUESTIONS)
+    assert training_streams(replace(here, method=replace(here.method, train=False)), QUESTIONS) == []
 
 
 @pytest.mark.parametrize("method", [PINTO, KD], ids=lambda method: method.name)

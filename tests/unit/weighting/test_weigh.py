@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import sys
@@ -271,6 +272,22 @@ def test_surprisal_prefers_a_low_rank_surprisal_ratio(tmp_path: Path, monkeypatc
         next(student.model.parameters()).add_(0.1)
     with pytest.raises(pytest.fail.Exception, match="computed twice"):
         rank_surprisal_ratios(student, QUESTIONS, streams[1:], 50, 3, Accelerator.cpu)
+
+
+def test_ratios_that_can_not_be_kept_leave_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    streams, student = streams_of(config(tmp_path, "surprisal"))[1:], student_in(tmp_path)
+    ratios = rank_surprisal_ratios(student, QUESTIONS, streams, 50, 3, Accelerator.cpu)
+    (file,) = (student.cache / "surprisal").iterdir()
+    file.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", full)
+        with pytest.raises(OSError, match="No space left"):
+            rank_surprisal_ratios(student, QUESTIONS, streams, 50, 3, Accelerator.cpu)
+    assert list(file.parent.iterdir()) == []
+    assert rank_surprisal_ratios(student, QUESTIONS, streams, 50, 3, Accelerator.cpu) == ratios
 
 
 def test_surprisal_of_a_decoder_reads_the_instruction_before_the_text(tmp_path: Path) -> None:

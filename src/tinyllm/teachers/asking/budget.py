@@ -12,7 +12,7 @@ from tinyllm.teachers.ledger import money_of
 
 R = TypeVar("R", Request, ScoreRequest)
 TEMPLATE = 256
-"""Tokens that a teacher's chat template may add, before its first answer shows how many."""
+"""Tokens that a teacher's chat template may add, as long as no answer shows that it adds more."""
 
 
 class BudgetSpentError(Exception):
@@ -33,7 +33,8 @@ class Budget:
     """Tokens, prompt and completion together, and money of one call, over all its teachers.
 
     A request that is under way counts what it may cost at most: a token for each byte of its prompt (tokens of text
-    are a byte long or longer), what its teacher's chat template has been seen to add, and the longest text allowed.
+    are a byte long or longer), what its teacher's chat template may add, and the longest text allowed. Tries of it that
+    cost something and give nothing come on top: they are counted once the last one is over.
     """
 
     limits: BudgetConfig = field(default_factory=BudgetConfig)
@@ -42,7 +43,7 @@ class Budget:
     money: float = 0.0
     """Spent."""
     _template: dict[str, int] = field(default_factory=dict)
-    """By teacher, tokens of a prompt beyond its bytes, as many as have been seen."""
+    """By teacher, tokens of a prompt beyond its bytes, as many as have been seen; a long prompt hides its template."""
 
     def let_through(
         self, send: Callable[[Iterable[R]], Iterator[list[Completion]]], requests: Iterable[R], teacher: TeacherConfig
@@ -83,7 +84,7 @@ class Budget:
             return _Cost(size + TEMPLATE, 0, size)
         prompt = request.prompt
         text = prompt if isinstance(prompt, str) else "".join(message["content"] for message in prompt)
-        template = self._template.get(teacher.name, TEMPLATE)
+        template = max(TEMPLATE, self._template.get(teacher.name, 0))
         size = len(text.encode(errors="replace"))
         return _Cost(size + template, teacher.max_new_tokens, size)
 
@@ -95,9 +96,9 @@ class Budget:
 
     def _settle(self, done: Completion, most: _Cost, teacher: TeacherConfig) -> None:
         silent = done.error is None and not done.prompt_tokens  # a server that doesn't say
-        spent = most if silent else _Cost(done.prompt_tokens, done.tokens)
+        spent = most if silent else _Cost(*done.paid)
         if done.prompt_tokens:
-            self._template[teacher.name] = max(self._template.get(teacher.name, 0), spent.prompt - most.text)
+            self._template[teacher.name] = max(self._template.get(teacher.name, 0), done.prompt_tokens - most.text)
         self.tokens += spent.prompt + spent.completion
         self.money += _money(spent, teacher)
 

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
@@ -77,8 +78,12 @@ class _Inventing:
         self._file = file
         self._budget = budget
         self._ledger = Ledger(store.folder, turn.dataset, EXAMPLES, file.stem, turn.teacher)
-        lines = complete_lines(file) if file.is_file() else ()
-        self._known: dict[str, str] = dict(json.loads(line) for line in lines)
+
+    @cached_property
+    def _known(self) -> dict[str, str]:
+        """Texts of earlier calls. Read when the first is wanted, under the pool's lock: who had it may have written."""
+        lines = complete_lines(self._file) if self._file.is_file() else ()
+        return dict(json.loads(line) for line in lines)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
         missing: dict[str, Request] = {}

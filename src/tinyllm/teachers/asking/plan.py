@@ -184,7 +184,8 @@ def known_of(
 
     Lengths of texts are those under the same key, of this split or else of another. Tokens of a prompt are known where
     the ledger has such prompts, and are taken to grow with its characters: prompts of existing texts differ from those
-    of missing ones by as many characters as their questions do.
+    of missing ones by as many characters as their questions do. The ledger's tokens are divided
+    by the texts that came: a request that failed has none, or some that were paid all the same.
 
     Args:
         turn: with its pool.
@@ -195,12 +196,12 @@ def known_of(
     """
     dataset, own, teacher, key = turn.part
     costs = [c for c in read_ledger(store.folder) if (c.teacher, c.prompt_key, c.split) == (teacher, key, own)]
-    asked, prompts = sum(c.prompts for c in costs), sum(c.prompt_tokens for c in costs)
+    answered, prompts = sum(c.prompts - c.failed for c in costs), sum(c.prompt_tokens for c in costs)
     there = [_size(item.question) for item in items if item.key in existing]
     each = CHARACTERS
-    if prompts and there:
+    if prompts and answered and there:
         missing = mean(_size(item.question) for item in items if item.key in lengths)
-        each = prompts / asked / (mean(lengths.values()) + mean(there) - missing)
+        each = prompts / answered / (mean(lengths.values()) + mean(there) - missing)
     for split in (own, *(other for other in Split if other is not own)):
         texts = existing if split is own else store.read(dataset, split, teacher, key, turn.teacher.sample)
         if tokens := [text.tokens for text in texts.values() if text.tokens]:
@@ -243,6 +244,6 @@ def estimate(teacher: TeacherConfig, prompt_lengths: Collection[int], known: Kno
 
 def speed_of(store: RationaleStore, teacher: str) -> float | None:
     """Completion tokens a second that this teacher reached in earlier runs on this store; None where unknown."""
-    costs = [cost for cost in read_ledger(store.folder) if cost.teacher == teacher]
+    costs = [cost for cost in read_ledger(store.folder) if cost.teacher == teacher and cost.completion_tokens]
     tokens, seconds = sum(cost.completion_tokens for cost in costs), sum(cost.seconds for cost in costs)
-    return tokens / seconds if tokens and seconds else None
+    return tokens / seconds if seconds else None

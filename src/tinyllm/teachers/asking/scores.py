@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from tinyllm.config import StudentConfig
+from tinyllm.config import StudentConfig, TeacherConfig
 from tinyllm.errors import UserError
 from tinyllm.prompts import student_source
 from tinyllm.records import Question
 from tinyllm.teachers.asking.ask import Ask, generate
+from tinyllm.teachers.asking.budget import Budget
 from tinyllm.teachers.asking.plan import Item, Summary, Turn, items_of
 from tinyllm.teachers.asking.printing import print_existing
 from tinyllm.teachers.engines import open_transformers
@@ -22,7 +23,12 @@ from tinyllm.teachers.vocabulary import REMEDY, check_scorer, student_vocabulary
 
 
 def ask_for_scores(
-    turn: Turn, student: StudentConfig, store: RationaleStore, asked: Sequence[Question], console: Console
+    turn: Turn,
+    student: StudentConfig,
+    store: RationaleStore,
+    asked: Sequence[Question],
+    budget: Budget,
+    console: Console,
 ) -> Summary:
     """Ask a turn's teacher for the option scores that are missing from the store; its prompt and sample don't matter.
 
@@ -31,6 +37,7 @@ def ask_for_scores(
         student: whose vocabulary the teacher must have.
         store: where the scores go, under a key of their own.
         asked: the questions.
+        budget: what may be spent on them.
         console: shows plan and progress.
 
     Raises:
@@ -44,26 +51,28 @@ def ask_for_scores(
     missing = store.missing(*scoring.part, (question.id for question in asked))
     print_existing(scoring, "option scores", len(asked), len(missing), console)
     by_length = sorted(asked, key=lambda question: -len(question.context + question.question))
-    ask = score_options(turn.teacher.name, open_transformers(turn.teacher), vocabulary)
-    return generate(store, ask, items_of(scoring, by_length), scoring, costs=False, console=console)
+    ask = score_options(open_transformers(turn.teacher), turn.teacher, vocabulary, budget)
+    return generate(store, ask, items_of(scoring, by_length), scoring, costs=True, console=console)
 
 
-def score_options(teacher: str, scorer: Scorer, vocabulary: str) -> Ask:
+def score_options(scorer: Scorer, teacher: TeacherConfig, vocabulary: str, budget: Budget) -> Ask:
     """How a teacher is asked for scores; a completion's text is their JSON list, in the order of the options.
 
     The teacher reads what the student reads, without a prefix: context, question and options. No rationale and no
     instruction stands there, so that its distribution over the options is the one that the student is to have.
 
     Args:
-        teacher: its name, for messages.
-        scorer: runs it.
+        scorer: runs the teacher.
+        teacher: whose name is in messages, and whose prices count.
         vocabulary: `vocabulary_hash` of the student's tokenizer.
+        budget: what may be spent.
     """
 
     def ask(items: Iterable[Item]) -> Iterator[list[Completion]]:
         if vocabulary_hash(scorer.tokenizer()) != vocabulary:
-            raise UserError(f"teacher {teacher}: expected the student's vocabulary, found another one: {REMEDY}")
+            raise UserError(f"teacher {teacher.name}: expected the student's vocabulary, found another one: {REMEDY}")
         asked = (item.question for item in items)
-        yield from scorer.score(ScoreRequest(q.id, "".join(student_source(q, "")), q.choices) for q in asked)
+        requests = (ScoreRequest(q.id, "".join(student_source(q, "")), q.choices) for q in asked)
+        yield from budget.let_through(scorer.score, requests, teacher)
 
     return ask

@@ -7,6 +7,7 @@ import logging
 import os
 import random
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tinyllm.errors import UserError
@@ -19,14 +20,17 @@ log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 60.0
 """Seconds between two tries at most, whatever the server asks for."""
+_ABSENT = object()
+"""In place of a field that an answer lacks: one that is null is None."""
 
 
 class OpenAIEngine:
     """A bounded number of requests in flight, each retried with growing pauses.
 
     Retried: 408, 409, 429, 5xx, timeouts, cut connections, answers that are no JSON or lack a text. `Retry-After` is
-    followed. What is refused for its own sake (400, 413, 422) fails alone; a wrong key or model name ends the run, and
-    so does a server of which `concurrency` questions in a row got no answer.
+    followed. An answer that is finished and whose text is null has an empty one: it was paid for, and another try would
+    cost as much. What is refused for its own sake (400, 413, 422) fails alone; a wrong key or model name ends the run,
+    and so does a server of which `concurrency` questions in a row got no answer.
 
     The key is read from the environment when the first request is made; it is in no message of this class.
 
@@ -65,7 +69,8 @@ class OpenAIEngine:
         self.max_retries = max_retries
         self.first_pause = first_pause
         self._limit_name = "max_tokens"
-        self._unanswered = 0
+        self._problems: list[str] = []
+        """Of the questions in a row that got no answer."""
 
     def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
         """Completions as they come, in any order.
@@ -74,7 +79,7 @@ class OpenAIEngine:
             UserError: no key, a wrong key, an unknown model, a server that doesn't answer.
         """
         client = self._client()
-        self._unanswered = 0
+        self._problems = []
         loop = asyncio.new_event_loop()
         under_way: set[asyncio.Task[Completion]] = set()
         iterator = iter(requests)
@@ -97,6 +102,12 @@ class OpenAIEngine:
                         yield answered
                     for task in done:
                         task.result()
+                    if len(self._problems) >= self.concurrency:
+                        raise UserError(
+                            f"{self._server()} answered none of the last {len(self._problems)} questions "
+                            f"({self._problems[-1]}): check that it is running, then run the same command again; "
+                            "answers so far are in the store"
+                        )
         finally:
             for task in under_way:
                 task.cancel()
@@ -124,24 +135,21 @@ class OpenAIEngine:
         return AsyncOpenAI(api_key=key, base_url=self.base_url, timeout=self.timeout, max_retries=0)
 
     async def _answer(self, client: AsyncOpenAI, request: Request) -> Completion:
+        lost = (0, 0)
         for attempt in range(self.max_retries + 1):
             try:
                 completion = await self._try(client, request)
             except _Again as again:
                 problem, asked_for = str(again), again.pause
+                lost = (lost[0] + again.paid[0], lost[1] + again.paid[1])
                 if attempt < self.max_retries:
                     pause = self.first_pause * 2**attempt * random.uniform(0.75, 1.25)
                     await asyncio.sleep(min(max(pause, asked_for), LONGEST_PAUSE))
             else:
-                self._unanswered = 0
-                return completion
-        self._unanswered += 1
-        if self._unanswered >= self.concurrency:
-            raise UserError(
-                f"{self._server()} answered none of the last {self._unanswered} questions ({problem}): check that it "
-                "is running, then run the same command again; answers so far are in the store"
-            )
-        return Completion(request.id, "", "error", error=f"{problem}, {self.max_retries + 1} times")
+                self._problems = []
+                return replace(completion, lost=lost)
+        self._problems.append(problem)
+        return Completion(request.id, "", "error", error=f"{problem}, {self.max_retries + 1} times", lost=lost)
 
     async def _try(self, client: AsyncOpenAI, request: Request) -> Completion:
         """One try.
@@ -169,16 +177,16 @@ class OpenAIEngine:
             message = self._safe(_server_message(error))
             if status == 400 and self._limit_name == "max_tokens" and "max_completion_tokens" in message:
                 self._limit_name = "max_completion_tokens"
-                raise _Again("the server wants max_completion_tokens", 0.0) from None
+                raise _Again("the server wants max_completion_tokens") from None
             if status in (408, 409, 429) or status >= 500:
                 raise _Again(f"HTTP {status}", _retry_after(error)) from None
             return Completion(request.id, "", "error", error=f"HTTP {status}: {message}"[:300])
         except openai.APITimeoutError:
-            raise _Again(f"no answer in {self.timeout:g} s", 0.0) from None
+            raise _Again(f"no answer in {self.timeout:g} s") from None
         except openai.APIConnectionError as error:
-            raise _Again(f"connection failed ({type(error.__cause__ or error).__name__})", 0.0) from None
+            raise _Again(f"connection failed ({type(error.__cause__ or error).__name__})") from None
         except (openai.OpenAIError, ValueError, TypeError) as error:
-            raise _Again(f"malformed answer ({type(error).__name__})", 0.0) from None
+            raise _Again(f"malformed answer ({type(error).__name__})") from None
         return self._read(request, answer)
 
     async def _send(self, client: AsyncOpenAI, request: Request) -> Any:
@@ -194,25 +202,22 @@ class OpenAIEngine:
 
     def _read(self, request: Request, answer: Any) -> Completion:
         """The text of an answer, which the client hands over unchecked: any field may be absent or of another type."""
+        usage = getattr(answer, "usage", None)
+        counts = (getattr(usage, name, 0) for name in ("prompt_tokens", "completion_tokens"))
+        prompt_tokens, tokens = (count if isinstance(count, int) else 0 for count in counts)
         choices = getattr(answer, "choices", None)
         choice = choices[0] if isinstance(choices, list) and choices else None
-        text = (
-            getattr(getattr(choice, "message", None), "content", None) if self.chat else getattr(choice, "text", None)
-        )
-        if not isinstance(text, str):
-            raise _Again("malformed answer (no text in it)", 0.0)
         reason = getattr(choice, "finish_reason", None)
         if reason == "content_filter":
-            return Completion(request.id, "", "error", error="held back by the server's content filter")
-        usage = getattr(answer, "usage", None)
-        prompt_tokens, tokens = (getattr(usage, name, 0) for name in ("prompt_tokens", "completion_tokens"))
-        return Completion(
-            request.id,
-            text,
-            "length" if reason == "length" else "stop",
-            prompt_tokens if isinstance(prompt_tokens, int) else 0,
-            tokens if isinstance(tokens, int) else 0,
-        )
+            error = "held back by the server's content filter"
+            return Completion(request.id, "", "error", prompt_tokens, tokens, error)
+        holder, name = (getattr(choice, "message", None), "content") if self.chat else (choice, "text")
+        text = getattr(holder, name, _ABSENT)
+        if text is None and isinstance(reason, str):
+            text = ""
+        if not isinstance(text, str):
+            raise _Again("malformed answer (no text in it)", paid=(prompt_tokens, tokens))
+        return Completion(request.id, text, "length" if reason == "length" else "stop", prompt_tokens, tokens)
 
     def _server(self) -> str:
         """The server's address, without a password that may stand in it."""
@@ -230,10 +235,12 @@ class OpenAIEngine:
 class _Again(Exception):
     """A failure that another try may mend."""
 
-    def __init__(self, problem: str, pause: float) -> None:
+    def __init__(self, problem: str, pause: float = 0.0, paid: tuple[int, int] = (0, 0)) -> None:
         super().__init__(problem)
         self.pause = pause
         """Seconds that the server asks for."""
+        self.paid = paid
+        """Prompt and completion tokens, where the server says that it took some."""
 
 
 def _server_message(error: Any) -> str:

@@ -74,6 +74,13 @@ class Completion:
     error: str | None = None
     answer: str | None = None
     """The teacher's own choice, from an engine that knows it; otherwise it is parsed from the text."""
+    lost: tuple[int, int] = (0, 0)
+    """Prompt and completion tokens of tries before that gave nothing: paid for, and not in the counts above."""
+
+    @property
+    def paid(self) -> tuple[int, int]:
+        """Prompt and completion tokens of all tries."""
+        return self.prompt_tokens + self.lost[0], self.tokens + self.lost[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,12 +82,12 @@ class TransformersEngine:
         return sum(map(len, self._tokenizer(texts, add_special_tokens=not self.chat)["input_ids"]))
 
     def tokenizer(self) -> Any:
-        """The model's tokenizer.
+        """The model's tokenizer; no weights are loaded.
 
         Raises:
-            UserError: as `complete`.
+            UserError: it can't be loaded.
         """
-        self._load()
+        self._load_tokenizer()
         return self._tokenizer
 
     def score(self, requests: Iterable[ScoreRequest], *, continues: bool = False) -> Iterator[list[Completion]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO
 
 import pytest
 from tests.unit.teachers.asking.conftest import Fake, Inventor, config, questions, quiet, records, run, stage
@@ -14,9 +17,10 @@ from tests.unit.teachers.asking.conftest import Fake, Inventor, config, question
 from tinyllm.config import BudgetConfig, Engine, ExampleSource, PromptConfig, TeacherConfig
 from tinyllm.errors import UserError
 from tinyllm.records import Split
+from tinyllm.teachers import examples
 from tinyllm.teachers.asking import turns as module
 from tinyllm.teachers.asking.budget import TEMPLATE, Budget
-from tinyllm.teachers.asking.plan import plan_turns
+from tinyllm.teachers.asking.plan import Summary, plan_turns, speed_of
 from tinyllm.teachers.asking.turns import take_turns
 from tinyllm.teachers.engines.protocol import Completion, Request
 from tinyllm.teachers.ledger import read_ledger
@@ -36,9 +40,10 @@ PRICED = TeacherConfig(
 class Server:
     """Answers several requests at a time, in any order, with texts of any length up to the limit; counts for itself."""
 
-    def __init__(self, seed: int, at_once: int) -> None:
+    def __init__(self, seed: int, at_once: int, template: int = 0) -> None:
         self.dice = random.Random(seed)
         self.at_once = at_once
+        self.template = template
         self.paid: list[tuple[int, int]] = []
         """Prompt and completion tokens of every request that it was given, answered or not."""
 
@@ -50,7 +55,7 @@ class Server:
                 if request is None:
                     more = False
                 else:
-                    cost = (len(str(request.prompt)) // 4, self.dice.randint(1, 40))
+                    cost = (self.template + len(str(request.prompt)) // 4, self.dice.randint(1, 40))
                     self.paid.append(cost)
                     under_way.append(Completion(request.id, "why", "stop", *cost))
             self.dice.shuffle(under_way)
@@ -90,6 +95,28 @@ def test_a_server_that_counts_no_tokens_is_held_to_the_most_that_it_may_take(tmp
     assert len(answered) == 3
 
 
+def test_failures_count_in_budget_and_ledger_with_all_their_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each question is paid three times, at 110 tokens of 250 + 256 + 40 that one try may take."""
+
+    class Failing:
+        def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
+            for request in requests:
+                yield [Completion(request.id, "", "error", 100, 10, "held back", lost=(200, 20))]
+
+    monkeypatch.setattr(module, "open_engine", lambda teacher, published=None: Failing())
+    here, asked = config(tmp_path, teachers={"fake": PRICED}), {Split.train: questions("t", 60)}
+    budget, store = Budget(BudgetConfig(tokens=4000)), RationaleStore(Path(here.store))
+    (summary,) = take_turns(plan_turns(here, asked), store, asked, quiet(), budget=budget)
+    tried = len(summary.failed)
+    assert 4000 - 550 < budget.tokens == 330 * tried <= 4000
+    assert budget.money == tried * (300 * 2 + 30 * 8)
+    (line,) = read_ledger(store.folder)
+    assert (line.failed, line.prompt_tokens, line.completion_tokens) == (tried, 300 * tried, 30 * tried)
+    assert (line.money, summary.left) == (budget.money, 60 - tried)
+
+
 def test_a_long_chat_template_is_seen_and_counted(tmp_path: Path) -> None:
     """The first answer shows that the template adds 500 tokens: 10 bytes of prompt count 510 from then on.
 
@@ -110,10 +137,24 @@ def test_a_long_chat_template_is_seen_and_counted(tmp_path: Path) -> None:
     assert len(list(Budget(BudgetConfig(tokens=306)).let_through(send, asked[:2], PRICED))) == 2
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_long_prompt_says_nothing_of_the_template_of_short_ones(seed: int) -> None:
+    """A template of 200 tokens: a prompt of 8,000 bytes takes 2,200 tokens, and one of 100 bytes takes 225.
+
+    There is room for the long one alone at first, and then for many short ones before one of them is answered.
+    """
+    server = Server(seed, at_once=64, template=200)
+    asked = [Request("long", "x" * 8000), *(Request(str(i), "x" * 100) for i in range(100))]
+    budget = Budget(BudgetConfig(tokens=8500))
+    answered = [done for batch in budget.let_through(server.complete, asked, PRICED) for done in batch]
+    assert len(answered) == len(server.paid) < len(asked)
+    assert 8500 - (100 + TEMPLATE + 40) < sum(map(sum, server.paid)) == budget.tokens <= 8500
+
+
 def test_the_stage_says_what_is_left_and_the_same_command_goes_on(
     tmp_path: Path, fake: Fake, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A prompt has some 210 bytes: the first request may take 210 + 256 + 256, the others, by what it took, less."""
+    """A prompt has some 210 bytes: a request may take 210 + 256 + 256."""
     with pytest.raises(UserError, match=r"of budget\.tokens=800.* \d+ train texts of fake are left .* same command"):
         stage(tmp_path, 60, budget=BudgetConfig(tokens=800))
     done = sum(records(tmp_path).values())
@@ -154,6 +195,29 @@ def test_what_was_invented_within_a_budget_is_not_asked_for_again(
     assert not list(store.folder.rglob("*.asked"))
 
 
+def test_who_waited_for_a_pool_knows_what_was_paid_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another call holds the pool's lock, and ends without room for all of it, while the second one waits."""
+    engine = Inventor()
+    engine.cost = (100, 100)
+    monkeypatch.setattr(module, "open_engine", lambda teacher, published=None: engine)
+    two, asked = config(tmp_path, prompt=PromptConfig()), {Split.train: questions("t", 4)}
+    store = RationaleStore(Path(two.store))
+
+    def call(budget: Budget) -> Summary:
+        (summary,) = take_turns(plan_turns(two, asked), store, asked, quiet(), budget=budget)
+        return summary
+
+    def lock(stream: IO[str], how: int) -> None:
+        monkeypatch.setattr(examples, "fcntl", fcntl)
+        assert call(Budget(BudgetConfig(tokens=2500))).left == 4
+        assert engine.asked
+        fcntl.flock(stream, how)
+
+    monkeypatch.setattr(examples, "fcntl", SimpleNamespace(flock=lock, LOCK_EX=fcntl.LOCK_EX))
+    assert call(Budget()).left == 0
+    assert len({(r.seed, str(r.prompt)) for r in engine.asked}) == len(engine.asked), "nothing is paid twice"
+
+
 def test_zero_shot_texts_for_examples_count_too(tmp_path: Path, fake: Fake) -> None:
     fake.text, fake.cost = "Warmth makes the things of this world do so.", (100, 200)
     random_examples = config(tmp_path, prompt=PromptConfig(examples=2, example_source=ExampleSource.random))
@@ -186,6 +250,32 @@ def test_the_plan_learns_from_the_store_and_from_the_first_texts(
     assert prompt_tokens(second) == pytest.approx(200, rel=0.03)
 
 
+def test_what_an_outage_left_unanswered_lowers_no_estimate(
+    tmp_path: Path, fake: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A prompt takes 10 tokens where it is answered, and none where the server is down."""
+    fake.fail = {f"t{i}" for i in range(30)}
+    with pytest.raises(UserError, match="30 train questions of fake"):
+        stage(tmp_path, 40)
+    capsys.readouterr()
+    fake.fail = set()
+    stage(tmp_path, 40)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "to come" in line]
+    assert prompt_tokens(line) == pytest.approx(300, rel=0.03)
+
+
+def test_the_speed_is_that_of_writing_texts(tmp_path: Path) -> None:
+    """A line without completion tokens (scores, an outage) took time and says nothing of it."""
+    lines = [("a", 0, 500.0), ("b", 100, 4.0), ("c", 300, 6.0), ("d", 0, 60.0)]
+    head = "created,dataset,split,teacher,prompt_key,prompts,failed,prompt_tokens,completion_tokens,seconds,money\n"
+    rows = [f"2026,mine,train,fake,{key},9,0,90,{tokens},{seconds},\n" for key, tokens, seconds in lines]
+    (tmp_path / "ledger.csv").write_text(head + "".join(rows))
+    store = RationaleStore(tmp_path)
+    assert speed_of(store, "fake") == pytest.approx(400 / 10)
+    (tmp_path / "ledger.csv").write_text(head + rows[0])
+    assert speed_of(store, "fake") is None
+
+
 def test_a_killed_process_leaves_its_line_in_the_ledger_and_a_full_disk_no_half_one(tmp_path: Path, fake: Fake) -> None:
     run(config(tmp_path), {Split.train: questions("t", 3)}, quiet())
     file = tmp_path / "store" / "ledger.csv"
@@ -197,11 +287,12 @@ def test_a_killed_process_leaves_its_line_in_the_ledger_and_a_full_disk_no_half_
 
 
 def test_money_is_summed_over_teachers(tmp_path: Path, fake: Fake) -> None:
+    """A text costs 440, and one that is under way up to 2 * (210 + 256) + 8 * 40: a fourth one has no room."""
     other = replace(PRICED, name="other", prefix="o: ", price_prompt=0.0, price_completion=0.0)
     here = config(tmp_path, teachers={"fake": PRICED, "other": other})
     asked = {Split.train: questions("t", 5)}
     fake.cost = (100, 30)
-    budget = Budget(BudgetConfig(money=2000.0))
+    budget = Budget(BudgetConfig(money=2300.0))
     first, second = take_turns(plan_turns(here, asked), RationaleStore(Path(here.store)), asked, quiet(), budget=budget)
     assert (first.written, first.left) == (3, 2)
     assert second.written == 5, "what costs nothing is asked"

@@ -12,12 +12,15 @@ from rich.console import Console
 from tests.conftest import small_t5
 from tests.unit.teachers.engines.test_transformers import save as save_engine
 
+from tinyllm.cli.rationales import main
 from tinyllm.config import (
+    BudgetConfig,
     DataConfig,
     Engine,
     ExperimentConfig,
     MethodConfig,
     RationalesConfig,
+    RationalesStageConfig,
     Source,
     StreamConfig,
     StudentConfig,
@@ -26,16 +29,19 @@ from tinyllm.config import (
     WhichTeachers,
 )
 from tinyllm.data import minilab
+from tinyllm.data.questions import load_questions
 from tinyllm.errors import UserError
 from tinyllm.prompts import student_source
 from tinyllm.records import PromptKind, Split
 from tinyllm.student import models
 from tinyllm.student.student import Student
 from tinyllm.student.tokenizer import train_tokenizer
+from tinyllm.teachers.asking.budget import Budget
 from tinyllm.teachers.asking.plan import plan_turn
 from tinyllm.teachers.asking.scores import ask_for_scores
 from tinyllm.teachers.engines.protocol import ScoreRequest
 from tinyllm.teachers.engines.transformers import TransformersEngine
+from tinyllm.teachers.ledger import read_ledger
 from tinyllm.teachers.prompt_key import scores_key
 from tinyllm.teachers.store import RationaleStore
 from tinyllm.teachers.stored import option_scores
@@ -70,7 +76,8 @@ def config(folder: Path, store: Path) -> ExperimentConfig:
 def ask(config: ExperimentConfig) -> None:
     """What the rationales stage does after the texts."""
     turn = plan_turn(config, config.teachers["big"], PromptKind.solve, Split.train)
-    ask_for_scores(turn, config.student, RationaleStore(Path(config.store)), QUESTIONS, Console(quiet=True))
+    store = RationaleStore(Path(config.store))
+    ask_for_scores(turn, config.student, store, QUESTIONS, Budget(), Console(quiet=True))
 
 
 def plain_scores(folder: Path) -> dict[str, list[float]]:
@@ -112,6 +119,34 @@ def test_the_rationales_stage_keeps_scores_that_training_reads(
     monkeypatch.setattr(TransformersEngine, "score", lambda *_: pytest.fail("asked twice"))
     ask(here)
     assert option_scores(replace(here, method=MethodConfig(name="full_ft", streams={"a": StreamConfig()})), []) == {}
+
+
+def test_scores_keep_to_the_budget_and_are_in_the_ledger(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A budget of nothing prints the plan alone and loads no weights; in the end every question was paid once."""
+    composed = config(folder, tmp_path / "store")
+    composed.data.limit_train = 5
+    here = RationalesStageConfig(**vars(composed))
+    asked = load_questions(here.data)[Split.train]
+    tokens = {q.id: len(TOKENIZER("".join(student_source(q, "")))["input_ids"]) for q in asked}
+    store = RationaleStore(tmp_path / "store")
+    with monkeypatch.context() as patch:
+        patch.setattr(TransformersEngine, "_load", lambda _: pytest.fail("loaded the weights"))
+        with pytest.raises(UserError, match=r"budget\.tokens=0.* 5 train texts of big are left"):
+            main(replace(here, budget=BudgetConfig(tokens=0)), tmp_path)
+        with pytest.raises(UserError, match=r"budget\.money=1: .*teachers\.big\.price_prompt"):
+            main(replace(here, budget=BudgetConfig(money=1.0)), tmp_path)
+    assert "has 0 of 5 option scores, 5 to ask" in capsys.readouterr().out
+    assert not list(store.folder.rglob("*.jsonl")) and read_ledger(store.folder) == []
+    with pytest.raises(UserError, match=r"of budget\.tokens=500.* train texts of big are left"):
+        main(replace(here, budget=BudgetConfig(tokens=500)), tmp_path)
+    (line,) = read_ledger(store.folder)
+    assert 0 < line.prompts < 5 and line.prompt_tokens <= 500
+    main(here, tmp_path)
+    lines = read_ledger(store.folder)
+    assert sum(line.prompts for line in lines) == 5
+    assert sum(line.prompt_tokens for line in lines) == sum(tokens.values())
 
 
 def test_a_student_of_another_vocabulary_is_refused(folder: Path, tmp_path: Path) -> None:

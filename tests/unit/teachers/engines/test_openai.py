@@ -22,7 +22,7 @@ KEY = "sk-very-secret-0123456789"
 Body = dict[str, Any]
 
 
-def answered(text: str, **choice: Any) -> Body:
+def answered(text: str | None, **choice: Any) -> Body:
     return {
         "id": "1",
         "object": "chat.completion",
@@ -166,7 +166,7 @@ def test_a_plain_teacher_uses_the_completion_endpoint() -> None:
         (200, {"error": "no room"}),
         (200, []),
         (200, answered("x", message=None)),
-        (200, answered("x", message={"role": "assistant", "content": None})),
+        (200, answered(None, finish_reason=None)),
         (200, answered("x", message={"role": "assistant", "content": 5})),
     ],
 )
@@ -175,6 +175,50 @@ def test_what_may_mend_is_tried_again(status: int, content: object) -> None:
         found = asked(server, 2)
     assert {done.text for done in found.values()} == {"Because."}
     assert set(server.seen.values()) == {3}
+
+
+@pytest.mark.parametrize("chat", [True, False])
+@pytest.mark.parametrize(("reason", "told"), [("length", "length"), ("stop", "stop"), ("tool_calls", "stop")])
+def test_a_finished_answer_without_text_is_paid_once_and_counted(chat: bool, reason: str, told: str) -> None:
+    """As of a model that thought up to the limit: another try would cost as much and say as little."""
+    silent = answered(None, finish_reason=reason)
+    with serving(lambda body, count: (200, silent)) as server:
+        engine = OpenAIEngine(model="m", base_url=server.url, chat=chat, first_pause=0.01)
+        prompt: Any = [{"role": "user", "content": "Why?"}] if chat else "Why?"
+        (batch,) = engine.complete([Request("q", prompt)])
+    assert batch == [Completion("q", "", told, 7, 3)]
+    assert len(server.bodies) == 1
+
+
+BROKEN = answered("x", message={"role": "assistant", "content": 5})
+"""Costs 7 prompt tokens and 3 completion tokens, as every answer here."""
+
+
+@pytest.mark.parametrize("broken", [1, 3])
+def test_what_failed_tries_cost_is_counted(broken: int) -> None:
+    """Against what the server says that it took, over 3 tries at most."""
+
+    def reply(body: Body, count: int) -> tuple[int, object]:
+        return 200, BROKEN if count <= broken else answered("Because.")
+
+    with serving(reply) as server:
+        done = asked(server, max_retries=2)["q0"]
+    tries = len(server.bodies)
+    assert tries == min(broken + 1, 3)
+    assert (done.error is None, done.text) == ((True, "Because.") if broken == 1 else (False, ""))
+    assert (done.prompt_tokens, done.tokens) == ((7, 3) if broken == 1 else (0, 0)), "of the text alone"
+    assert done.paid == (7 * tries, 3 * tries)
+
+
+def test_what_a_run_that_ends_has_cost_is_handed_over() -> None:
+    found: list[Completion] = []
+    with serving(lambda body, count: (200, BROKEN)) as server:
+        engine = OpenAIEngine(model="m", base_url=server.url, concurrency=1, max_retries=1, first_pause=0.01)
+        with pytest.raises(UserError, match=r"\b1\b.*malformed answer"):
+            for batch in engine.complete(requests(3)):
+                found += batch
+    assert [(done.id, done.paid) for done in found] == [("q0", (14, 6))]
+    assert len(server.bodies) == 2
 
 
 def test_a_slow_answer_is_tried_again() -> None:
@@ -216,9 +260,13 @@ def test_a_refused_prompt_fails_alone_and_at_once() -> None:
     assert [found[i].error for i in ("q0", "q2")] == [None, None]
 
 
-def test_a_filtered_answer_is_a_failure() -> None:
-    with serving(lambda body, count: (200, answered("", finish_reason="content_filter"))) as server:
-        assert asked(server)["q0"].error == "held back by the server's content filter"
+@pytest.mark.parametrize("text", ["", None])
+def test_a_filtered_answer_is_a_failure_and_costs_what_it_costs(text: str | None) -> None:
+    with serving(lambda body, count: (200, answered(text, finish_reason="content_filter"))) as server:
+        done = asked(server)["q0"]
+    assert done.error == "held back by the server's content filter"
+    assert done.paid == (7, 3)
+    assert len(server.bodies) == 1
 
 
 def test_the_newer_name_of_the_token_limit_is_learnt() -> None:
