@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
+from enum import Enum
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -55,7 +56,16 @@ def hash_of(config: ExperimentConfig) -> str:
 
 def as_mapping(config: ExperimentConfig) -> dict[str, Any]:
     """A configuration as nested dicts of plain values, enums by name."""
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True))
+    plain: dict[str, Any] = _values(asdict(config))
+    return plain
+
+
+def _values(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, Mapping):
+        return {key: _values(inside) for key, inside in value.items()}
+    return [_values(inside) for inside in value] if isinstance(value, list | tuple) else value
 
 
 def write_config(config: ExperimentConfig, folder: Path) -> None:
