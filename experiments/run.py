@@ -1,6 +1,6 @@
 """Run an experiment's sweeps, then its report: what `make experiment NAME=... SCALE=...` calls.
 
-python experiments/run.py table1 minilab [Hydra overrides] [--list]
+python experiments/run.py table1 minilab [Hydra overrides] [--list | --report]
 
 Reads `experiments/<name>/sweep.yaml`: for each scale the stages in order, and for each stage its sweeps, as overrides.
 Runs go to `runs/` and rationales to `store/` of the current folder, shared by all experiments: a cell that another
@@ -204,7 +204,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run an experiment's sweeps, then its report.")
     parser.add_argument("name", help="folder of experiments/, such as table1")
     parser.add_argument("scale", help="a scale of its sweep.yaml, such as minilab or paper")
-    parser.add_argument("--list", action="store_true", help="only list the cells and their states")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--list", action="store_true", help="only list the cells and their states")
+    only.add_argument("--report", action="store_true", help="only write the report of the cells that are finished")
     options, extra = parser.parse_known_args()
     moved = [o for o in extra if o.startswith(("hydra.run.dir", "hydra.sweep", "output=", "run="))]
     if moved:
@@ -220,6 +222,13 @@ def main() -> int:
         for folder, one in trained.items():
             print(f"{state(folder):12}{folder}  {' '.join(one.overrides)}")
         return 0
+    output = HERE / options.name / options.scale
+    reports = [overrides for stage, overrides in plan if stage == "report"]
+    title = f"{options.name} at scale {options.scale}"
+    if options.report:
+        for overrides in reports:
+            write_report(dict.fromkeys(one.folder for one in cells), output, title, overrides)
+        return 0
 
     started, clock = datetime.now(UTC), time.perf_counter()
     chosen = any(o.startswith("hydra/launcher") for o in extra)
@@ -229,15 +238,14 @@ def main() -> int:
     row: dict[str, object] = {"started": started.isoformat(timespec="seconds"), "cells": len(trained)}
     for name, counts in (("before", before), ("after", after)):
         row |= {f"{what}_{name}": counts[what] for what in ("finished", "failed", "interrupted", "new")}
-    output = HERE / options.name / options.scale
     log_call(output / "calls.csv", row | {"seconds": round(seconds)})
     print(f"{options.name}: {described(after)} after {seconds:.0f} s", flush=True)
     if INTERRUPTED in codes:
         print("interrupted: run the same command again to resume", file=sys.stderr)
         return INTERRUPTED
     folders = dict.fromkeys(one.folder for one in cells)
-    for overrides in (o for stage, o in plan if stage == "report"):
-        write_report(folders, output, f"{options.name} at scale {options.scale}", overrides)
+    for overrides in reports:
+        write_report(folders, output, title, overrides)
     return min((code for code in codes if code), default=0)
 
 

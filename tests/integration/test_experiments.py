@@ -130,6 +130,10 @@ def test_an_experiment_runs_its_cells_and_reports(tmp_path: Path) -> None:
     code, out = call("small", "minilab", "hydra/launcher=basic")
     assert code == 0 and "2 cells (2 finished)" in out, out
     assert len(list(tmp_path.glob("runs/minilab/tiny/*"))) == 2, "the planned folders are those that runs take"
+    (output / "report.md").unlink()
+    (next(tmp_path.glob("runs/minilab/tiny/full_ft-*")) / "result.json").unlink()
+    code, out = call("small", "minilab", "--report")
+    assert code == 0 and (output / "report.md").exists() and "full_ft" not in (output / "results.csv").read_text(), out
     calls = (output / "calls.csv").read_text().splitlines()
     assert len(calls) == 3 and calls[0].startswith("started,cells,finished_before")
     code, out = call("large", "minilab")
