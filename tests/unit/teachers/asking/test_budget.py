@@ -155,7 +155,9 @@ def test_the_stage_says_what_is_left_and_the_same_command_goes_on(
     tmp_path: Path, fake: Fake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A prompt has some 210 bytes: a request may take 210 + 256 + 256."""
-    with pytest.raises(UserError, match=r"of budget\.tokens=800.* \d+ train texts of fake are left .* same command"):
+    with pytest.raises(
+        UserError, match=r"of budget\.tokens=800.* \d+ train texts of fake are still missing.* same command"
+    ):
         stage(tmp_path, 60, budget=BudgetConfig(tokens=800))
     done = sum(records(tmp_path).values())
     assert 0 < done < 60 and f"{60 - done} left to ask" in capsys.readouterr().out

@@ -133,7 +133,7 @@ def test_scores_keep_to_the_budget_and_are_in_the_ledger(
     store = RationaleStore(tmp_path / "store")
     with monkeypatch.context() as patch:
         patch.setattr(TransformersEngine, "_load", lambda _: pytest.fail("loaded the weights"))
-        with pytest.raises(UserError, match=r"budget\.tokens=0.* 5 train texts of big are left"):
+        with pytest.raises(UserError, match=r"budget\.tokens=0.* 5 train texts of big are still missing"):
             main(replace(here, budget=BudgetConfig(tokens=0)), tmp_path)
         with pytest.raises(UserError, match=r"budget\.money=1: .*teachers\.big\.price_prompt"):
             main(replace(here, budget=BudgetConfig(money=1.0)), tmp_path)
