@@ -139,7 +139,7 @@ def test_scores_keep_to_the_budget_and_are_in_the_ledger(
             main(replace(here, budget=BudgetConfig(money=1.0)), tmp_path)
     assert "has 0 of 5 option scores, 5 to ask" in capsys.readouterr().out
     assert not list(store.folder.rglob("*.jsonl")) and read_ledger(store.folder) == []
-    with pytest.raises(UserError, match=r"of budget\.tokens=500.* train texts of big are left"):
+    with pytest.raises(UserError, match=r"of budget\.tokens=500.* train texts of big are still missing"):
         main(replace(here, budget=BudgetConfig(tokens=500)), tmp_path)
     (line,) = read_ledger(store.folder)
     assert 0 < line.prompts < 5 and line.prompt_tokens <= 500
