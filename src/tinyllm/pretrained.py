@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinyllm.errors import UserError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 def folder_of(model: str) -> str:
@@ -80,17 +75,3 @@ def why(error: BaseException) -> str:
 
 def _line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def without_special_tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The texts, with a space inside of every special token that they name: `</s>` becomes `< /s>`.
-
-    Else a question's words could end a text or a turn of a chat. `split_special_tokens` of transformers does not
-    suffice: T5's pieces have `</s>` among them.
-    """
-    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    names = sorted((name for name in special if len(name) > 1), key=len, reverse=True)
-    if not names:
-        return list(texts)
-    named = re.compile("|".join(map(re.escape, names)))
-    return [named.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text) for text in texts]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from tinyllm.records import PromptKind, Question
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 THINK = "Let's think step by step."
 """What stands before every rationale (Kojima et al., 2022; paper, section 3.2)."""
@@ -214,3 +218,17 @@ def _rationale_block(example: Example, kind: PromptKind) -> str:
         return example.rationale
     question = example.question
     return f"{example.rationale} Therefore, the answer is {letter(question.answer_index)} {question.answer}."
+
+
+def without_special_tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The texts, with a space inside of every special token that they name: `</s>` becomes `< /s>`.
+
+    Else a question's words could end a text or a turn of a chat. `split_special_tokens` of transformers does not
+    suffice: T5's pieces have `</s>` among them.
+    """
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    names = sorted((name for name in special if len(name) > 1), key=len, reverse=True)
+    if not names:
+        return list(texts)
+    named = re.compile("|".join(map(re.escape, names)))
+    return [named.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text) for text in texts]

@@ -19,8 +19,7 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from tinyllm.errors import UserError
-from tinyllm.pretrained import without_special_tokens
-from tinyllm.prompts import RATIONALE_LABEL, instruction, student_prompt, student_source
+from tinyllm.prompts import RATIONALE_LABEL, instruction, student_prompt, student_source, without_special_tokens
 from tinyllm.records import Question
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tinyllm.errors import UserError
-from tinyllm.pretrained import folder_of, loading, why, without_special_tokens
+from tinyllm.pretrained import folder_of, loading, why
+from tinyllm.prompts import without_special_tokens
 from tinyllm.teachers.engines.protocol import STOP, Completion, Request, ScoreRequest, in_batches, seed_of
 
 if TYPE_CHECKING:
