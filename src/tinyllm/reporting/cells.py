@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from tinyllm.reporting.claims import BEST, WORST, Budget, CellSpec
@@ -71,9 +72,8 @@ def _name(cell: CellSpec) -> str:
 
 
 def _where(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
-    for column, value in values.items():
-        frame = frame[frame[column] == value]
-    return frame
+    keep = np.logical_and.reduce([(frame[column] == value).to_numpy(dtype=bool) for column, value in values.items()])
+    return frame[keep]
 
 
 def _trained_for(runs: pd.DataFrame, amount: pd.Series, wanted: pd.Series) -> pd.DataFrame:
