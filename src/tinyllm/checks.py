@@ -25,6 +25,7 @@ from tinyllm.config import (
     Target,
     TeacherConfig,
     TrainerConfig,
+    Weighting,
 )
 from tinyllm.errors import UserError
 from tinyllm.methods import BY_VALIDATION, check_stream, chosen_teachers
@@ -124,6 +125,7 @@ def _check_experiment(config: ExperimentConfig) -> None:
     _check_method(config.method)
     _check_prompt(config.prompt)
     _check_trainer(config.trainer)
+    _check_shuffle(config)
     _check_architecture(config)
     _check_columns(config)
     if isinstance(config, RationalesStageConfig) and config.shard.index >= config.shard.count:
@@ -164,6 +166,15 @@ def _check_prompt(prompt: PromptConfig) -> None:
         raise UserError(
             "prompt.template=authors: expected prompt.example_source=random (the authors show two random training "
             f"questions), found {prompt.example_source}"
+        )
+
+
+def _check_shuffle(config: ExperimentConfig) -> None:
+    reads = "drop_conflicts=true" if config.weighting.drop_conflicts else f"name={config.weighting.name}"
+    if config.rationales.shuffle and (config.weighting.drop_conflicts or config.weighting.name is Weighting.confidence):
+        raise UserError(
+            f"weighting.{reads}: judges a teacher's text on a question, and rationales.shuffle=true (as under "
+            "ablation=shuffled_rationales) trains on another question's: use another weighting"
         )
 
 

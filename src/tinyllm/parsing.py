@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tinyllm.prompts import Example
 from tinyllm.records import Question
 
-_LEADING_LETTER = re.compile(r"^\(([a-z])\)\s*")
+_LEADING_LETTER = re.compile(r"^\(([a-z])\)\s*(?=[^\s.])")
 _SPACES = re.compile(r"\s+")
 _LEAD_IN = re.compile(
     r"^\s*(?:(?:rationale|explanation|reasoning)\s*:|(?:sure[,!.]?\s+)?let(?:'|\u2019)?s think(?: about (?:it|this))?"
@@ -49,7 +49,10 @@ _OPTION_LINE = re.compile(r"^\s*\(?([a-z])[).:]\s*(.+?)\s*$", re.IGNORECASE)
 
 
 def normalise(text: str) -> str:
-    """Lower case, single spaces, no leading `(b)` and no final stop: two answers are the same when these are equal."""
+    """Lower case, single spaces, no final stop, and no leading `(b)` where more follows.
+
+    Two answers are the same when these are equal.
+    """
     text = _SPACES.sub(" ", text).strip().lower()
     return _LEADING_LETTER.sub("", text).removesuffix(".").strip()
 
@@ -63,6 +66,8 @@ def match_choice(generated: str, choices: Sequence[str]) -> str | None:
     if letter_alone:
         index = ord(letter_alone[1]) - ord("a")
         return choices[index] if index < len(choices) else None
+    if (written := generated.strip()) in choices:
+        return written
     wanted = normalise(generated)
     return next((choice for choice in choices if wanted and normalise(choice) == wanted), None)
 

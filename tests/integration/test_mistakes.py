@@ -158,6 +158,8 @@ MISTAKES = [
     (["train", "trainer.valid_every=0"], ["trainer.valid_every", "above 0"]),
     (["train", "trainer.log_every=0"], ["trainer.log_every", "1 or more"]),
     (["train", "evaluation.batch_size=0"], ["evaluation.batch_size", "1 or more"]),
+    (["train", "weighting.drop_conflicts=true", "rationales.shuffle=true"], ["weighting.drop_conflicts", "shuffle"]),
+    (["train", "weighting=confidence", "ablation=shuffled_rationales"], ["weighting.name=confidence", "shuffle"]),
     (["evaluate", "evaluation.max_rationale_tokens=0"], ["evaluation.max_rationale_tokens", "1 or more"]),
     (["evaluate", "teacher=terse", "teacher.max_new_tokens=0"], ["teacher.max_new_tokens", "1 or more"]),
     (["evaluate", "teacher=terse", "run=here"], ["run=", "teacher="]),

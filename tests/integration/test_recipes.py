@@ -16,6 +16,7 @@ from tests.integration.documents import ROOT, SMALLER, blocks, follow, read, wri
 from tests.unit.teachers.engines.test_openai import answered, serving
 
 from tinyllm.data import splits
+from tinyllm.records import Question
 from tinyllm.reporting import tables
 
 
@@ -65,7 +66,11 @@ def test_a_dataset_of_the_hub(stage: Stage, tmp_path: Path, hub_splits: list[str
     if "test" in hub_splits:
         expected = [f"test-{i}" for i in range(8)]
     else:
-        expected = [f"train-{i}" for i in range(200) if splits.assign_split(f"train-{i}") == "test"][:8]
+        expected = [
+            f"train-{i}"
+            for i in range(200)
+            if splits.assign_split(Question(f"train-{i}", "?", ("a", "b"), "a")) == "test"
+        ][:8]
     assert [row["id"] for row in predictions(run)] == expected
     for row in predictions(run):
         number = int(row["id"].split("-")[1])

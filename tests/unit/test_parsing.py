@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyllm.data.release import load, load_rationales
-from tinyllm.parsing import clean_rationale, match_choice, normalise, parse_answer, parse_example, without_conclusion
+from tinyllm.parsing import (
+    clean_rationale,
+    is_right,
+    match_choice,
+    normalise,
+    parse_answer,
+    parse_example,
+    without_conclusion,
+)
 from tinyllm.prompts import Domain, Example, example_request, teacher_prompt
 from tinyllm.records import PromptKind, Question, Split
 
@@ -36,6 +44,12 @@ def test_match_choice(text: str, named: str | None) -> None:
 
 def test_normalise() -> None:
     assert normalise("  (c) Hot \n Water. ") == "hot water"
+    assert normalise("(c)") == normalise(" (C).") == "(c)"
+
+
+def test_options_that_are_bare_letters_or_differ_in_case_stay_apart() -> None:
+    assert not is_right("(a)", "(b)") and is_right("(a)", "(a)")
+    assert match_choice("Co", ["CO", "Co"]) == "Co" and match_choice("co", ["CO", "Co"]) == "CO"
 
 
 @pytest.mark.parametrize(

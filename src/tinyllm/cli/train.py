@@ -20,7 +20,7 @@ from tinyllm.student.student import Student
 from tinyllm.student.trainer import resolve_precision
 from tinyllm.student.training import train
 from tinyllm.teachers.stored import resolve_strongest_teacher, source_rationales, training_streams
-from tinyllm.weighting.weigh import summary, weigh
+from tinyllm.weighting.weigh import left, summary, weigh
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,8 @@ def _run(config: ExperimentConfig, folder: Path) -> None:
         log.info("differs from the paper: %s=%s (paper: %s)", key, own, paper)
     seed_everything(config.seed, verbose=False)
     student = Student.create(config, questions[Split.train], streams, rationales[Split.train], precision=precision)
-    streams = weigh(config, questions[Split.train], streams, student)
+    weighed = weigh(config, questions[Split.train], streams, student)
+    streams = left(weighed)
     student.voices = {name: prefix for name, prefix in student.voices.items() if name in {s.name for s in streams}}
     loggers = make_loggers(config.logger, folder, runs.as_mapping(config))
     trained = train(student, config, folder, questions, streams, rationales, loggers) if config.method.train else None
@@ -84,7 +85,7 @@ def _run(config: ExperimentConfig, folder: Path) -> None:
         trained,
         parameters=parameters,
         valid_examples=len(questions[Split.valid]),
-        weights=summary(streams, list(config.teachers), trained.weights if trained else {}),
+        weights=summary(weighed, list(config.teachers), trained.weights if trained else {}),
     )
     runs.write_evaluation(evaluation.predictions, result, folder)
     log_result(loggers, result, evaluation.predictions)

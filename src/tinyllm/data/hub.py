@@ -197,8 +197,8 @@ def _hub_splits(place: Place, columns: ColumnsConfig) -> dict[Split, list[Questi
     for split in (Split.valid, Split.test):
         if split not in rows:
             _log.info("%s: no %s split with answers: about a tenth of train is held out for it", place.dataset, split)
-            questions[split] = [q for q in questions[Split.train] if splits.assign_split(q.id) is split]
-            questions[Split.train] = [q for q in questions[Split.train] if splits.assign_split(q.id) is not split]
+            questions[split] = [q for q in questions[Split.train] if splits.assign_split(q) is split]
+            questions[Split.train] = [q for q in questions[Split.train] if splits.assign_split(q) is not split]
     if empty := [split for split in SPLITS if not questions[split]]:
         raise UserError(
             f"{place.dataset}: expected questions in every split, found none in {', '.join(empty)}: use a dataset with "

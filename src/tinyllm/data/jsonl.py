@@ -47,7 +47,7 @@ def load(path: Path) -> dict[Split, list[Question]]:
         for row, question in check_rows(rows, problems, letters=True, also=also, seen=seen):
             split = row.get("split") if isinstance(row, dict) else None
             if split in (None, *SPLITS):
-                questions[Split(split) if split else file_split or assign_split(question.id)].append(question)
+                questions[Split(split) if split else file_split or assign_split(question)].append(question)
         without = [place for place, split in own if split is None]
         if file_split is None and 0 < len(without) < len(own):
             problems.append(

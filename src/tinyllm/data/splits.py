@@ -13,7 +13,7 @@ from importlib.resources import files
 
 from tinyllm.errors import UserError
 from tinyllm.paper import DATASETS
-from tinyllm.records import SPLITS, Split
+from tinyllm.records import SPLITS, Question, Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,14 @@ def question_hash(text: str) -> str:
     return hashlib.sha256(text.strip().encode()).hexdigest()[:16]
 
 
-def assign_split(id: str) -> Split:
-    """Split of a question for which nobody chose one: 80% train, 10% valid, 10% test, by a hash of its id.
+def assign_split(question: Question) -> Split:
+    """Split of a question for which nobody chose one: 80% train, 10% valid, 10% test, by a hash of its group or id.
 
-    The same id falls into the same split on every machine, whatever other questions the dataset holds. So shares are
-    exact only on average: of 10 questions, none may be in test.
+    The same question falls into the same split on every machine, whatever others the dataset holds, and a group stays
+    together: test would else ask what training told in other words. So shares are exact only on average: of 10
+    questions, none may be in test.
     """
-    share = int.from_bytes(hashlib.sha256(id.encode()).digest()[:8]) / 2**64
+    share = int.from_bytes(hashlib.sha256((question.group or question.id).encode()).digest()[:8]) / 2**64
     return Split.train if share < 0.8 else Split.valid if share < 0.9 else Split.test
 
 

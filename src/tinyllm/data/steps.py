@@ -179,9 +179,11 @@ class StreamDataset(Dataset[Any]):
         self.seed = seed
 
     def lengths(self) -> list[int]:
-        """Target and source tokens of each question, over all streams; a source that streams share counts once."""
+        """Target and source tokens of each question, over all streams; what texts share counts once."""
         return [
-            sum(map(len, {source for source, _, _ in found})) + sum(len(lead) + len(ids) for _, lead, ids in found)
+            sum(map(len, {source for source, _, _ in found}))
+            + sum(len(lead) for _, lead in {(source, lead) for source, lead, _ in found})
+            + sum(len(ids) for _, _, ids in found)
             for found in (
                 [
                     (source, self.sources.lead(self.streams[number].prefix), ids)

@@ -26,7 +26,8 @@ def add_adapters(model: PreTrainedModel, lora: LoraConfig) -> peft.PeftModel:
         What saves and merges the adapters.
 
     Raises:
-        UserError: for settings that peft refuses, or target modules that the student does not have.
+        UserError: for settings that peft refuses, target modules that the student does not have, and the head where it
+            shares its weights with the embedding: merged, its update would change what the student reads, too.
     """
     head = model.get_output_embeddings()
     layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
@@ -36,6 +37,12 @@ def add_adapters(model: PreTrainedModel, lora: LoraConfig) -> peft.PeftModel:
         raise UserError(
             f"method.lora.target_modules: expected {ALL_LINEAR} or names of {', '.join(linear)}, "
             f"found {', '.join(unknown) or 'none'}"
+        )
+    name = next((name.rpartition(".")[2] for name, m in layers.items() if m is head), "")
+    if name in lora.target_modules and head.weight is model.get_input_embeddings().weight:
+        raise UserError(
+            f"method.lora.target_modules: expected no {name}, as this student's head and embedding share their "
+            f"weights: leave it out, or use {ALL_LINEAR}"
         )
     try:
         settings = peft.LoraConfig(

@@ -66,21 +66,27 @@ class Dropout(nn.Dropout):
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
-        inverse = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).square_().div_(hidden.shape[-1])
+        wide = _wide(hidden)
+        inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(hidden.shape[-1])
         inverse = inverse.add_(epsilon).rsqrt_()
         ctx.save_for_backward(hidden, weight, inverse)
-        normed: Tensor = (hidden * inverse).mul_(weight).to(dtype)
+        normed: Tensor = (wide * inverse).mul_(weight).to(dtype)
         return normed
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         hidden, weight, inverse = ctx.saved_tensors
-        grad = grad.to(hidden.dtype)
-        normed = hidden * inverse
-        grad_weight = (grad * normed).flatten(0, -2).sum(0)
+        normed = _wide(hidden) * inverse
+        grad = grad.to(normed.dtype)
+        grad_weight = (grad * normed).flatten(0, -2).sum(0).to(weight.dtype)
         grad = grad * weight
         along = torch.linalg.vecdot(grad, normed)[..., None].div_(hidden.shape[-1])
-        return grad.sub_(normed.mul_(along)).mul_(inverse), grad_weight, None, None
+        return grad.sub_(normed.mul_(along)).mul_(inverse).to(hidden.dtype), grad_weight, None, None
+
+
+def _wide(values: Tensor) -> Tensor:
+    """In a type with the precision of fp32 or more, as transformers computes a norm."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 class RmsNorm(nn.Module):

@@ -231,7 +231,7 @@ def stream_losses(losses_M: Tensor, batch: Batch, count: int) -> Tensor:
         count: number of streams.
     """
     terms_M = _terms_M(losses_M, batch, batch.normaliser_M)
-    return torch.zeros(count, device=terms_M.device).index_add_(0, batch.stream_M, terms_M)
+    return torch.zeros(count, dtype=terms_M.dtype, device=terms_M.device).index_add_(0, batch.stream_M, terms_M)
 
 
 def _terms_M(losses_M: Tensor, batch: Batch, factor_M: Tensor) -> Tensor:

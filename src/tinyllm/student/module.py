@@ -93,18 +93,23 @@ class StudentModule(LightningModule):
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Weighted sum of the streams' losses (equation 2), and each token's cross-entropy [M] in nats, detached.
 
-        With learned weights, plus the sum of their s; its value and its gradients are those of
-        sum_m weight_m * exp(-s_m) * loss_m + s_m.
+        With learned weights its value and its gradients are those of sum_m weight_m * (exp(-s_m) * loss_m + c_m * s_m),
+        where c_m is the share of the step's questions that have a text in the stream; with `token`, 1 where any has. So
+        s_m tends to the logarithm of the mean loss of a text, however few there are and whatever α is (Kendall et al.
+        2018, with a task for every stream).
         """
-        weights = torch.tensor(list(self.weights.values()), device=batch.stream_M.device)
+        alpha = torch.tensor(list(self.weights.values()), dtype=torch.float32, device=batch.stream_M.device)
+        weights = alpha
         if not self.learned:
             return self.student.losses(batch, weights[batch.stream_M] * batch.normaliser_M)
         places = torch.tensor([list(self.weights).index(name) for name in self.learned], device=weights.device)
-        weights = weights * torch.ones_like(weights).index_copy(0, places, torch.exp(-self.log_variance))
+        weights = weights * torch.ones_like(weights).index_copy(0, places, torch.exp(-self.log_variance.float()))
         loss, losses_M = self.student.losses(batch, weights.detach()[batch.stream_M] * batch.normaliser_M)
         # The fused loss takes its factors as constants: this adds their gradient, and nothing to the value.
         terms = stream_losses(losses_M, batch, len(self.weights))
-        return loss + ((weights - weights.detach()) * terms).sum() + self.log_variance.sum(), losses_M
+        covered = stream_losses(torch.ones_like(losses_M), batch, len(self.weights))
+        s = (alpha * covered)[places] * self.log_variance
+        return loss + ((weights - weights.detach()) * terms).sum() + s.sum(), losses_M
 
     def learned_weights(self) -> dict[str, float]:
         """exp(-s) of every learned stream."""
@@ -115,7 +120,8 @@ class StudentModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one micro-batch, a scalar; logs it and every stream's term, each over the whole step, in nats.
 
-        So `train/loss` is the sum of the streams' weights times `train/loss/<stream>`, with learned weights plus s.
+        So `train/loss` is the sum of the streams' weights times `train/loss/<stream>`, with learned weights plus the
+        term of s.
         """
         moment = f"{self.seed}/{self.trainer.current_epoch}/{batch_idx}/{self.global_rank}"
         torch.manual_seed(int.from_bytes(hashlib.sha256(moment.encode()).digest()[:7], "big"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,7 +23,10 @@ from tinyllm.methods import Stream, answer_prefix
 from tinyllm.parsing import match_choice
 from tinyllm.records import Prediction, Question
 from tinyllm.student import models
+from tinyllm.student.decoder import has_seams
 from tinyllm.student.family import Family, family_of
+
+log = logging.getLogger(__name__)
 
 _SPARE_TOKENS = 8
 """Beyond the longest option: room for a leading "(b)" and the end token."""
@@ -85,7 +89,11 @@ class Student:
         cache = Path(config.cache).expanduser()
         prefix = answer_prefix(config.method)
         made = cls(*loaded, prefix, voices, student.max_source_length, precision, cache, student.chat)
-        _ = made.form  # a chat form that can't be had is refused before training
+        if made.form.behind and has_seams(made.tokenizer, made.form):  # a chat form that can't be had is refused here
+            log.warning(
+                "this student's tokenizer splits a text in parts differently from the whole: it learns from the parts; "
+                "programs that use the exported student should tokenize question, instruction and answer one by one"
+            )
         return made
 
     @classmethod

@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.strategies import Strategy as LightningStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -265,4 +267,7 @@ def make_trainer(
         raise UserError(f"trainer: Lightning refuses these settings: {' '.join(str(error).split())}") from error
     made.strategy.checkpoint_io = WholeCheckpoints()
     made.precision_plugin.convert_input = _as_it_is  # type: ignore[assignment]
+    if isinstance(made.precision_plugin, HalfPrecision | DoublePrecision):
+        # Lightning would change PyTorch's default type as well as the weights, but masks and losses are fp32.
+        made.precision_plugin.forward_context = nullcontext  # type: ignore[assignment]
     return made

@@ -21,8 +21,8 @@ def route(
     """1 for the teacher with the highest chance of solving a question, of those that have a text on it; 0 for others.
 
     The chance is a logistic regression's on the TF-IDF of question and options, one for each teacher. It is
-    cross-fitted: a classifier never sees the questions that it decides on, nor others of their groups. Of equals, the
-    first teacher.
+    cross-fitted: a classifier never sees the questions that it decides on, nor others of their groups. Of equals, a
+    hash of the id chooses.
 
     Args:
         questions: training questions.
@@ -31,7 +31,7 @@ def route(
         folds: parts of the questions, by a hash of the group (or the id).
     """
     chance = {m: solving_chances(questions, solved[m], folds) for m in texts}
-    return _one_each(texts, lambda i, names: max(names, key=lambda m: chance[m][i]))
+    return _one_each(texts, lambda i, names: max(names, key=lambda m: (chance[m][i], _hash(f"{i}/{m}"))))
 
 
 def solving_chances(questions: Sequence[Question], solved: Mapping[str, bool], folds: int) -> dict[str, float]:

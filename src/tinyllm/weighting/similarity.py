@@ -43,10 +43,14 @@ def agreement(texts: Mapping[str, Mapping[str, str]], embeddings: str | None) ->
 
 
 def _tf_idf(texts: Sequence[str]) -> Any:
-    """One row a text, of length 1; sparse."""
+    """One row a text, of length 1 (0 for a text without words); sparse."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    return TfidfVectorizer(token_pattern=r"(?u)\b\w+\b").fit_transform(texts).tocsr()
+    vectors = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b")
+    words = vectors.build_analyzer()
+    if not any(words(text) for text in texts):
+        return np.zeros((len(texts), 1))
+    return vectors.fit_transform(texts).tocsr()
 
 
 def _embedded(texts: Sequence[str], model: str) -> Any:

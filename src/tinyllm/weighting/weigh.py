@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from tinyllm.config import ExperimentConfig, Weighting
+from tinyllm.errors import UserError
 from tinyllm.methods import Stream
 from tinyllm.records import Question
 from tinyllm.student.student import Student
@@ -28,8 +29,7 @@ def weigh(
 ) -> list[Stream]:
     """The streams of teachers' texts with their importance; the others, and all under `uniform`, as they are.
 
-    The importances of a question's texts add up to the number of its texts, unless all are worth nothing. A stream of
-    which nothing is left is left out.
+    The importances of a question's texts add up to the number of its texts, unless all are worth nothing.
 
     Args:
         config: `weighting` and what the store is read with.
@@ -50,10 +50,28 @@ def weigh(
         log.info("weighting: the texts of %d questions are dropped: a teacher contradicts the answer", len(dropped))
         given = {m: {i: 0.0 if i in dropped else w for i, w in own.items()} for m, own in given.items()}
     weighed = [replace(s, importance=given[s.name]) if s.name in given else s for s in streams]
-    for stream in weighed:
-        if stream.name in given and not any(stream.importance.values()):
-            log.warning("weighting=%s leaves no text of teacher %s", config.weighting.name, stream.name)
-    return [s for s in weighed if s.name not in given or any(s.importance.values())]
+    if config.weighting.name is Weighting.consensus and max(_totals(with_one(texts)).values(), default=0) < 3:
+        log.warning("weighting=consensus: no question has three texts; two are as alike as each other, so all weigh 1")
+    return weighed
+
+
+def left(streams: Sequence[Stream]) -> list[Stream]:
+    """Of weighted streams, those of which something is left to teach.
+
+    Raises:
+        UserError: when nothing is.
+    """
+    found = [stream for stream in streams if not stream.importance or any(stream.importance.values())]
+    for name in (stream.name for stream in streams if stream not in found):
+        log.warning("weighting: no text of teacher %s is left", name)
+    if streams and not found:
+        raise UserError("weighting: no text is left, and no stream is without: use another weighting, or teach answers")
+    return found
+
+
+def with_one(texts: Mapping[str, Iterable[str]]) -> dict[str, dict[str, float]]:
+    """Every text is worth 1."""
+    return {m: dict.fromkeys(ids, 1.0) for m, ids in texts.items()}
 
 
 def _merits(
@@ -84,7 +102,7 @@ def _merits(
         case Weighting.random_router:
             return random_route(with_text, config.seed)
         case _:
-            return {m: dict.fromkeys(ids, 1.0) for m, ids in with_text.items()}
+            return with_one(with_text)
 
 
 def softmax(scores: Merits, temperature: float) -> dict[str, dict[str, float]]:
@@ -101,7 +119,7 @@ def softmax(scores: Merits, temperature: float) -> dict[str, dict[str, float]]:
 def normalised(merits: Merits) -> dict[str, dict[str, float]]:
     """Importances in proportion to the merits; a question's add up to its number of texts, or to 0 without merit."""
     total = _totals(merits)
-    count = _totals({m: dict.fromkeys(by_id, 1.0) for m, by_id in merits.items()})
+    count = _totals(with_one(merits))
     return {
         m: {i: value * count[i] / total[i] if total[i] else 0.0 for i, value in by_id.items()}
         for m, by_id in merits.items()

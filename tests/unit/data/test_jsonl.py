@@ -131,8 +131,14 @@ def test_without_splits_the_id_decides_about_80_10_10(tmp_path: Path) -> None:
 def test_the_assignment_is_pinned() -> None:
     """A change would move questions between train and test of users who go on with earlier runs."""
     # SHA-256 begins with 341, c75, d99, e96: 0.8 is ccc.., 0.9 is e66..
-    ids = ("q0", "q1", "q8", "q16")
-    assert [assign_split(id) for id in ids] == ["train", "train", "valid", "test"]
+    found = [assign_split(Question(id, "?", ("a", "b"), "a")) for id in ("q0", "q1", "q8", "q16")]
+    assert found == ["train", "train", "valid", "test"]
+
+
+def test_a_group_stays_in_one_split(tmp_path: Path) -> None:
+    loaded = jsonl.load(write(tmp_path / "q.jsonl", *(row(f"q{i}", group=f"g{i // 4}") for i in range(400))))
+    where = {split: {q.group for q in questions} for split, questions in loaded.items()}
+    assert sum(map(len, where.values())) == 100 and all(where.values())
 
 
 def test_a_folder_of_three_files(tmp_path: Path) -> None:

@@ -95,6 +95,12 @@ def test_a_step_changes_adapters_alone_and_dropout_reaches_them() -> None:
     assert changed == {name for name in before if "lora_" in name}
 
 
+def test_a_head_that_shares_its_weights_takes_no_adapter() -> None:
+    """Merged into the shared weights, its update would change the embedding as well."""
+    with pytest.raises(UserError, match=r"^method\.lora\.target_modules: expected no lm_head"):
+        with_adapters(["lm_head", "v"], tied=True)
+
+
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_adapters_are_saved_in_pefts_format_and_merged_into_a_plain_student(tmp_path: Path, tied: bool) -> None:
     model, adapters = with_adapters(EVERYWHERE, tied=tied)

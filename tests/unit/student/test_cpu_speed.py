@@ -103,6 +103,25 @@ def norms(width: int, dtype: torch.dtype = torch.float32) -> tuple[RmsNorm, T5La
     return RmsNorm(nn.Parameter(theirs.weight.detach().clone()), 1e-6), theirs
 
 
+def test_norm_of_bf16_values_is_computed_in_fp32() -> None:
+    """As Qwen3 norms queries and keys, which are bf16 under autocast."""
+    torch.manual_seed(6)
+    weight = torch.rand(64) + 0.5
+    hidden, upstream = torch.randn(500, 64).bfloat16(), torch.randn(500, 64).bfloat16()
+    exact = hidden.double().requires_grad_()
+    scale = weight.double().requires_grad_()
+    expected = exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + 1e-6) * scale
+    expected.backward(upstream.double())
+    ours, own = RmsNorm(nn.Parameter(weight.clone()), 1e-6), hidden.clone().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = ours(own)
+    result.backward(upstream)
+    assert result.dtype is torch.bfloat16 and own.grad is not None and own.grad.dtype is torch.bfloat16
+    for found, right in ((result, expected), (own.grad, exact.grad), (ours.weight.grad, scale.grad)):
+        error = (found.double() - right).norm() / right.norm()
+        assert float(error.detach()) < 2**-9 + 5e-4  # half a step of bf16, and fp32's own
+
+
 @pytest.mark.parametrize("shape", [(1, 6), (9, 6), (2, 3, 6)])
 @pytest.mark.parametrize("size", [1e-3, 1.0, 50.0])
 def test_norm_equals_t5s_forward_and_backward(shape: tuple[int, ...], size: float) -> None:

@@ -175,9 +175,10 @@ def test_one_masked_product_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> N
         torch.testing.assert_close(own.grad, other, rtol=1e-4, atol=1e-5)
 
 
-def test_bf16_is_near_and_keeps_no_attention_weights() -> None:
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_bf16_is_near_and_keeps_no_attention_weights(kind: str) -> None:
     """Nothing that backward keeps has the size of a question's attention weights."""
-    model = fast(small_decoder())
+    model = fast(small_decoder(kind))
     source, targets = tuple(range(3, 90)) * 2, [TargetText((*range(3, 60), 1), i, 1.0, lead=LEADS[i]) for i in range(2)]
     batch = lay_out([Pair(source, tuple(targets))], model.config)
     exact = token_losses(model, batch)[1]

@@ -58,7 +58,7 @@ from tinyllm.teachers.store import RationaleStore
 from tinyllm.weighting.routing import fold_of, random_route, route, solving_chances
 from tinyllm.weighting.similarity import agreement
 from tinyllm.weighting.surprisal import rank_surprisal_ratios
-from tinyllm.weighting.weigh import normalised, softmax, summary, weigh
+from tinyllm.weighting.weigh import left, normalised, softmax, summary, weigh
 
 QUESTIONS = [
     Question("q1", "What keeps soup warm?", ("a flask", "a wide sieve", "ice"), "a flask"),
@@ -121,7 +121,7 @@ def student_in(folder: Path, dropout: float = 0.0) -> Student:
 
 
 def importances(here: ExperimentConfig, folder: Path) -> dict[str, dict[str, float]]:
-    found = weigh(here, QUESTIONS, streams_of(here), student_in(folder))
+    found = left(weigh(here, QUESTIONS, streams_of(here), student_in(folder)))
     assert not found[0].importance, "the answers have none"
     return {stream.name: dict(stream.importance) for stream in found[1:]}
 
@@ -209,6 +209,27 @@ def test_consensus_is_a_softmax_of_mean_cosine_similarities(tmp_path: Path) -> N
     power = {m: math.exp(expected[m]["q2"] / 0.1) for m in TEXTS}
     assert {m: found[m]["q2"] for m in TEXTS} == pytest.approx({m: 3 * power[m] / sum(power.values()) for m in TEXTS})
     assert found["fox"]["q2"] < 0.1 < found["owl"]["q2"] and found["fox"]["q3"] == 1.0
+
+
+def test_two_texts_are_as_alike_as_each_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    here = config(tmp_path, "consensus")
+    found = weigh(here, QUESTIONS, streams_of(here)[:3], student_in(tmp_path))
+    assert all(w == pytest.approx(1) for stream in found[1:] for w in stream.importance.values())
+    assert "no question has three texts" in caplog.text
+
+
+def test_texts_without_a_word_are_alike_to_none() -> None:
+    assert agreement({"owl": {"a": "?!"}, "fox": {"a": "..."}}, None) == {"owl": {"a": 0.0}, "fox": {"a": 0.0}}
+
+
+def test_a_teacher_of_whom_nothing_is_left_is_told_and_not_taught(caplog: pytest.LogCaptureFixture) -> None:
+    targets = single_target(dict.fromkeys("ab", "x"))
+    dropped = Stream("owl", "owl: ", 3.0, targets, importance={"a": 0.0, "b": 0.0})
+    answer = Stream("answer", "predict: ", 1.0, targets)
+    assert left([answer, dropped]) == [answer] and "teacher owl" in caplog.text
+    assert summary([answer, dropped], ["owl"], {}) == {"owl": {"mean": [0.0], "spread": [0.0], "zeros": [1.0]}}
+    with pytest.raises(UserError, match=r"^weighting: no text is left"):
+        left([dropped])
 
 
 def test_sentence_embeddings_that_are_not_installed_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,6 +351,15 @@ def test_the_router_finds_who_knows_what() -> None:
     assert all(without["hen"][i] == 1 for i in every[7:]), "the only one with a text"
 
 
+def test_the_router_shares_ties_out() -> None:
+    every = [q.id for q in MANY]
+    all_right = {m: dict.fromkeys(every, True) for m in ("owl", "fox")}
+    found = route(MANY, all_right, dict.fromkeys(all_right, every), 5)
+    assert 20 <= sum(found["owl"].values()) <= 40 and found == route(
+        MANY, all_right, dict.fromkeys(all_right, every), 5
+    )
+
+
 def test_no_question_trains_its_own_choice() -> None:
     """Whatever the answers to a question and its group are, its own chance is the same, and others' are not."""
     solved = knows("sea")
@@ -371,7 +401,7 @@ def test_a_random_router_takes_each_as_often_and_needs_no_record(tmp_path: Path)
 def test_texts_on_questions_with_a_conflict_can_be_dropped(tmp_path: Path) -> None:
     here = config(tmp_path, drop_conflicts=True)
     keep(here)
-    found = weigh(here, QUESTIONS, streams_of(here), student_in(tmp_path))
+    found = left(weigh(here, QUESTIONS, streams_of(here), student_in(tmp_path)))
     assert {s.name: s.importance for s in found[1:]} == {"fox": {"q1": 0.0, "q2": 0.0, "q3": 1.0}}, "q1, q2 and q4"
 
 
@@ -518,7 +548,7 @@ def test_uniform_trains_what_a_run_without_weighting_trains(tmp_path: Path) -> N
     plain = streams_of(here)
     uniform = weigh(here, QUESTIONS, plain, student_in(tmp_path))
     ones = [replace(s, importance=dict.fromkeys(s.targets, 1.0)) for s in plain]
-    correct = weigh(config(tmp_path, "correct"), QUESTIONS, plain, student_in(tmp_path))
+    correct = left(weigh(config(tmp_path, "correct"), QUESTIONS, plain, student_in(tmp_path)))
     trained = []
     for name, streams in {"plain": plain, "uniform": uniform, "ones": ones, "correct": correct}.items():
         student = student_in(tmp_path, dropout=0.1)
@@ -538,7 +568,7 @@ def test_uniform_trains_what_a_run_without_weighting_trains(tmp_path: Path) -> N
 def test_learned_weights_have_the_value_and_the_gradients_of_their_formula(
     tmp_path: Path, reduction: Reduction
 ) -> None:
-    """L_A + sum_m alpha_m exp(-s_m) L_m + s_m, differentiated by autograd."""
+    """L_A + sum_m alpha_m (exp(-s_m) L_m + c_m s_m), differentiated by autograd."""
     student, streams = student_in(tmp_path), streams_of(config(tmp_path))
     alpha = {stream.name: stream.weight for stream in streams}
     module = StudentModule(student, alpha, lr=1e-3, learned=list(TEXTS))
@@ -564,14 +594,42 @@ def test_learned_weights_have_the_value_and_the_gradients_of_their_formula(
             found.append(torch.nn.functional.cross_entropy(logits, target[0], reduction="none"))
         mean = torch.cat(found).mean() if reduction is Reduction.token else sum(x.mean() for x in found) / 5
         terms.append(mean)
-    total = terms[0] + s.sum()
+    total = terms[0]
     for m, term in zip(range(3), terms[1:], strict=True):
-        total = total + streams[m + 1].weight * torch.exp(-s[m]) * term
+        share = 1.0 if reduction is Reduction.token else len(streams[m + 1].targets) / 5
+        total = total + streams[m + 1].weight * (torch.exp(-s[m]) * term + share * s[m])
     total.backward()
     assert float(loss.detach()) == pytest.approx(float(total.detach()), rel=1e-5)
     assert s.grad is not None and own["log_variance"].tolist() == pytest.approx(s.grad.tolist(), rel=1e-4)
     for name, parameter in plain.named_parameters():
         assert torch.allclose(own[f"model.{name}"], parameter.grad, rtol=1e-3, atol=1e-6), name
+
+
+def test_a_step_without_a_teachers_text_leaves_its_learned_weight_alone(tmp_path: Path) -> None:
+    student, (answer, owl, *_) = student_in(tmp_path), streams_of(config(tmp_path))
+    alone = replace(owl, targets={"q1": owl.targets["q1"]})
+    module = StudentModule(student, {"answer": 1.0, owl.name: 3.0}, lr=1e-3, learned=[owl.name])
+    data = data_of([answer, alone], student, Reduction.example)
+    for examples, moves in (((0, 1), True), ((2, 3), False)):
+        module.zero_grad()
+        module.losses(data.dataset[MicroBatch(examples, examples, 1)])[0].backward()
+        assert module.log_variance.grad is not None
+        assert bool(module.log_variance.grad.abs().sum() > 0) is moves
+
+
+@pytest.mark.parametrize("name", ["uniform", "learned"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true", "64-true"])
+def test_every_precision_trains(tmp_path: Path, precision: str, name: str) -> None:
+    """Under bf16-true and 64-true Lightning changes PyTorch's default type during a step."""
+    here = config(tmp_path, name)
+    rate = replace(here.optimizer, lr=0.05)  # a step that bf16 weights can hold
+    here = replace(here, optimizer=rate, trainer=replace(here.trainer, precision=precision, max_epochs=1))
+    student = student_in(tmp_path)
+    before = [w.clone() for w in student.model.parameters()]
+    questions = {Split.train: QUESTIONS, Split.valid: QUESTIONS}
+    trained = train(student, here, tmp_path / "run", questions, streams_of(here), {}, [])
+    assert trained.steps == 2 and all(math.isfinite(loss) for loss in trained.train_loss.values())
+    assert all(not torch.equal(a.float(), b.float()) for a, b in zip(before, student.model.parameters(), strict=True))
 
 
 def test_learned_weights_are_logged_by_epoch_and_counted_apart(tmp_path: Path) -> None:
