@@ -75,10 +75,12 @@ def test_a_report_is_whole(stage: Stage, runs: Path, tmp_path: Path) -> None:
 
 def test_a_new_report_leaves_nothing_of_an_earlier_one(stage: Stage, runs: Path, tmp_path: Path) -> None:
     stale = [tmp_path / "out" / name for name in ("tables/table2_tiny.md", "tables/old.tex", "figures/fig3_alpha.pdf")]
-    kept = [tmp_path / "out" / name for name in ("tables/notes.txt", "figures/drawing.svg", "mine.md")]
+    kept = [tmp_path / "out" / name for name in ("tables/related_work.tex", "figures/architecture.pdf", "mine.md")]
     for path in (*stale, *kept):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("earlier")
+    names = "/".join(path.name for path in stale) + "/../mine.md"
+    (tmp_path / "out" / "index.html").write_text(f'<meta name="tinyllm-files" content="{names}">')
     code, _, err = stage("report", f"runs={runs}", "output=out", "resamples=100")
     assert code == 0, err
     assert not any(path.exists() for path in stale) and all(path.read_text() == "earlier" for path in kept)

@@ -19,7 +19,7 @@ from tinyllm.runs import TEACHER
 from tinyllm.shown import UNPRINTABLE
 
 KINDS = {
-    "tinyllm_only": "Only TinyLLM is right",
+    "tinyllm_only": "TinyLLM is right, and the students of all other methods are wrong",
     "teachers_differ": "One teacher is wrong, another is right, and so is TinyLLM",
     "teacher_misleads": "A teacher is wrong and a student of it chooses the same option",
     "tinyllm_wrong": "TinyLLM is wrong where another student is right",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from tinyllm.reporting.choose import at_one_rate
 from tinyllm.reporting.claims import BEST, WORST, Budget, CellSpec
 from tinyllm.reporting.labels import label
 from tinyllm.reporting.study import Study
@@ -41,8 +42,10 @@ def runs_of(study: Study, cell: CellSpec, student: str, dataset: str) -> pd.Data
 
 
 def teachers_of(study: Study, student: str, dataset: str) -> list[str]:
-    """The largest teacher set of TinyLLM's runs, in its order."""
-    runs = _where(study.frame, student=student, dataset=dataset, method="tinyllm", ablation="none")
+    """The largest teacher set of the runs that stand for TinyLLM, in its order; without those, of all of its runs."""
+    every = _where(study.frame, student=student, dataset=dataset, method="tinyllm", ablation="none")
+    plain = _where(every, variant="")
+    runs = plain if len(plain) else every
     sets = sorted(set(runs["teacher_set"]) - {""})
     return max(sets, key=lambda text: str(text).count("+")).split("+") if sets else []
 
@@ -92,7 +95,7 @@ def _differs_in_duration_alone(variant: str) -> bool:
 
 def _with_alpha(runs: pd.DataFrame, alpha: str) -> pd.DataFrame:
     """Runs with all teachers of their set and this α for each; `best` and `worst` need two settings to choose from."""
-    runs = runs[runs["teachers"] == runs["teacher_set"]]
+    runs = at_one_rate(runs[runs["teachers"] == runs["teacher_set"]])
     if alpha not in (BEST, WORST):
         value = float(alpha)
         same = [

@@ -67,8 +67,8 @@ def selection_note(frame: pd.DataFrame) -> str:
     how = " and ".join(text for metric, text in _SELECTED_BY.items() if metric in used)
     by = f" ({how})" if how else ""
     return (
-        f"α, the learning rate, the checkpoint and the best teacher were selected on the validation split{by}; test "
-        "results were not used for selection."
+        f"α, the learning rate, the checkpoint and the best teacher were selected on the validation split{by}, where "
+        "runs have a validation accuracy; test results were not used for selection."
     )
 
 
@@ -81,6 +81,16 @@ def setting_name(run: pd.Series) -> str:
     alpha = f"α {run['alpha']}" if run["alpha"] else ""
     rate = f"learning rate {run['learning_rate']}" if run["learning_rate"] else ""
     return ", ".join(part for part in (teacher, alpha, rate) if part)
+
+
+def at_one_rate(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs at one learning rate: where several were tried, that of the setting that validation puts first."""
+    if runs["learning_rate"].nunique() < 2:
+        return runs
+    means = runs.groupby(["learning_rate", "setting"])["valid_accuracy"].mean().fillna(0.0)
+    rate = max(means.index, key=lambda key: float(means[key]))[0]
+    found: pd.DataFrame = runs[runs["learning_rate"] == rate]
+    return found
 
 
 def choose(frame: pd.DataFrame) -> list[Choice]:

@@ -67,6 +67,8 @@ class Claim:
     )
     """Student -> datasets, of the paper."""
     average_only: bool = False
+    any_dataset: bool = False
+    """It says that there are such datasets: one on which it isn't so does not contradict it."""
     reported: str = ""
     """The paper's own words for its number, where none of its tables has it."""
     control: bool = False

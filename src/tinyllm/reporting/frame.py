@@ -91,7 +91,7 @@ def collect(folders: Sequence[Path]) -> Collected:
         run = path.parent.name if path.parent == root else path.parent.relative_to(root).as_posix()
         try:
             rows.append(_read(path, run))
-        except (ValueError, AttributeError, TypeError, LookupError, OSError) as error:
+        except (UserError, ValueError, AttributeError, TypeError, LookupError, OSError) as error:
             text = str(error)
             reason = text.removeprefix(f"{path}: ") if str(path) in text else f"not a result of this version ({text})"
             skipped.append(f"{run}/{RESULT}: {reason}")
@@ -113,9 +113,14 @@ def _read(path: Path, run: str) -> tuple[dict[str, Any], Identity]:
     identity = identity_of(config, result)
     row |= _of_config(config, result) | training_columns(config, result)
     row["setting"], row["family"] = identity.setting, identity.family
-    row["evaluated_only"] = config is not None and config.method.train and result.train_examples == 0
+    row["evaluated_only"] = _evaluated_only(config, result)
     row["folder"], row["run"] = str(path.parent), run
     return row, identity
+
+
+def _evaluated_only(config: ExperimentConfig | None, result: Result) -> bool:
+    """A student that another run trained."""
+    return config is not None and config.method.train and result.train_examples == 0 and result.method != TEACHER
 
 
 def _once(rows: list[tuple[dict[str, Any], Identity]]) -> tuple[list[tuple[dict[str, Any], Identity]], list[str]]:

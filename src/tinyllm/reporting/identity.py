@@ -136,18 +136,26 @@ def variants_of(frame: pd.DataFrame, identities: Sequence[Identity]) -> list[str
 
     The reference family is the one whose shared settings most runs of the dataset and the student have: a control that
     trained three times as long stays the exception however many seeds it has. Then one that neither weighs its texts
-    nor leaves teachers out.
+    nor leaves teachers out. A method that was trained with other shared settings alone is a variant, too: beside the
+    others it would pass for one that differs in its method.
     """
     variants = [""] * len(frame)
     shared: Counter[tuple[object, ...]] = Counter()
     for position, row in enumerate(frame.itertuples()):
         shared[row.dataset, row.student, row.split, identities[position].shared_settings] += 1
+    common = _common_settings(frame, identities)
     for _, group in frame.groupby(["dataset", "student", "method", "ablation", "split"], sort=False, dropna=False):
         places = list(group.index)
         sizes = Counter(identities[i].family for i in places)
+        row = frame.loc[places[0]]
+        usual = common.get((row["dataset"], row["student"], row["split"]))
+        trained = [i for i in places if _is_trained(frame.loc[i], identities[i])]
+        if usual and trained and usual.shared_settings not in {identities[i].shared_settings for i in trained}:
+            for i in trained:
+                own = _shared_values(identities[i])
+                variants[i] = _differing_settings(own, _shared_values(usual))
         if len(sizes) == 1:
             continue
-        row = frame.loc[places[0]]
         reference = min(
             places,
             key=lambda i: (
@@ -163,11 +171,37 @@ def variants_of(frame: pd.DataFrame, identities: Sequence[Identity]) -> list[str
         for i in places:
             if identities[i].family == identities[reference].family:
                 continue
-            variants[i] = _differing_settings(identities[i].values, identities[reference].values)
+            differing = _differing_settings(identities[i].values, identities[reference].values)
+            variants[i] = ", ".join(dict.fromkeys(filter(None, [*variants[i].split(", "), *differing.split(", ")])))
             if variants[i] == NO_CONFIG and len(unknown) > 1:
                 # Nobody knows whether these are seeds of one setting: they are neither averaged nor chosen among.
                 variants[i] += f" ({identities[i].values[NO_CONFIG]})"
     return variants
+
+
+def _common_settings(frame: pd.DataFrame, identities: Sequence[Identity]) -> dict[tuple[str, str, str], Identity]:
+    """By dataset, student and split, a run with the shared settings of most trained runs; of equals TinyLLM's."""
+    places: dict[tuple[str, str, str], dict[str, list[int]]] = {}
+    plain = (frame["method"] == "tinyllm") & (frame["ablation"] == "none")
+    for i, row in enumerate(frame.to_dict("records")):
+        if _is_trained(row, identities[i]):
+            by_settings = places.setdefault((row["dataset"], row["student"], row["split"]), {})
+            by_settings.setdefault(identities[i].shared_settings, []).append(i)
+    return {
+        where: identities[max(found.values(), key=lambda own: (len(own), sum(plain[i] for i in own)))[0]]
+        for where, found in places.items()
+    }
+
+
+def _is_trained(row: Mapping[Any, Any] | pd.Series, identity: Identity) -> bool:
+    """Whether a run trained a student with settings that are known."""
+    unknown = NO_CONFIG in identity.values or NO_RUN in identity.values
+    return not unknown and not row["untrained"] and not row["evaluated_only"]
+
+
+def _shared_values(identity: Identity) -> dict[str, str]:
+    groups = ("data.", "student.", "optimizer.", "trainer.", "loss.")
+    return {key: value for key, value in identity.values.items() if key.startswith(groups)}
 
 
 def _differing_settings(own: Mapping[str, str], reference: Mapping[str, str]) -> str:

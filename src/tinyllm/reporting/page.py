@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 
@@ -32,6 +33,7 @@ def page(
     cases: Sequence[Case],
     notes: Sequence[str] = (),
     reading: Sequence[str] = (),
+    files: Sequence[str] = (),
 ) -> str:
     """The report as one HTML page: no network, all text escaped, a Content-Security-Policy that lets nothing else run.
 
@@ -59,6 +61,7 @@ def page(
         title=title,
         in_short=in_short,
         notes=notes,
+        files=files,
         tables=tables,
         figures=[(figure, base64.b64encode(png(figure)).decode(), _width(figure)) for figure in figures],
         number=_number,
@@ -114,7 +117,8 @@ def _sort_key(cell: Cell) -> str:
     """Empty for a missing cell: it is sorted to the end."""
     if cell.value is not None:
         return repr(float(cell.value))
-    return cell.text or ""
+    text = cell.text or ""
+    return text.replace(",", "") if re.fullmatch(r"\d{1,3}(,\d{3})+", text) else text
 
 
 def _embedded(cases: Sequence[Case]) -> tuple[Markup, int]:

@@ -68,8 +68,12 @@ class Pair:
         return float(np.mean([(a != b).mean() for a, b in zip(self.first, self.second, strict=True)]))
 
     def mcnemar(self) -> float | None:
-        """p of the exact test; None where pairs of answers are not independent: over several seeds, or in groups."""
-        independent = len(self.seeds) == 1 and self.groups is None
+        """p of the exact test; None where it does not apply.
+
+        So where pairs of answers are not independent, over several seeds or in groups, and for mixtures of accuracies.
+        """
+        plain = all(bool(((part == 0) | (part == 1)).all()) for part in (*self.first, *self.second))
+        independent = len(self.seeds) == 1 and self.groups is None and plain
         return mcnemar(self.first[0].astype(bool), self.second[0].astype(bool)) if independent else None
 
     def means(self, resamples: int, seed: int) -> NDArray[np.float64]:

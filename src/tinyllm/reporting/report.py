@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,8 @@ from tinyllm.reporting.writers import PAPER_NOTE, escape_markdown, markdown, mar
 from tinyllm.shown import file_name, spreadsheet
 
 PAGE = Path("index.html")
-_WRITTEN = ("tables/*.md", "tables/*.tex", "tables/*.csv", "figures/*.png", "figures/*.pdf")
+_FILES = re.compile(r'<meta name="tinyllm-files" content="([^"]*)">')
+"""Names of a report's tables and figures, in its page: a later report removes those alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +80,11 @@ def write_report(report: Report, folder: Path) -> Path:
     """Write `results.csv`, `report.md`, `index.html`, `tables/` and `figures/`; returns the path of the page.
 
     All is written into a draft inside the folder first, and moved when it is whole, the page last: a killed process or
-    a full disk leaves the report that was there. Tables and figures of an earlier report in the folder are removed:
-    these runs may have none in their place.
+    a full disk leaves the report that was there. Tables and figures of an earlier report in the folder, which its page
+    names, are removed: these runs may have none in their place. Other files in the folder stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    earlier = _files_of(folder)
     draft = folder / ".draft"
     shutil.rmtree(draft, ignore_errors=True)  # of a killed process
     try:
@@ -91,11 +95,19 @@ def write_report(report: Report, folder: Path) -> Path:
             os.replace(draft / name, folder / name)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    for pattern in _WRITTEN:
-        for stale in folder.glob(pattern):
-            if stale.relative_to(folder) not in written:
-                stale.unlink()
+    for stale in set(earlier).difference(written):
+        (folder / stale).unlink(missing_ok=True)
     return folder / PAGE
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """Tables and figures of the report in a folder, as its page names them."""
+    if not (folder / PAGE).is_file():
+        return []
+    found = _FILES.search((folder / PAGE).read_text(encoding="utf-8", errors="replace"))
+    names = html.unescape(found[1]).split("/") if found else []
+    named = [Path("tables" if Path(name).suffix in (".md", ".tex", ".csv") else "figures", name) for name in names]
+    return [path for path in named if path.name and len(path.parts) == 2 and path.parts[1] != ".."]
 
 
 def _write(report: Report, folder: Path) -> None:
@@ -107,7 +119,7 @@ def _write(report: Report, folder: Path) -> None:
     for figure in report.figures:
         save(figure, folder / "figures")
     (folder / "report.md").write_text(_markdown(report), encoding="utf-8")
-    html = page(
+    content = page(
         report.title,
         in_short=report.in_short,
         tables=report.tables,
@@ -115,8 +127,9 @@ def _write(report: Report, folder: Path) -> None:
         cases=report.cases,
         notes=report.notes,
         reading=report.reading,
+        files=sorted(file.name for part in ("tables", "figures") for file in folder.glob(f"{part}/*")),
     )
-    (folder / PAGE).write_text(html, encoding="utf-8")
+    (folder / PAGE).write_text(content, encoding="utf-8")
 
 
 def _markdown(report: Report) -> str:

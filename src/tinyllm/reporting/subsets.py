@@ -26,6 +26,8 @@ class Lattice:
     student: str
     name: str
     """Of the whole, as `label` has it."""
+    alpha: str
+    """Of the whole: `terse=3 wordy=3`."""
     teachers: tuple[str, ...]
     """The whole set, in its order."""
     runs: Mapping[Teachers, pd.DataFrame]
@@ -33,7 +35,7 @@ class Lattice:
 
     @property
     def title(self) -> str:
-        return f"{self.dataset} · {self.student} · {self.name}"
+        return f"{self.dataset} · {self.student} · {self.name} at α {self.alpha}"
 
     @property
     def whole(self) -> Teachers:
@@ -62,17 +64,23 @@ def lattices(study: Study) -> list[Lattice]:
             if len(whole) < 2 or any(whole < other for other in sets.values()):
                 continue
             parts = [one for one, own in sets.items() if own <= whole]
-            runs = {frozenset(json.loads(one)): group[group["taught"] == one] for one in parts}
+            # One set may have been reached twice, as by `ablation=no_t5` and `teachers=[...]`: a seed counts once.
+            runs = {frozenset(json.loads(one)): _once(group[group["taught"] == one]) for one in parts}
             first = group[group["taught"] == text].iloc[0]
             empty = frame[
                 (frame["method"] == "full_ft") & (frame["dataset"] == dataset) & (frame["student"] == student)
                 & (frame["ablation"] == "none") & (frame["untaught"] == first["untaught"])
             ]  # fmt: skip
             if len(runs) > 1:
-                runs |= {frozenset(): empty} if len(empty) else {}
+                runs |= {frozenset(): _once(empty)} if len(empty) else {}
                 order = tuple(m for m in first["teacher_set"].split("+") if m in frozenset(json.loads(text)))
-                found.append(Lattice(str(dataset), str(student), label(first.to_dict()), order, runs))
+                named = (str(dataset), str(student), label(first.to_dict()), str(first["alpha"]))
+                found.append(Lattice(*named, order, runs))
     return found
+
+
+def _once(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs.drop_duplicates(["seed", "data_seed"])
 
 
 def brings(study: Study, lattice: Lattice, teacher: str, without: Teachers) -> Pair | None:

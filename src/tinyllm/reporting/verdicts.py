@@ -75,7 +75,8 @@ class Line:
 
     @property
     def verdict(self) -> Verdict:
-        return verdict_of(self.difference)
+        found = verdict_of(self.difference)
+        return Verdict.not_shown if self.claim.any_dataset and found is Verdict.contradicted else found
 
 
 def verdict_of(difference: Difference | None) -> Verdict:

@@ -15,6 +15,7 @@ from tinyllm.config import ExperimentConfig
 from tinyllm.errors import UserError
 from tinyllm.records import PromptKind
 from tinyllm.reporting.frame import collect, on_test
+from tinyllm.runs import TEACHER
 
 
 def epochs(number: int) -> dict[str, object]:
@@ -66,6 +67,27 @@ def test_a_control_is_the_variant_however_many_seeds_it_has(make_run: MakeRun, t
     frame = collect([tmp_path / "runs"]).frame
     assert set(frame[frame.method == "tinyllm"].variant) == {""}
     assert sorted(frame[frame.method == "full_ft"].variant) == ["", *["trainer.max_epochs=18"] * 3]
+
+
+def test_a_method_that_was_only_trained_otherwise_is_a_variant(make_run: MakeRun, tmp_path: Path) -> None:
+    """Else its row would pass for one that differs in its method alone."""
+    for seed in range(2):
+        make_run("tinyllm", seed=seed, **epochs(2))
+        make_run("full_ft", seed=seed, **epochs(60))
+    make_run("inference", config=lambda c: replace(c, method=replace(c.method, train=False)))
+    frame = collect([tmp_path / "runs"]).frame
+    found = {method: set(runs.variant) for method, runs in frame.groupby("method")}
+    assert found == {"tinyllm": {""}, "full_ft": {"trainer.max_epochs=60"}, "inference": {""}}
+
+
+def test_teachers_asked_in_several_ways_are_no_unknown_runs(make_run: MakeRun, tmp_path: Path) -> None:
+    for examples in (0, 2):
+        make_run(
+            TEACHER, student="wordy", valid=None, result={"train_examples": 0},
+            config=lambda c, n=examples: replace(c, prompt=replace(c.prompt, examples=n)),
+        )  # fmt: skip
+    variants = sorted(collect([tmp_path / "runs"]).frame.variant)
+    assert len(variants) == 2 and "" in variants and not any("unknown" in v for v in variants)
 
 
 def test_what_a_method_does_not_use_makes_no_setting(make_run: MakeRun, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as Canvas
 
 from tinyllm.reporting.cases import Answer, Case, Reasoning
 from tinyllm.reporting.figures.drawing import Figure
-from tinyllm.reporting.page import page
+from tinyllm.reporting.page import _sort_key, page
 from tinyllm.reporting.table import Cell, Table
 
 CHOICES = ("oak", "ivy", "elm", "fir")
@@ -132,6 +132,10 @@ def test_how_to_read_the_tables_is_said_once() -> None:
     assert "#reading" not in made(tables=[table(rows=((Cell(text="a"), Cell(0.1), Cell(0.2), Cell(0.3)),))])
 
 
+def test_counts_are_sorted_as_numbers() -> None:
+    assert [_sort_key(Cell(text=t)) for t in ("1,234,567", "12,345", "a, b")] == ["1234567", "12345", "a, b"]
+
+
 def test_cells_show_value_interval_paper_best_and_what_is_missing() -> None:
     html = re.sub(r"\s+", " ", made())
     assert '<strong><span class="value">61.2</span></strong><span class="interval">[58.0, 64.3]</span>' in html
@@ -208,7 +212,7 @@ def test_a_page_holds_a_few_hundred_cases_and_says_of_how_many() -> None:
     html = made(cases=many)
     assert len(embedded(html)["cases"]) == 300
     assert re.search(r"\b300 of\s+1,234 cases", html)
-    assert "Only TinyLLM is right: 617 of 1,234" in html
+    assert "TinyLLM is right, and the students of all other methods are wrong: 617 of 1,234" in html
 
 
 def test_long_rationales_do_not_make_a_page_too_large() -> None:

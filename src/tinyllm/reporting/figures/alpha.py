@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from tinyllm.reporting.choose import at_one_rate
 from tinyllm.reporting.figures.drawing import (
     INTERVALS,
     OF_TEACHER,
@@ -37,7 +38,7 @@ def alpha_panels(study: Study) -> list[tuple[str, pd.DataFrame, list[str]]]:
             # The largest set: a weight of 0 drops a teacher's stream, and is a point of its grid all the same.
             largest = max(sorted(runs["teachers"].unique()), key=lambda teachers: str(teachers).count("+"))
             teachers = [t for t in str(largest).split("+") if f"alpha/{t}" in runs]
-            runs = runs.dropna(subset=[f"alpha/{t}" for t in teachers])
+            runs = at_one_rate(runs.dropna(subset=[f"alpha/{t}" for t in teachers]))
             if teachers and any(runs[f"alpha/{t}"].nunique() > 1 for t in teachers):
                 found.append((title + fraction_text(fraction), runs, teachers))
                 break

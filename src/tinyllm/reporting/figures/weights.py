@@ -15,6 +15,7 @@ from tinyllm.reporting.figures.drawing import (
     by_number,
     errorbar,
     floor_of,
+    fraction_text,
     metric_text,
     new_canvas,
     percent_interval,
@@ -52,11 +53,14 @@ def weights_by_epoch(study: Study) -> list[Figure]:
 def misleading(study: Study) -> list[Figure]:
     """Accuracy, and the weight of the teacher that misleads, over the share of its texts that are wrong."""
     frame = student_runs(study, study.frame)
-    frame = frame[(frame["weighting"] != "") & frame["wrong_share"].notna() & (frame["dropped"] == "")]
+    frame = frame[(frame["method"] == "tinyllm") & (frame["ablation"] == "none") & (frame["dropped"] == "")]
+    frame = frame[(frame["weighting"] != "") & frame["wrong_share"].notna()]
     frame = frame[frame["teachers"].str.contains("misleading") | (frame["weights"] != "")]
     sets = [
-        (f"{dataset} · {student}", runs)
-        for (dataset, student, _), runs in frame.groupby(["dataset", "student", "teacher_set"], sort=False)
+        (f"{dataset} · {student} · α {alpha}{fraction_text(float(str(fraction)))}", runs)
+        for (dataset, student, _, alpha, fraction), runs in frame.groupby(
+            ["dataset", "student", "teacher_set", "alpha", "train_fraction"], sort=False
+        )
         if runs["wrong_share"].nunique() > 1
     ]
     if not sets:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from tinyllm.reporting.choose import tries_text
 from tinyllm.reporting.claims import paper_claims
 from tinyllm.reporting.study import LEVEL, Study
@@ -12,6 +14,7 @@ from tinyllm.reporting.verdicts import Line, Tested, Verdict, judge
 _CLAIM, _STUDENT, _DATASETS, _P, _WHERE, _REMARKS, _ID = (
     "claim", "student", "datasets", "p (Holm)", "where", "remarks", "id",
 )  # fmt: skip
+_CLEAR = (Verdict.holds, Verdict.contradicted)
 _IN_SHORT = 3
 """Claims that `in_short` names for each verdict."""
 _NOT_SHOWN = (
@@ -25,12 +28,15 @@ def claims(study: Study) -> list[Table]:
     if not study.students:
         return []
     lines = judge(study, paper_claims())
+    scopes = _several_scopes(lines)
     tested = [line for line in lines if line.verdict is not Verdict.not_run]
-    rows = [_row(line) for line in tested] + _not_run([line for line in lines if line not in tested])
+    rows = [_row(line, named=(line.claim.id, line.student) in scopes) for line in tested] + _not_run(
+        [line for line in lines if line not in tested]
+    )
     kept = [_CLAIM, _STUDENT, "paper", "ours", "verdict", "MDE", _DATASETS, _REMARKS, _P, _WHERE, _ID]
     if len(study.students) == 1:
         kept.remove(_STUDENT)
-    if all(len(line.datasets) < 2 for line in lines):
+    if all(len(line.datasets) < 2 for line in lines) and not scopes:
         kept.remove(_DATASETS)
     table = Table(
         "claims",
@@ -45,7 +51,10 @@ def claims(study: Study) -> list[Table]:
             f"p (Holm): corrected for the {len(tested)} tests of this table. It stands beside the verdict where the "
             f"interval is clear of 0 and the corrected p is {LEVEL:g} or more.",
             *(
-                ["datasets: on how many of them the claim holds by itself; each is in “The claims by dataset”."]
+                [
+                    "datasets: on how many of them the claim holds by itself; each is in “The claims by dataset”. They "
+                    "are named where others stand in a line of their own."
+                ]
                 if _DATASETS in kept
                 else []
             ),
@@ -64,11 +73,15 @@ def claims(study: Study) -> list[Table]:
 def in_short(study: Study) -> str:
     """What was tested and what came out, as a line; "" where nothing was."""
     lines = [line for line in judge(study, paper_claims()) if line.difference is not None]
+    scopes = _several_scopes(lines)
     all_single = all(map(_on_one_seed, lines))
     parts = []
     for verdict in (Verdict.holds, Verdict.contradicted, Verdict.not_shown):
         found = [line for line in lines if line.verdict is verdict]
-        named = [_with_difference(line, study, note=not all_single) for line in found[:_IN_SHORT]]
+        named = [
+            _with_difference(line, study, note=not all_single, datasets=(line.claim.id, line.student) in scopes)
+            for line in found[:_IN_SHORT]
+        ]
         named += [f"{len(found) - _IN_SHORT} more"] if len(found) > _IN_SHORT else []
         parts += [f"{str(verdict).capitalize()}: {'; '.join(named)}."] if found else []
     if lines and all_single:
@@ -80,11 +93,27 @@ def _on_one_seed(line: Line) -> bool:
     return all(len(one.pair.seeds) == 1 for one in line.datasets if one.pair is not None)
 
 
-def _with_difference(line: Line, study: Study, *, note: bool) -> str:
-    mean = line.difference.mean if line.difference is not None else 0.0
+def _several_scopes(lines: list[Line]) -> set[tuple[str, str]]:
+    """(claim, student) that have several lines: the paper's datasets and others are averaged apart."""
+    count = Counter((line.claim.id, line.student) for line in lines if line.datasets)
+    return {key for key, number in count.items() if number > 1}
+
+
+def _with_difference(line: Line, study: Study, *, note: bool, datasets: bool) -> str:
+    mean, p = (line.difference.mean, line.difference.p) if line.difference is not None else (0.0, 0.0)
     where = f", student {line.student}" if len(study.students) > 1 else ""
+    where += f", {_names(line)}" if datasets else ""
+    where += f", p {p:.2f}" if line.verdict in _CLEAR and p >= LEVEL else ""
     where += ", on one seed" if note and _on_one_seed(line) else ""
-    return f"{line.sentence} ({100 * mean:+.1f} points{where})"
+    return f"{line.sentence}{_control(line)} ({100 * mean:+.1f} points{where})"
+
+
+def _names(line: Line) -> str:
+    return ", ".join(one.dataset for one in line.datasets)
+
+
+def _control(line: Line) -> str:
+    return " (control)" if line.claim.control else ""
 
 
 def claims_by_dataset(study: Study) -> list[Table]:
@@ -121,7 +150,7 @@ def claims_by_dataset(study: Study) -> list[Table]:
     return [table]
 
 
-def _row(line: Line) -> dict[str, Cell]:
+def _row(line: Line, *, named: bool) -> dict[str, Cell]:
     against = [one.dataset for one in line.datasets if one.verdict is Verdict.contradicted]
     remarks = [
         *([f"contradicted on {', '.join(against)}"] if len(line.datasets) > 1 and against else []),
@@ -132,7 +161,7 @@ def _row(line: Line) -> dict[str, Cell]:
         "verdict": _verdict(line.verdict, line.difference.p if line.difference is not None else 0.0),
         "MDE": Cell(line.detectable),
         _P: Cell() if line.difference is None else Cell(text=notes.p_text(line.difference.p)),
-        _DATASETS: _counts(line),
+        _DATASETS: _counts(line, named=named),
         _REMARKS: Cell(text="; ".join(remarks)) if remarks else Cell(),
     }
 
@@ -153,7 +182,7 @@ def _named(line: Line, students: str) -> dict[str, Cell]:
     number = Cell(line.paper) if line.paper is not None else Cell(text=line.in_words or None)
     return {
         _CLAIM: Cell(
-            text=line.sentence + (" (control)" if line.claim.control else ""),
+            text=line.sentence + _control(line),
             note=f"{line.claim.id}: {line.claim.where}",
         ),
         _STUDENT: Cell(text=students or None),
@@ -169,12 +198,13 @@ def _ours(found: Line | Tested) -> Cell:
 
 
 def _verdict(verdict: Verdict, p: float = 0.0) -> Cell:
-    clear = verdict in (Verdict.holds, Verdict.contradicted)
-    text = f"{verdict}, p {p:.2f}" if clear and p >= LEVEL else str(verdict)
+    text = f"{verdict}, p {p:.2f}" if verdict in _CLEAR and p >= LEVEL else str(verdict)
     return Cell(text=text, mark=str(verdict).replace(" ", "-"))
 
 
-def _counts(line: Line) -> Cell:
-    """`5 of 6`: on how many of several datasets it holds."""
+def _counts(line: Line, *, named: bool) -> Cell:
+    """`5 of 6`: on how many of several datasets it holds; with their names where it says which."""
     verdicts = [one.verdict for one in line.datasets if one.pair is not None]
-    return Cell(text=f"{verdicts.count(Verdict.holds)} of {len(verdicts)}") if len(line.datasets) > 1 else Cell()
+    count = f"{verdicts.count(Verdict.holds)} of {len(verdicts)}" if len(line.datasets) > 1 else ""
+    text = ": ".join(filter(None, [count, _names(line) if named else ""]))
+    return Cell(text=text) if text else Cell()

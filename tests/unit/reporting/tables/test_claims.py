@@ -13,10 +13,12 @@ from tests.unit.reporting.tables.conftest import ablated, first, made
 from tinyllm.config import Engine, ExperimentConfig, Metric, Source, TeacherConfig
 from tinyllm.paper import DATASETS
 from tinyllm.records import PromptKind
+from tinyllm.reporting.cells import teachers_of
 from tinyllm.reporting.claims import paper_claims
 from tinyllm.reporting.study import Study
 from tinyllm.reporting.table import Cell, Table
 from tinyllm.reporting.tables.claims import claims, claims_by_dataset, in_short
+from tinyllm.reporting.verdicts import Verdict, judge
 
 Line = dict[str, Cell]
 TEACHER = {"method": "teacher", "train_examples": 0}
@@ -84,9 +86,57 @@ def test_in_short(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("standard_kd", seed=1, right=first(39))
     make_run("step_by_step", teacher="terse", right=first(24, start=1))
     words = in_short(made(tmp_path))
-    assert "Contradicted: TinyLLM is above standard KD (-38.8 points)." in words
+    assert "Contradicted: TinyLLM is above standard KD (-38.8 points, p 0.06)." in words
     assert "Not shown: TinyLLM is above Distilling step-by-step (+0.0 points, on one seed)." in words
     assert "With one seed" not in words
+
+
+def test_lines_on_different_datasets_say_on_which(make_run: MakeRun, tmp_path: Path) -> None:
+    for dataset, own, other in (("obqa", 30, 10), ("minilab", 10, 30)):
+        make_run("tinyllm", dataset=dataset, student="flan_t5_small", right=first(own))
+        make_run("full_ft", dataset=dataset, student="flan_t5_small", right=first(other))
+    study = made(tmp_path)
+    assert "above full fine-tuning (+50.0 points, obqa)" in in_short(study)
+    assert "above full fine-tuning (-50.0 points, minilab)" in in_short(study)
+    (table,) = claims(study)
+    place = table.columns.index("datasets")
+    assert [row[place].text for row in table.rows[:2]] == ["obqa", "minilab"]
+
+
+def test_few_discordant_questions_are_not_sure(make_run: MakeRun, tmp_path: Path) -> None:
+    """5 to 0 on one seed: McNemar's exact p is 0.0625, whatever the bootstrap of five equal signs says."""
+    make_run("tinyllm", right=first(10))
+    make_run("full_ft", right=first(5))
+    assert "Holds: TinyLLM is above full fine-tuning (+12.5 points, p 0.06)." in in_short(made(tmp_path))
+
+
+def test_a_claim_that_there_is_a_dataset_is_not_contradicted_by_one(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("lora", right=first(10))
+    make_run("full_ft", right=first(30))
+    words = in_short(made(tmp_path))
+    assert "Not shown: Full fine-tuning is not always above LoRA" in words and "Contradicted" not in words
+
+
+def test_a_teacher_of_another_experiment_has_no_part_in_the_claims(make_run: MakeRun, tmp_path: Path) -> None:
+    for seed in range(3):
+        make_run("tinyllm", seed=seed, right=first(30))
+    three = {"misleading": 1.0, "terse": 1.0, "wordy": 1.0}
+
+    def of_three(config: ExperimentConfig) -> ExperimentConfig:
+        own = {m: replace(config.teachers["terse"], name=m, model=m, prefix=f"{m}: ") for m in three}
+        return replace(config, teachers=own, alpha=three)
+
+    make_run("tinyllm", alpha=three, right=first(20), config=of_three)
+    study = made(tmp_path)
+    assert teachers_of(study, "tiny", "minilab") == ["terse", "wordy"]
+
+
+def test_learning_rates_are_no_weights(make_run: MakeRun, tmp_path: Path) -> None:
+    for rate, valid, right in ((1e-5, 0.2, 5), (1e-3, 0.6, 30)):
+        config = lambda c, rate=rate: replace(c, optimizer=replace(c.optimizer, lr=rate))  # noqa: E731
+        make_run("tinyllm", valid=valid, right=first(right), config=config)
+    verdicts = {line.claim.id: line.verdict for line in judge(made(tmp_path), paper_claims())}
+    assert verdicts["alpha_matters"] is Verdict.not_run
 
 
 def test_what_was_not_run_comes_last_and_not_to_the_terminal(make_run: MakeRun, tmp_path: Path) -> None:

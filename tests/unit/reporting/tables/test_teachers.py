@@ -13,7 +13,15 @@ import pytest
 from tests.unit.reporting.conftest import MakeRun
 from tests.unit.reporting.tables.conftest import cell, first, labels, made
 
-from tinyllm.config import Engine, ExperimentConfig, MethodConfig, TeacherConfig, Weighting, WeightingConfig
+from tinyllm.config import (
+    AblationConfig,
+    Engine,
+    ExperimentConfig,
+    MethodConfig,
+    TeacherConfig,
+    Weighting,
+    WeightingConfig,
+)
 from tinyllm.reporting.figures import all_figures
 from tinyllm.reporting.subsets import lattices
 from tinyllm.reporting.tables.conflict import conflict
@@ -95,6 +103,19 @@ def test_three_teachers_through_all_orders(make_run: MakeRun, tmp_path: Path) ->
         total += value or 0.0
     whole = sum(right[s, frozenset(names)] - right[s, frozenset()] for s in (0, 1, 2)) / 120
     assert total == pytest.approx(whole) == pytest.approx(cell(table, "all of them", "Shapley value").value or 0.0)
+
+
+def test_a_set_that_was_reached_in_two_ways_counts_once(make_run: MakeRun, tmp_path: Path) -> None:
+    """`ablation=no_llama` and `teachers=[terse]` teach the same."""
+    both, dropped = of_set(["terse", "wordy"]), AblationConfig(name="no_llama", drop=["wordy"])
+    for seed in (0, 1):
+        two_teachers(make_run, seed=seed)
+        make_run(
+            seed=seed, right=first(20), alpha={"terse": 3.0}, config=lambda c: replace(both(c), ablation=dropped),
+            result={"ablation": "no_llama"},
+        )  # fmt: skip
+    table = teachers(made(tmp_path))[0]
+    assert cell(table, "terse", "alone").value == pytest.approx(10 / 40)
 
 
 def test_a_missing_subset_leaves_no_shapley_value_and_no_invented_one(make_run: MakeRun, tmp_path: Path) -> None:
