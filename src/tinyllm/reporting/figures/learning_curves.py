@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 def learning_curves(study: Study) -> list[Figure]:
     """One figure a dataset and student, of the runs on most training questions."""
     frame, metric = chosen_runs(study), study.metric.value
-    frame = frame[frame["folder"].map(lambda folder: (Path(folder) / METRICS).is_file())]
+    frame = frame[[(Path(folder) / METRICS).is_file() for folder in frame["folder"]]] if len(frame) else frame
     found = []
     for title, runs in panels_of(frame[frame["ablation"] == "none"]):
         place = title.replace(" · ", "_")
