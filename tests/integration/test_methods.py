@@ -79,7 +79,7 @@ def test_adapters_go_with_any_streams(stage: Stage, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "steps"), [("lora", 12), ("pinto", 28)])
+@pytest.mark.parametrize(("method", "steps"), [pytest.param("lora", 12, marks=pytest.mark.nightly), ("pinto", 28)])
 def test_a_killed_run_continues_to_the_same_weights(tmp_path: Path, method: str, steps: int) -> None:
     """Dropout of adapters is drawn as before; so are the perturbed rationales, in the second epoch."""
     long = [*SMALL, f"method={method}", "data.limit_train=160", "trainer.valid_every=0.25"]

@@ -118,7 +118,9 @@ def test_weight_zero_and_ablation_cost_nothing(stage: Stage, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("steps", [12, 33], ids=["first_epoch", "second_epoch"])
+@pytest.mark.parametrize(
+    "steps", [pytest.param(12, marks=pytest.mark.nightly, id="first_epoch"), pytest.param(33, id="second_epoch")]
+)
 def test_a_killed_run_continues_to_the_same_weights(tmp_path: Path, steps: int) -> None:
     """SIGKILL in the middle of an epoch, with dropout on; the last epoch's end is the same to the last bit."""
     finish(tmp_path, "rationales")
