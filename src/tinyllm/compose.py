@@ -46,9 +46,9 @@ def register(own: Path | None = None) -> None:
     for name in sorted({file.stem for folder in folders for file in (folder / "teacher").glob("*.yaml")} - sets):
         alone = {"defaults": [{f"/teacher@teachers.{name}": name}, "_self_"], "alpha": {name: 1.0}}
         store.store(group="teachers", name=name, package="_global_", node=alone)
-    for stage in SCHEMAS:
+    for stage, node in SCHEMAS.items():
         if f"{stage}_schema.yaml" not in store.repo:  # takes a third of the time that composing does
-            store.store(name=f"{stage}_schema", node=SCHEMAS[stage])
+            store.store(name=f"{stage}_schema", node=node)
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)
     OmegaConf.register_new_resolver("topic_of", pinned_topic, replace=True)
     OmegaConf.register_new_resolver("stem", lambda path: Path(path).stem if path else "jsonl", replace=True)

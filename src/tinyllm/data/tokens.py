@@ -114,6 +114,18 @@ class Form:
         return instruction(prefix) + self.turn
 
 
+def has_seams(tokenizer: PreTrainedTokenizerBase, form: Form) -> bool:
+    """Whether a sample text gets other tokens in parts, as the student reads it, than as a whole.
+
+    Byte-level tokenizers split at the ends of the parts anyway. Those that put a mark of the first word in front of
+    every part (SentencePiece's, of Llama 2 or Mistral) do not.
+    """
+    lead, target = form.lead("explain: "), form.target("Water is wet.")
+    parts = [form.start, "What is wet?\nAnswer Choices:\n(a) sand\n(b) water\n", lead, target]
+    apart = [i for part in parts for i in tokenizer(part, add_special_tokens=False)["input_ids"]]
+    return apart != list(tokenizer("".join(parts), add_special_tokens=False)["input_ids"])
+
+
 @dataclass(frozen=True, slots=True)
 class Perturbation:
     """How the rationales of some sources are spoilt, so that nothing can be learnt from them (PINTO)."""

@@ -517,18 +517,6 @@ def generate(
     return greedy(step, first_BL, ends=ends, max_new_tokens=max_new_tokens)
 
 
-def has_seams(tokenizer: PreTrainedTokenizerBase, form: Form) -> bool:
-    """Whether a sample text gets other tokens in parts, as the student reads it, than as a whole.
-
-    Byte-level tokenizers split at the ends of the parts anyway. Those that put a mark of the first word in front of
-    every part (SentencePiece's, of Llama 2 or Mistral) do not.
-    """
-    lead, target = form.lead("explain: "), form.target("Water is wet.")
-    parts = [form.start, "What is wet?\nAnswer Choices:\n(a) sand\n(b) water\n", lead, target]
-    apart = [i for part in parts for i in tokenizer(part, add_special_tokens=False)["input_ids"]]
-    return apart != list(tokenizer("".join(parts), add_special_tokens=False)["input_ids"])
-
-
 def form(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> Form:
     """The question comes first, then the stream's instruction, then the target; in a chat, the target is the reply.
 

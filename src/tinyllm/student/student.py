@@ -18,12 +18,11 @@ from tinyllm import runs
 from tinyllm.config import Accelerator, ExperimentConfig
 from tinyllm.data.question_batches import QuestionBatch, question_batches
 from tinyllm.data.steps import Pair
-from tinyllm.data.tokens import Form, SourceTokens
+from tinyllm.data.tokens import Form, SourceTokens, has_seams
 from tinyllm.methods import Stream, answer_prefix
 from tinyllm.parsing import match_choice
 from tinyllm.records import Prediction, Question
 from tinyllm.student import models
-from tinyllm.student.decoder import has_seams
 from tinyllm.student.family import Family, family_of
 
 log = logging.getLogger(__name__)

@@ -50,7 +50,7 @@ def weigh(
         log.info("weighting: the texts of %d questions are dropped: a teacher contradicts the answer", len(dropped))
         given = {m: {i: 0.0 if i in dropped else w for i, w in own.items()} for m, own in given.items()}
     weighed = [replace(s, importance=given[s.name]) if s.name in given else s for s in streams]
-    if config.weighting.name is Weighting.consensus and max(_totals(with_one(texts)).values(), default=0) < 3:
+    if config.weighting.name is Weighting.consensus and max(_totals(_with_one(texts)).values(), default=0) < 3:
         log.warning("weighting=consensus: no question has three texts; two are as alike as each other, so all weigh 1")
     return weighed
 
@@ -69,7 +69,7 @@ def left(streams: Sequence[Stream]) -> list[Stream]:
     return found
 
 
-def with_one(texts: Mapping[str, Iterable[str]]) -> dict[str, dict[str, float]]:
+def _with_one(texts: Mapping[str, Iterable[str]]) -> dict[str, dict[str, float]]:
     """Every text is worth 1."""
     return {m: dict.fromkeys(ids, 1.0) for m, ids in texts.items()}
 
@@ -102,7 +102,7 @@ def _merits(
         case Weighting.random_router:
             return random_route(with_text, config.seed)
         case _:
-            return with_one(with_text)
+            return _with_one(with_text)
 
 
 def softmax(scores: Merits, temperature: float) -> dict[str, dict[str, float]]:
@@ -119,7 +119,7 @@ def softmax(scores: Merits, temperature: float) -> dict[str, dict[str, float]]:
 def normalised(merits: Merits) -> dict[str, dict[str, float]]:
     """Importances in proportion to the merits; a question's add up to its number of texts, or to 0 without merit."""
     total = _totals(merits)
-    count = _totals(with_one(merits))
+    count = _totals(_with_one(merits))
     return {
         m: {i: value * count[i] / total[i] if total[i] else 0.0 for i, value in by_id.items()}
         for m, by_id in merits.items()

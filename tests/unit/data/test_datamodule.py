@@ -226,6 +226,11 @@ def test_texts_with_shares_are_decoded_from_one_source() -> None:
     assert several(Reduction.example).lengths() == [3 + 2 + 3, 3 + 4]
 
 
+def test_a_lead_that_texts_share_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sources, "lead", lambda self, prefix: (9, 9))
+    assert several(Reduction.example).lengths() == [3 + 2 + 2 + 3, 3 + 2 + 4]
+
+
 @pytest.mark.parametrize("reduction", list(Reduction))
 def test_an_empty_part_of_a_step_computes_something_that_counts_for_nothing(reduction: Reduction) -> None:
     """Every process must take part in a step; one without a question adds nothing to the gradient."""

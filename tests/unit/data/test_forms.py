@@ -9,7 +9,7 @@ from tests.conftest import byte_level
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from tinyllm.data.tokens import Form, Perturbation, SourceTokens, tokenize
+from tinyllm.data.tokens import Form, Perturbation, SourceTokens, has_seams, tokenize
 from tinyllm.errors import UserError
 from tinyllm.records import Question
 from tinyllm.student import decoder
@@ -77,7 +77,7 @@ def check_parts(tokenizer: PreTrainedTokenizerBase, chat: bool, cache: Path) -> 
 def test_the_parts_have_the_tokens_of_the_whole(make, chat: bool, tmp_path: Path) -> None:
     check_parts(make(), chat, tmp_path)
     tokenizer = make()
-    assert not decoder.has_seams(tokenizer, decoder.form(tokenizer, chat=chat))
+    assert not has_seams(tokenizer, decoder.form(tokenizer, chat=chat))
 
 
 def test_a_tokenizer_that_marks_the_first_word_of_every_part_is_noticed() -> None:
@@ -85,7 +85,7 @@ def test_a_tokenizer_that_marks_the_first_word_of_every_part_is_noticed() -> Non
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>", "</s>"]))
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>")
-    assert decoder.has_seams(fast, decoder.form(fast, chat=False))
+    assert has_seams(fast, decoder.form(fast, chat=False))
 
 
 @each_form

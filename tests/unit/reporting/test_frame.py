@@ -80,6 +80,13 @@ def test_a_method_that_was_only_trained_otherwise_is_a_variant(make_run: MakeRun
     assert found == {"tinyllm": {""}, "full_ft": {"trainer.max_epochs=60"}, "inference": {""}}
 
 
+def test_a_run_of_a_foreign_configuration_is_named_and_skipped(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("full_ft")
+    make_run("tinyllm", config=lambda c: replace(c, alpha={"nobody": 1.0}))
+    found = collect([tmp_path / "runs"])
+    assert len(found.frame) == 1 and len(found.skipped) == 1 and "alpha.nobody" in found.skipped[0]
+
+
 def test_teachers_asked_in_several_ways_are_no_unknown_runs(make_run: MakeRun, tmp_path: Path) -> None:
     for examples in (0, 2):
         make_run(

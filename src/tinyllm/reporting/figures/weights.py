@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import cast
 
 import pandas as pd
 
@@ -57,7 +58,7 @@ def misleading(study: Study) -> list[Figure]:
     frame = frame[(frame["weighting"] != "") & frame["wrong_share"].notna()]
     frame = frame[frame["teachers"].str.contains("misleading") | (frame["weights"] != "")]
     sets = [
-        (f"{dataset} · {student} · α {alpha}{fraction_text(float(str(fraction)))}", runs)
+        (f"{dataset} · {student} · α {alpha}{fraction_text(cast(float, fraction))}", runs)
         for (dataset, student, _, alpha, fraction), runs in frame.groupby(
             ["dataset", "student", "teacher_set", "alpha", "train_fraction"], sort=False
         )

@@ -18,6 +18,7 @@ from tinyllm.config import (
     Engine,
     ExperimentConfig,
     MethodConfig,
+    RationalesConfig,
     TeacherConfig,
     Weighting,
     WeightingConfig,
@@ -247,8 +248,12 @@ def test_figures_of_a_teacher_that_misleads(make_run: MakeRun, tmp_path: Path) -
             given = {"misleading": {"mean": [2 - 2 * share], "spread": [0.0], "zeros": [share]}}
             result = {"weights": given if name == "router" else {}}
             make_run(right=first(round(20 + 10 * share)), alpha=dict.fromkeys(names, 3.0), config=change, result=result)
+    control = RationalesConfig(shuffle=True)
+    shuffled = of_set(names, ablation=AblationConfig(name="shuffled_rationales"), rationales=control)
+    make_run(right=first(0), alpha=dict.fromkeys(names, 3.0), config=shuffled)
     (figure,) = [one for one in all_figures(made(tmp_path)) if one.name == "misleading"]
     left, right = figure.figure.axes[:2]
+    assert list(left.get_lines()[0].get_ydata()) == [50.0, 75.0], "without the control"
     drawn = [list(line.get_ydata()) for line in right.get_lines()]
     assert [1, 1] in drawn and [2, 0] in drawn
     assert sorted(left.get_lines()[0].get_xdata()) == [0.0, 1.0]
