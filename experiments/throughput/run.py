@@ -1,14 +1,17 @@
 """Training and evaluation speed against the plain way, on the same questions and weights: `make bench`.
 
 The plain way is that of the authors' code: one forward per stream, every source padded to a fixed length, PyTorch's
-own modules. Each measurement has a process of its own; the two ways take turns, and medians are printed.
+own modules. Each measurement has a process of its own (on a GPU, all share one); the two ways take turns, and medians
+are printed.
 
     python experiments/throughput/run.py --root <folder of the published data> --threads 2
+    python experiments/throughput/run.py --root <folder of the published data> --accelerator gpu
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import subprocess
@@ -16,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,7 @@ from tinyllm.student.student import Student
 
 HERE = Path(__file__).parent
 BATCH = 8
+DEVICE = {"cpu": "cpu", "gpu": "cuda"}
 SMALL = {  # FLAN-T5-small
     "vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_decoder_layers": 8,
     "num_heads": 6, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "dropout_rate": 0.1,
@@ -81,6 +86,16 @@ class Case:
         return [q.id for q in self.questions[number * BATCH : (number + 1) * BATCH]]
 
 
+@cache
+def _first(root: str | None, student: str | None) -> Case:
+    return Case(root, student, Path(tempfile.mkdtemp()))
+
+
+def copied(task: dict[str, Any]) -> Case:
+    """A case for measurements in one process: its model is as it was at first."""
+    return copy.deepcopy(_first(task["root"], task["student"]))
+
+
 def plain_step(case: Case, ids: list[str], length: int) -> float:
     """Forward and backward of every stream in turn; the loss."""
     total = 0.0
@@ -92,6 +107,7 @@ def plain_step(case: Case, ids: list[str], length: int) -> float:
         for row, source in enumerate(sources):
             input_ids[row, : len(source)] = torch.tensor(source)
             mask[row, : len(source)] = 1
+        input_ids, mask, labels = (part.to(case.model.device) for part in (input_ids, mask, labels))
         logits = case.model(input_ids=input_ids, attention_mask=mask, labels=labels).logits.float()
         losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
         loss = (losses.sum(1) / (labels != -100).sum(1)).mean() * stream.weight
@@ -103,7 +119,8 @@ def plain_step(case: Case, ids: list[str], length: int) -> float:
 def our_step(case: Case, dataset: StreamDataset, number: int) -> float:
     """The product's step, from question indices to gradients."""
     everything = tuple(range(number * BATCH, (number + 1) * BATCH))
-    loss, _ = case.student.losses(dataset[MicroBatch(everything, everything, 1)])  # the streams weigh 1
+    batch = dataset[MicroBatch(everything, everything, 1)].to(case.model.device)
+    loss, _ = case.student.losses(batch)  # the streams weigh 1
     loss.backward()
     return float(loss.item())
 
@@ -149,42 +166,52 @@ def our_dataset(case: Case) -> StreamDataset:
     )  # fmt: skip
 
 
-def peak(precision: str) -> float:
-    """FLOP/s of a square product of 2048."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
-    return 2 * 2048**3 / min(timed(lambda: a @ b) for _ in range(8))
+def peak(precision: str, device: str) -> float:
+    """FLOP/s of a square product of 2048, on a GPU of 8192."""
+    dtype, size = torch.bfloat16 if precision == "bf16" else torch.float32, 8192 if device == "cuda" else 2048
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    return 2 * size**3 / min(timed(lambda: a @ b) for _ in range(8))
 
 
 def timed(call: Callable[[], Any]) -> float:
     """Seconds of one call."""
+    finish()
     started = time.perf_counter()
     call()
+    finish()
     return time.perf_counter() - started
+
+
+def finish() -> None:
+    """Wait until a GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def measure(task: dict[str, Any]) -> dict[str, Any]:
     """One measurement, in this process."""
     torch.set_num_threads(task["threads"])
-    with tempfile.TemporaryDirectory() as cache:
-        case = Case(task["root"], task["student"], Path(cache))
+    device, accelerator = DEVICE[task["accelerator"]], Accelerator(task["accelerator"])
+    with tempfile.TemporaryDirectory() as folder:
+        case = Case(task["root"], task["student"], Path(folder)) if device == "cpu" else copied(task)
         if task["kind"] == "evaluate":
-            return measure_evaluation(case, task["way"], task["precision"])
-        case.model.train()
+            return measure_evaluation(case, task["way"], task["precision"], accelerator)
+        case.model.train().to(device)
         ours = task["way"] == "ours"
         if ours:
-            case.student.prepare(Accelerator.cpu)
+            case.student.prepare(accelerator)
         dataset = our_dataset(case)
         optimizer = torch.optim.AdamW(case.model.parameters(), lr=5e-5, fused=ours)
         losses, seconds = [], []
         first = task["first"]
         for number in range(first, first + task["warmup"] + task["steps"]):
             started = time.perf_counter()
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=task["precision"] == "bf16"):
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=task["precision"] == "bf16"):
                 ids = case.step_ids(number)
                 loss = our_step(case, dataset, number) if ours else plain_step(case, ids, task["length"])
             optimizer.step()
             optimizer.zero_grad()
+            finish()
             losses.append(loss)
             seconds.append(time.perf_counter() - started)
         steps = range(first + task["warmup"], first + task["warmup"] + task["steps"])
@@ -195,20 +222,20 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
             "first_loss": losses[0],
             "padding": 1 - sum(r for r, _ in counts) / sum(c for _, c in counts),
             "flops": flops,
-            "peak": peak(task["precision"]),
+            "peak": peak(task["precision"], device),
         }
 
 
-def measure_evaluation(case: Case, way: str, precision: str) -> dict[str, Any]:
+def measure_evaluation(case: Case, way: str, precision: str, accelerator: Accelerator) -> dict[str, Any]:
     """Seconds of 128 questions by ranking, by generating, or by both, which read the questions once."""
     case.model.eval()
-    case.student.prepare(Accelerator.cpu)
+    case.student.to(accelerator)
     batches = question_batches(
         case.questions[:128], case.sources, case.tokenizer, prefix="predict: ", batch_size=32, cache=case.cache
     )
     tokens = 0
     started = time.perf_counter()
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"), torch.no_grad():
+    with torch.autocast(DEVICE[accelerator], dtype=torch.bfloat16, enabled=precision == "bf16"), torch.no_grad():
         for batch in batches:
             sources = [source for (source,) in batch.sources]
             memory = read(case.model, sources)
@@ -218,7 +245,14 @@ def measure_evaluation(case: Case, way: str, precision: str) -> dict[str, Any]:
                 longest = max(len(ids) for options in batch.options for ids in options)
                 made = generate(case.model, memory, ends=case.student.ends, max_new_tokens=longest + 8)
                 tokens += sum(map(len, made))
+    finish()
     return {"seconds": [time.perf_counter() - started], "tokens": tokens}
+
+
+def hardware(arguments: argparse.Namespace) -> str:
+    """What the figures were measured on."""
+    on = torch.cuda.get_device_name() if arguments.accelerator == "gpu" else f"{arguments.threads} threads"
+    return f"torch {torch.__version__}, {on}"
 
 
 def write_section(path: Path, family: str, text: str) -> None:
@@ -229,7 +263,9 @@ def write_section(path: Path, family: str, text: str) -> None:
 
 
 def in_process(task: dict[str, Any]) -> dict[str, Any]:
-    """Run `measure` in a process of its own."""
+    """Run `measure`, on a processor in a process of its own."""
+    if task["accelerator"] == "gpu":
+        return measure(task)
     out = subprocess.run([sys.executable, __file__, "--task", json.dumps(task)], capture_output=True, text=True)
     if out.returncode:
         raise SystemExit(out.stderr)
@@ -243,6 +279,7 @@ def main() -> None:
     parser.add_argument("--root", help="folder of the published data (OBQA); without it, minilab")
     parser.add_argument("--student", help="model folder; without it, random weights in the shape of FLAN-T5-small")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--accelerator", choices=DEVICE, default="cpu")
     parser.add_argument("--rounds", type=int, default=3, help="turns of the two ways at length 100")
     parser.add_argument("--output", type=Path, default=HERE)
     parser.add_argument("--task", help=argparse.SUPPRESS)
@@ -251,15 +288,17 @@ def main() -> None:
         print(json.dumps(measure(json.loads(arguments.task))))
         return
     base = {"root": arguments.root, "student": arguments.student, "threads": arguments.threads}
+    base["accelerator"] = arguments.accelerator
     runs: dict[tuple[str, str, int | None], list[dict[str, Any]]] = {}
     for turn in range(arguments.rounds):
         for length, steps in ((100, 3), (1024, 1)):
             if length == 1024 and turn:
                 continue
             for precision in ("fp32", "bf16"):
-                task = {**base, "kind": "train", "precision": precision, "warmup": 1, "steps": steps, "first": 4 * turn}
+                task = {**base, "kind": "train", "precision": precision, "steps": steps, "first": 4 * turn}
+                warm = 0 if length == 1024 and arguments.accelerator == "cpu" else 1  # there a step takes minutes
                 runs.setdefault(("plain", precision, length), []).append(
-                    in_process({**task, "way": "plain", "length": length, "warmup": 1 if length == 100 else 0})
+                    in_process({**task, "way": "plain", "length": length, "warmup": warm})
                 )
                 print(f"plain {precision} {length}: {runs['plain', precision, length][-1]['seconds']}", file=sys.stderr)
                 if length == 100:
@@ -268,7 +307,7 @@ def main() -> None:
                     )
                     print(f"ours {precision}: {runs['ours', precision, None][-1]['seconds']}", file=sys.stderr)
     lines = [
-        f"{torch.__version__}, {arguments.threads} threads, {'OBQA' if arguments.root else 'minilab'}, two teachers, "
+        f"{hardware(arguments)}, {'OBQA' if arguments.root else 'minilab'}, two teachers, "
         f"batch {BATCH}; medians of single steps, optimizer included.",
         "",
         "| way | precision | source length | s/step | examples/s | x plain fp32, 100 | x plain (same precision) "
@@ -284,7 +323,7 @@ def main() -> None:
             same = ", ".join(f"{median['plain', precision, n] / seconds:.1f} ({n})" for n in (100, 1024))
         share = statistics.median(run["flops"] / run["peak"] for run in found) / seconds
         lines.append(
-            f"| {way} | {precision} | {length or 'no padding'} | {seconds:.2f} | {BATCH / seconds:.2f} | "
+            f"| {way} | {precision} | {length or 'no padding'} | {seconds:.3g} | {BATCH / seconds:.3g} | "
             f"{median['plain', 'fp32', 100] / seconds:.1f} | {same} | {found[0]['padding']:.0%} | {share:.0%} |"
         )
     ratio = median["plain", "fp32", 1024] / median["ours", "bf16", None]
@@ -297,13 +336,14 @@ def main() -> None:
             found = [in_process(task) for _ in range(2)]
             spent[way] = min(run["seconds"][0] for run in found)
             note = f" ({found[0]['tokens'] / 128:.1f} tokens each)" if way != "rank" else ""
-            lines.append(f"| {way}{note} | {precision} | {spent[way]:.2f} | {128 / spent[way]:.1f} |")
+            lines.append(f"| {way}{note} | {precision} | {spent[way]:.3g} | {128 / spent[way]:.3g} |")
         lines.append(f"| ratio | {precision} | {spent['generate'] / spent['rank']:.1f} | |")
     text = "\n".join(lines) + "\n"
     print(text)
-    write_section(arguments.output / "results.md", "T5", text)
+    on = ", GPU" if arguments.accelerator == "gpu" else ""
+    write_section(arguments.output / "results.md", f"T5{on}", text)
     raw = {" ".join(str(part) for part in key): found for key, found in runs.items()}
-    (arguments.output / "results.json").write_text(json.dumps(raw, indent=1) + "\n")
+    (arguments.output / f"results{'_gpu' if on else ''}.json").write_text(json.dumps(raw, indent=1) + "\n")
 
 
 if __name__ == "__main__":

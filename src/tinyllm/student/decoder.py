@@ -16,14 +16,18 @@ position counts from the start of the question.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, cast
 
 import torch
+import torch._dynamo
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
@@ -43,11 +47,17 @@ from tinyllm.student.cpu_speed import accelerate
 from tinyllm.student.generation import greedy
 from tinyllm.student.losses import Batch, batch_loss, mean_by_text, moved, ranks, token_fields
 
+log = logging.getLogger(__name__)
+
 TREE = "tinyllm_tree"
 """Name of the attention function."""
 TOGETHER = 64
 """Tokens behind a question that share one attention product, at most, where they are several texts: what they compute
 for each other is thrown away, and what stands alone needs its question's keys copied."""
+FLEX_FROM = 1024
+"""On a GPU, keys of a batch from which FlexAttention, which skips what no token sees, replaces one masked product."""
+FLEX_BLOCK = 128
+"""Tokens of one side of a FlexAttention block."""
 DATE = "26 Jul 2024"
 """The date that a chat template puts in: always this one, so that a run's texts do not depend on the day."""
 
@@ -119,7 +129,7 @@ class _Row:
         return torch.tensor(self.tokens)
 
     def node_tensors(self) -> Nodes:
-        return Nodes(*torch.tensor(self.nodes).unbind(1))
+        return Nodes(*torch.tensor(self.nodes).T.contiguous().unbind())
 
 
 def _lay_out(
@@ -197,13 +207,14 @@ class _Tree:
         self.offset = self.keys.node_N.numel() - queries.node_N.numel()
         self._masks: dict[tuple[int | None, torch.dtype], list[Tensor]] = {}
         self._whole: dict[int | None, Tensor] = {}
+        self._flex: dict[int | None, BlockMask] = {}
 
-    def visible(self, query: slice, keys: Tensor, window: int | None) -> Tensor:
-        """Which of the keys each query sees, bool."""
+    def visible(self, query: Any, keys: Any, window: int | None) -> Tensor:
+        """Which of the keys each query sees, bool; indices that broadcast to each other."""
         q, k = (
             [part[index] for part in _tensors(nodes)] for nodes, index in ((self.queries, query), (self.keys, keys))
         )
-        question, position, node, lead = ((a[:, None], b[None]) for a, b in zip(q, k, strict=True))
+        question, position, node, lead = zip(q, k, strict=True)
         above = (node[1] == 0) | (node[1] == lead[0]) | (node[1] == node[0])
         seen: Tensor = above & (question[0] == question[1]) & (position[1] <= position[0])
         return seen if window is None else seen & (position[0] - position[1] < window)
@@ -216,7 +227,9 @@ class _Tree:
     def masks(self, window: int | None, dtype: torch.dtype) -> list[Tensor]:
         """Of every block, 0 at the keys that a query sees and the lowest number at others."""
         if (window, dtype) not in self._masks:
-            seen = (self.visible(slice(b.start, b.stop), self.key_index(b), window) for b in self.blocks)
+            device = self.keys.node_N.device
+            rows = [torch.arange(b.start, b.stop, device=device)[:, None] for b in self.blocks]
+            seen = (self.visible(q, self.key_index(b), window) for q, b in zip(rows, self.blocks, strict=True))
             self._masks[window, dtype] = [
                 torch.zeros(one.shape, dtype=dtype, device=one.device).masked_fill_(~one, torch.finfo(dtype).min)
                 for one in seen
@@ -226,9 +239,26 @@ class _Tree:
     def mask(self, window: int | None) -> Tensor:
         """Which of all keys each query sees, bool [N, K]."""
         if window not in self._whole:
-            everything = torch.arange(self.keys.node_N.numel(), device=self.keys.node_N.device)
-            self._whole[window] = self.visible(slice(None), everything, window)
+            rows, columns = (
+                torch.arange(nodes.node_N.numel(), device=nodes.node_N.device) for nodes in (self.queries, self.keys)
+            )
+            self._whole[window] = self.visible(rows[:, None], columns, window)
         return self._whole[window]
+
+    def block_mask(self, window: int | None) -> BlockMask:
+        """The same for FlexAttention: blocks without a question in common are skipped."""
+        if window not in self._flex:
+            q, k = (nodes.question_N for nodes in (self.queries, self.keys))  # both ascend, but for what is remembered
+            (q_first, q_last), (k_first, k_last) = _block_ranges(q), _block_ranges(k)
+            shared = (q_first[:, None] <= k_last) & (k_first <= q_last[:, None])
+            self._flex[window] = BlockMask.from_kv_blocks(
+                shared.sum(dim=1, dtype=torch.int32)[None, None],
+                shared.int().argsort(dim=1, descending=True, stable=True).int()[None, None],
+                BLOCK_SIZE=FLEX_BLOCK,
+                mask_mod=lambda _b, _h, row, column: self.visible(row, column, window),
+                seq_lengths=(q.numel(), k.numel()),
+            )
+        return self._flex[window]
 
     def part(self, all_GKW: Tensor, block: Block) -> Tensor:
         """Keys (or values) of a block."""
@@ -236,6 +266,34 @@ class _Tree:
         if block.prompt_stop == block.prompt_start:
             return own
         return torch.cat([all_GKW[:, block.prompt_start : block.prompt_stop], own], dim=1)
+
+
+def _block_ranges(question_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Lowest and highest question of every block of FlexAttention."""
+    missing = -question_N.numel() % FLEX_BLOCK
+    rows = torch.cat([question_N, question_N[-1:].expand(missing)]).view(-1, FLEX_BLOCK)
+    return rows.amin(dim=1), rows.amax(dim=1)
+
+
+@cache
+def _flex() -> Callable[..., Tensor]:
+    """Compiled once for all lengths, and anew for each window, type, and with or without gradients."""
+    settings = torch._dynamo.config
+    settings.recompile_limit = max(settings.recompile_limit, 64)  # beyond it, all scores would be held
+    return cast(Callable[..., Tensor], torch.compile(flex_attention, dynamic=True))
+
+
+def _skipping(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scaling: float) -> Tensor | None:
+    """FlexAttention, or None where it can't be compiled (it needs Triton and a C compiler): it is not tried again."""
+    global FLEX_FROM
+    key, value = key.to(query.dtype), value.to(query.dtype)
+    try:
+        return _flex()(query, key, value, block_mask=mask, scale=scaling, enable_gqa=True)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        FLEX_FROM = 1 << 62
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        log.warning("FlexAttention can't be compiled; masked products, which are slower, take its place: %s", reason)
+        return None
 
 
 def _tensors(nodes: Nodes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -330,6 +388,10 @@ def _attend(
         known_key, known_value = tree.memory.keys[module.layer_idx]
         key, value = torch.cat([known_key, key], dim=2), torch.cat([known_value, value], dim=2)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if not _by_block(query) and key.shape[2] >= FLEX_FROM:
+        skipped = _skipping(query, key, value, tree.block_mask(sliding_window), scaling)
+        if skipped is not None:
+            return skipped.transpose(1, 2), None
     if not _by_block(query):
         # With a mask, `enable_gqa` would leave the kernel that keeps no weights [heads, N, K] for backward.
         share = query.shape[1] // key.shape[1]

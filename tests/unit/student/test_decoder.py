@@ -11,6 +11,7 @@ import torch
 from tests.conftest import small_decoder
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import flex_attention
 from transformers import BloomConfig, BloomForCausalLM, PreTrainedModel
 
 from tinyllm.config import Accelerator
@@ -173,6 +174,48 @@ def test_one_masked_product_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(whole[1], blocks[1], rtol=1e-5, atol=1e-5)
     for own, other in zip(model.parameters(), gradients, strict=True):
         torch.testing.assert_close(own.grad, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_flex_attention_sees_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not compiled, and forward alone: what a processor can do of it. `test_gpu` does the rest."""
+    model = small_decoder(kind, head_dim=16).eval()
+    pairs = [pair for seed in range(3) for pair in mixed_pairs(seed)]
+    sources, options = [pair.source for pair in pairs], [[target.ids for target in pair.targets] for pair in pairs]
+
+    @torch.no_grad()
+    def found() -> Tensor:
+        losses_M = token_losses(model, lay_out(pairs, model.config))[1]
+        scores = rank(model, read(model, sources), options, (90,))
+        return torch.cat([losses_M, torch.tensor([s for own in scores for s in own])])
+
+    expected = found()
+    monkeypatch.setattr(decoder, "_by_block", lambda query: False)
+    monkeypatch.setattr(decoder, "FLEX_FROM", 0)
+    monkeypatch.setattr(decoder, "_flex", lambda: flex_attention)
+    torch.testing.assert_close(found(), expected, rtol=1e-5, atol=1e-5)
+    batch = lay_out(pairs, model.config)
+    mask = decoder._Tree(batch.nodes, batch.blocks, None).block_mask(None)
+    assert mask.to_dense().sum() < 0.7 * mask.to_dense().numel()  # blocks are skipped
+
+
+def test_without_a_compiler_masked_products_take_over(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = small_decoder()
+    batch = lay_out(mixed_pairs(), model.config)
+    expected = token_losses(model, batch)[1]
+    tried = []
+
+    def broken(*arguments: object, **options: object) -> Tensor:
+        tried.append(arguments)
+        raise torch._dynamo.exc.TorchDynamoException("Failed to find C compiler")
+
+    monkeypatch.setattr(decoder, "_by_block", lambda query: False)
+    monkeypatch.setattr(decoder, "FLEX_FROM", 0)
+    monkeypatch.setattr(decoder, "_flex", lambda: broken)
+    torch.testing.assert_close(token_losses(model, batch)[1], expected, rtol=1e-5, atol=1e-5)
+    assert len(tried) == 1 and caplog.text.count("Failed to find C compiler") == 1
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
