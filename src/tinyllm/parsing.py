@@ -173,13 +173,19 @@ def _named_at_start(text: str, choices: Sequence[str]) -> str | None:
         index = ord((found[1] or found[2] or found[3] or found[4]).lower()) - ord("a")
         by_letter = choices[index] if index < len(choices) else None
     rest = _bare(text[found.end() :] if found else text)
-    named = [choice for choice in choices if _begins_with(rest, _bare(choice))]
-    by_text = max(named, key=len, default=None)
+    by_text = _longest_at_start(rest, choices)
     if found is None:
         return by_text
+    # `C-reactive protein`: a letter without brackets may be the first of an option.
+    if (found[3] or found[4]) and (whole := _longest_at_start(_bare(text), choices)) is not None:
+        return whole
     if by_letter is None or (by_text is not None and normalise(by_text) != normalise(by_letter)):
         return None
     return by_letter
+
+
+def _longest_at_start(text: str, choices: Sequence[str]) -> str | None:
+    return max((choice for choice in choices if _begins_with(text, _bare(choice))), key=len, default=None)
 
 
 def _bare(text: str) -> str:

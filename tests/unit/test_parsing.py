@@ -87,6 +87,22 @@ def test_parse_answer(text: str, named: str | None) -> None:
     assert parse_answer(text, CHOICES) == named
 
 
+@pytest.mark.parametrize(
+    ("text", "choices", "named"),
+    [
+        ("The answer is C-reactive protein.", ("C-reactive protein", "insulin", "glucose", "albumin"), 0),
+        ("The answer is C major.", ("D major", "C major", "F minor", "E flat"), 1),
+        ("The answer is X-rays.", ("light", "X-rays"), 1),
+        ("Answer: I leave a log.", ("I leave a log", "I take it"), 0),
+        ("The answer is B. B cells", ("T cells", "B cells"), 1),
+        ("The answer is (b) B cells", ("T cells", "B cells"), 1),
+        ("The answer is B", ("T cells", "B cells"), 1),
+    ],
+)
+def test_options_that_begin_with_a_letter(text: str, choices: tuple[str, ...], named: int) -> None:
+    assert parse_answer(text, choices) == choices[named]
+
+
 def test_two_equal_options_do_not_disagree() -> None:
     assert parse_answer("The answer is (b) no.", ("no", "no", "yes")) == "no"
 

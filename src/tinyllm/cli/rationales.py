@@ -10,10 +10,11 @@ from pathlib import Path
 from rich.console import Console
 
 from tinyllm.cli.ignored import log_ignored
-from tinyllm.config import RationalesStageConfig, Target, Weighting
+from tinyllm.config import RationalesStageConfig, Target, TeacherConfig, Weighting, WhichTeachers
 from tinyllm.data.questions import load_questions
 from tinyllm.errors import UserError
 from tinyllm.methods import (
+    chosen_teachers,
     kinds_to_ask,
     prompt_kinds,
     rationale_kind,
@@ -40,9 +41,7 @@ def main(config: RationalesStageConfig, _: Path) -> None:
     log_ignored(config)
     questions = load_questions(config.data)
     config = resolve_strongest_teacher(config, questions[Split.valid])
-    if config.method.teacher is not None and uses_single_teacher(config.method):
-        name = single_teacher(config.method, config.teachers)
-        config = replace(config, teachers={name: config.teachers[name]})
+    config = replace(config, teachers=_read_teachers(config))
     scored = teaches(config.method, Target.teacher_options)
     if not prompt_kinds(config.method, config.prompt) and not scored:
         raise UserError(f"method={config.method.name}: expected a method that learns from teachers, found one without")
@@ -86,6 +85,18 @@ def main(config: RationalesStageConfig, _: Path) -> None:
             f"stopped at {budget}, as the next text could exceed it: {', '.join(left)} are still missing; all others "
             "are in the store; run the same command again to continue with a fresh budget"
         )
+
+
+def _read_teachers(config: RationalesStageConfig) -> dict[str, TeacherConfig]:
+    """The teachers whose texts runs of these options read; all, where a method of one teacher names none."""
+    method, single = config.method, uses_single_teacher(config.method)
+    one = single or any(stream.teachers is WhichTeachers.one for stream in method.streams.values())
+    if one and method.teacher is None:
+        return config.teachers
+    names = chosen_teachers(method, config.teachers, config.alpha, config.ablation.drop)
+    if single:
+        names.append(single_teacher(method, config.teachers))
+    return {name: teacher for name, teacher in config.teachers.items() if name in names} or config.teachers
 
 
 def _check_prices(config: RationalesStageConfig, turns: Sequence[Turn]) -> None:

@@ -5,14 +5,13 @@ No example is the question itself, a near-duplicate of it, or a near-duplicate o
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import math
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +29,8 @@ from tinyllm.prompts import (
 from tinyllm.records import Finding, PromptKind, Question
 from tinyllm.runs import write_whole
 from tinyllm.teachers.audit import findings
-from tinyllm.teachers.engines.protocol import Engine, Request, seed_of
+from tinyllm.teachers.engines.protocol import Completion, Engine, Request, seed_of
+from tinyllm.teachers.store import lock
 
 log = logging.getLogger(__name__)
 
@@ -164,13 +164,20 @@ def invented_examples(
     `INVENTED` examples, or as many as the teacher managed.
 
     Raises:
-        UserError: there are fewer than the `n` that a prompt shows.
+        UserError: there are fewer than the `n` that a prompt shows, or fewer than `INVENTED` because requests failed.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with file.with_suffix(".lock").open("w") as held:
+        lock(held.fileno())
         existing = read_examples(file)
-        examples = existing or invent(engine, domain, INVENTED, chat=chat, avoid=avoid)
+        watched = _Watched(engine)
+        examples = existing or invent(watched, domain, INVENTED, chat=chat, avoid=avoid)
+        if watched.errors and len(examples) < INVENTED:
+            raise UserError(
+                f"teacher {teacher}: {len(watched.errors)} of {watched.asked} requests for in-context examples failed "
+                f"({watched.errors[0]}), and {len(examples)} of {INVENTED} examples were made: run the same command "
+                "again (what was answered is kept), or use prompt.example_source=random"
+            )
         if len(examples) < n:
             raise UserError(
                 f"teacher {teacher} invented {len(examples)} usable in-context examples of the {n} wanted: use "
@@ -190,6 +197,21 @@ def invented_examples(
         ]
         write_whole(file, json.dumps({"about": domain.about, "examples": rows}, indent=2, ensure_ascii=False) + "\n")
         return examples
+
+
+class _Watched:
+    """An engine that keeps count of its failures."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.asked = 0
+        self.errors: list[str] = []
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
+        for batch in self._engine.complete(requests):
+            self.asked += len(batch)
+            self.errors += [done.error for done in batch if done.error is not None]
+            yield batch
 
 
 def invent(engine: Engine, domain: Domain, n: int, *, chat: bool, avoid: Sequence[Question]) -> list[Example]:

@@ -148,7 +148,7 @@ class Claims:
         self._lines = 0
         with self._alone():
             self._file = self._own.open("x", encoding="utf-8")
-            _lock(self._file.fileno())
+            lock(self._file.fileno())
 
     def take(self, keys: Sequence[str]) -> list[str]:
         """Claim those of `keys` that nobody has answered or claimed; the rest need not be asked."""
@@ -177,8 +177,8 @@ class Claims:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One process at a time makes, takes or clears claims."""
-        with (self._part / "claims.lock").open("w") as lock:
-            _lock(lock.fileno())
+        with (self._part / "claims.lock").open("w") as held:
+            lock(held.fileno())
             yield
 
     def _refresh(self) -> None:
@@ -234,7 +234,7 @@ def _row(record: Rationale) -> dict[str, object]:
     return row
 
 
-def _lock(descriptor: int) -> None:
+def lock(descriptor: int) -> None:
     """Wait for the exclusive lock; where the file system has no locks, go on: no two processes share a file."""
     with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -254,7 +254,7 @@ def append_lines(file: Path, lines: Sequence[str]) -> None:
     except OSError as error:
         raise UserError(f"can't write to the rationale store: {error}; set store=<a folder you can write>") from error
     try:
-        _lock(descriptor)
+        lock(descriptor)
         before = os.fstat(descriptor).st_size
         try:
             written = 0

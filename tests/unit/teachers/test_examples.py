@@ -190,6 +190,35 @@ def test_the_set_is_made_once(tmp_path: Path) -> None:
     assert len(json.loads(file.read_text())["examples"]) == len(made) <= 16
 
 
+def test_failed_requests_make_no_smaller_pool(tmp_path: Path) -> None:
+    """A pool is kept for good: one that lacks examples because a server failed for a while must not be."""
+
+    class Failing(Script):
+        def complete(self, requests):
+            for batch in super().complete(requests):
+                yield [
+                    Completion(done.id, "", "error", error="HTTP 503, 6 times") if int(done.id) % 8 else done
+                    for done in batch
+                ]
+
+    file, domain = tmp_path / "e.json", Domain("things", 3)
+    with pytest.raises(
+        UserError, match=r"teacher t: \d+ of \d+ requests .* failed \(HTTP 503, 6 times\).* run the same"
+    ):
+        invented_examples(file, Failing(whole), domain, 2, chat=False, avoid=[], teacher="t")
+    assert not file.exists()
+    assert len(invented_examples(file, Script(whole), domain, 2, chat=False, avoid=[], teacher="t")) >= 2
+
+
+def test_a_file_system_without_locks_serves_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    file = tmp_path / "e.json"
+    assert invented_examples(file, Script(whole), Domain("things", 3), 2, chat=False, avoid=[], teacher="t")
+
+
 def test_too_few_usable_ones_end_the_run_with_a_remedy(tmp_path: Path) -> None:
     engine = Script(lambda prompt, number: "No.")
     with pytest.raises(UserError, match=r"t invented 0 usable .* of the 2 wanted: use prompt.example_source=random"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +26,8 @@ from tinyllm.teachers.engines.protocol import Completion, Engine, Request
 from tinyllm.teachers.ledger import EXAMPLES, Ledger
 from tinyllm.teachers.pool import digest_of, invented_file
 from tinyllm.teachers.store import RationaleStore, append_lines, complete_lines
+
+log = logging.getLogger(__name__)
 
 WAIT = 1.0
 """Seconds between two looks at the questions that another process is asking."""
@@ -164,6 +167,18 @@ def examples_for(
             f"{len(training)} that may serve; use prompt.example_source=generated or prompt.examples=0"
         )
     rationales = _zero_shot_rationales(turn, engine, store, pool, budget, console)
+    short = sum(len(examples.pick(orders.get(q.id, ()), rationales, q, n)) < n for q in missing)
+    if len(rationales) < n:
+        raise UserError(
+            f"teacher {turn.teacher.name}: prompt.examples={n} needs {n} usable rationales of training questions, "
+            f"found {len(rationales)} of {len(pool)}: the others are empty, cut off, or conclude on another answer; "
+            f"raise teachers.{turn.teacher.name}.max_new_tokens, or use prompt.example_source=generated"
+        )
+    if short:
+        log.warning(
+            "teacher %s: %d of %d prompts show fewer than %d examples: %d of %d rationales made for them are usable",
+            turn.teacher.name, short, len(missing), n, len(rationales), len(pool),
+        )  # fmt: skip
     return lambda question: examples.pick(orders.get(question.id, ()), rationales, question, n)
 
 
@@ -181,6 +196,11 @@ def _zero_shot_rationales(
         summary = generate(store, ask, items, zero_shot, costs=True, console=console)
         if summary.left:
             raise BudgetSpentError
+        if summary.failed:
+            raise UserError(
+                f"teacher {turn.teacher.name}: {len(summary.failed)} of {len(pool)} rationales for in-context examples "
+                f"failed ({next(iter(summary.failed.values()))}): run the same command again"
+            )
         if not summary.claimed_elsewhere:
             break
         time.sleep(WAIT)  # another job of the same run is at them; should it die, its claims fall to this one

@@ -56,7 +56,7 @@ def take_turns(
     """
     summaries: list[Summary] = []
     budget = budget or Budget()
-    for _, group in groupby(turns, key=lambda turn: turn.teacher):
+    for _, group in groupby(turns, key=lambda turn: (turn.teacher, turn.published)):
         engine: Engine | None = None
         for turn in group:
             engine = engine or open_engine(turn.teacher, turn.published)
@@ -105,7 +105,7 @@ def _take_turn(
             "compared with them"
         )
     items = items_of(turn, asked)
-    missing = items
+    missing, planned = items, False
     try:
         turn = with_pool(turn, engine, store, asked, questions, budget)
         taken = take_over(turn, store, items) if turn.retry and turn.reads_prompts else None
@@ -129,9 +129,15 @@ def _take_turn(
             speed = speed_of(store, teacher.stored_name)
             first = estimate(teacher, [lengths[item.key] for item in missing], known, speed)
             print_estimate(turn, first, console)
+            planned = True
             if first.known.completion_tokens is None and len(missing) >= 2 * PILOT:
                 missing, watch = _pilot_first(turn, missing, lengths, console)
     except BudgetSpentError:
+        if not planned:
+            lengths = {request.id: request.length for request in requests(turn, missing, no_examples)}
+            known = known_of(turn, store, items, {}, lengths)
+            when = f"to come, beside its {turn.prompt.examples} in-context examples, which are not made yet"
+            print_estimate(turn, estimate(teacher, list(lengths.values()), known, None), console, when=when)
         there = len(items) - len(missing)
         summary = Summary(turn.dataset, turn.split, teacher.stored_name, turn.prompt_key, teacher.sample, there, 0)
         summary = replace(summary, left=len(missing))

@@ -152,7 +152,7 @@ class OpenAIEngine:
         return Completion(request.id, "", "error", error=f"{problem}, {self.max_retries + 1} times", lost=lost)
 
     async def _try(self, client: AsyncOpenAI, request: Request) -> Completion:
-        """One try.
+        """One try, or two where the first tells the name of the token limit.
 
         Raises:
             _Again: worth another try.
@@ -160,8 +160,9 @@ class OpenAIEngine:
         """
         import openai
 
+        limit_name = self._limit_name
         try:
-            answer = await self._send(client, request)
+            answer = await self._send(client, request, limit_name)
         except openai.APIStatusError as error:
             status = error.status_code
             if status in (401, 403):
@@ -175,9 +176,9 @@ class OpenAIEngine:
                     "teachers.<name>.model and .base_url"
                 ) from None
             message = self._safe(_server_message(error))
-            if status == 400 and self._limit_name == "max_tokens" and "max_completion_tokens" in message:
+            if status == 400 and limit_name == "max_tokens" and "max_completion_tokens" in message:
                 self._limit_name = "max_completion_tokens"
-                raise _Again("the server wants max_completion_tokens") from None
+                return await self._try(client, request)
             if status in (408, 409, 429) or status >= 500:
                 raise _Again(f"HTTP {status}", _retry_after(error)) from None
             return Completion(request.id, "", "error", error=f"HTTP {status}: {message}"[:300])
@@ -189,10 +190,10 @@ class OpenAIEngine:
             raise _Again(f"malformed answer ({type(error).__name__})") from None
         return self._read(request, answer)
 
-    async def _send(self, client: AsyncOpenAI, request: Request) -> Any:
+    async def _send(self, client: AsyncOpenAI, request: Request, limit_name: str) -> Any:
         temperature, top_p = request.sampling or (self.temperature, self.top_p)
         common: dict[str, Any] = {"model": self.model, "temperature": temperature}
-        common[self._limit_name] = self.max_new_tokens
+        common[limit_name] = self.max_new_tokens
         if temperature > 0:
             common |= {"top_p": top_p, "seed": request.seed}
         endpoint: Any = client.chat.completions if self.chat else client.completions

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import IO
 
 import pytest
+from rich.console import Console
 from tests.unit.teachers.asking.conftest import Fake, Inventor, config, questions, quiet, records, run, stage
 
 from tinyllm.config import BudgetConfig, Engine, ExampleSource, PromptConfig, TeacherConfig
 from tinyllm.errors import UserError
 from tinyllm.records import Split
 from tinyllm.teachers import examples
+from tinyllm.teachers import store as store_module
 from tinyllm.teachers.asking import turns as module
 from tinyllm.teachers.asking.budget import TEMPLATE, Budget
 from tinyllm.teachers.asking.plan import Summary, plan_turns, speed_of
@@ -174,6 +173,19 @@ def test_a_budget_of_nothing_prints_the_plan(tmp_path: Path, fake: Fake, capsys:
     assert not fake.asked
 
 
+def test_a_budget_of_nothing_prints_the_plan_before_examples_are_invented(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = Inventor()
+    monkeypatch.setattr(module, "open_engine", lambda teacher, published=None: engine)
+    two, asked = config(tmp_path, prompt=PromptConfig()), {Split.train: questions("t", 4)}
+    budget = Budget(BudgetConfig(tokens=0))
+    (summary,) = take_turns(plan_turns(two, asked), RationaleStore(Path(two.store)), asked, Console(), budget=budget)
+    out = " ".join(capsys.readouterr().out.split())
+    assert summary.left == 4 and not engine.asked
+    assert "prompt tokens and at most" in out and "2 in-context examples, which are not made yet" in out
+
+
 def test_what_was_invented_within_a_budget_is_not_asked_for_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,13 +221,13 @@ def test_who_waited_for_a_pool_knows_what_was_paid_meanwhile(tmp_path: Path, mon
         (summary,) = take_turns(plan_turns(two, asked), store, asked, quiet(), budget=budget)
         return summary
 
-    def lock(stream: IO[str], how: int) -> None:
-        monkeypatch.setattr(examples, "fcntl", fcntl)
+    def lock(descriptor: int) -> None:
+        monkeypatch.setattr(examples, "lock", store_module.lock)
         assert call(Budget(BudgetConfig(tokens=2500))).left == 4
         assert engine.asked
-        fcntl.flock(stream, how)
+        store_module.lock(descriptor)
 
-    monkeypatch.setattr(examples, "fcntl", SimpleNamespace(flock=lock, LOCK_EX=fcntl.LOCK_EX))
+    monkeypatch.setattr(examples, "lock", lock)
     assert call(Budget()).left == 0
     assert len({(r.seed, str(r.prompt)) for r in engine.asked}) == len(engine.asked), "nothing is paid twice"
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from tests.unit.teachers.asking.conftest import (
 )
 
 from tinyllm.config import (
+    AblationConfig,
     DataConfig,
     Engine,
     ExampleSource,
@@ -39,14 +41,22 @@ from tinyllm.config import (
     RationalesConfig,
     ShardConfig,
     Source,
+    StreamConfig,
+    Target,
     TeacherConfig,
+    Weighting,
+    WeightingConfig,
+    WhichTeachers,
 )
 from tinyllm.errors import UserError
 from tinyllm.records import PromptKind, Question, Split
 from tinyllm.teachers.asking import turns as module
 from tinyllm.teachers.asking.ask import ask_engine, generate
 from tinyllm.teachers.asking.budget import Budget
-from tinyllm.teachers.asking.plan import Turn, items_of
+from tinyllm.teachers.asking.plan import Turn, items_of, plan_turns
+from tinyllm.teachers.asking.turns import take_turns
+from tinyllm.teachers.engines.protocol import Completion, Published, Request
+from tinyllm.teachers.ledger import read_ledger
 from tinyllm.teachers.store import RationaleStore
 from tinyllm.teachers.stored import stored
 
@@ -170,6 +180,75 @@ def test_a_case_is_asked_for_each_option_and_kept_with_it(tmp_path: Path, fake: 
     assert {r.answer for r in kept.values()} == {None}
     (again,) = run(pinto, asked, quiet())
     assert (again.existing, again.written) == (6, 0)
+
+
+def test_too_few_usable_examples_are_said_or_refused(
+    tmp_path: Path, fake: Fake, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: dict[Split, list[Question]] = {"train": questions("t", 12)}
+    few = config(tmp_path, prompt=PromptConfig(examples=2, example_source=ExampleSource.random))
+    fake.text = ""
+    with pytest.raises(UserError, match=r"fake: prompt\.examples=2 needs 2 usable .*, found 0 of 12"):
+        run(few, asked, quiet())
+    fake.text = "Warmth makes the things of this world do so."
+    fake.fail = {"t3"}
+    with pytest.raises(UserError, match=r"1 of 12 rationales for in-context examples failed \(HTTP 500"):
+        run(replace(few, store=str(tmp_path / "other")), asked, quiet())
+    fake.fail.clear()
+    usable = iter([fake.text] * 2)
+
+    class Mixed(Fake):
+        def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
+            for request in requests:
+                whole = str(request.prompt).count("Question:") > 1
+                yield [Completion(request.id, fake.text if whole else next(usable, ""), "stop")]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "open_engine", lambda teacher, published=None: Mixed())
+        (summary,) = run(replace(few, store=str(tmp_path / "third")), asked, quiet())
+    assert summary.written == 12
+    assert "2 of 12 prompts show fewer than 2 examples: 2 of 12 rationales made for them are usable" in caplog.text
+
+
+def test_published_and_asked_texts_have_engines_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`weighting=correct` on published data: solutions are asked of the model, and no published text stands for one."""
+    opened = []
+
+    def open_engine(teacher: TeacherConfig, published: Published | None = None) -> Fake:
+        opened.append(published)
+        return Fake(text="Published." if published else "It is warm. The answer is (b).")
+
+    monkeypatch.setattr(module, "open_engine", open_engine)
+    asked = {Split.train: questions("t", 2)}
+    made = config(tmp_path)
+    turns = plan_turns(replace(made, weighting=WeightingConfig(name=Weighting.correct)), asked)
+    forced, solve = sorted(turns, key=lambda turn: turn.kind is PromptKind.solve)
+    forced = replace(forced, published=Published(tmp_path, "mine"))
+    store = RationaleStore(Path(made.store))
+    take_turns([forced, solve], store, asked, quiet())
+    assert [one is not None for one in opened] == [True, False]
+    texts = [{text.text for text in store.read(*turn.part).values()} for turn in (forced, solve)]
+    assert texts == [{"Published."}, {"It is warm. The answer is (b)."}]
+
+
+def test_teachers_that_no_run_reads_are_not_asked(tmp_path: Path, fake: Fake) -> None:
+    owl, fox = (replace(config(tmp_path).teachers["fake"], name=n, model=n, prefix=f"{n}: ") for n in ("owl", "fox"))
+    two = {"teachers": {"owl": owl, "fox": fox}}
+    step_by_step = replace(TINYLLM, teacher="owl", streams={
+        "answer": StreamConfig(), "rationale": StreamConfig(Target.rationale, WhichTeachers.one),
+    })  # fmt: skip
+    for number, (options, kept) in enumerate(
+        [
+            ({"method": step_by_step}, {"owl"}),
+            ({"ablation": AblationConfig(drop=["fox"])}, {"owl"}),
+            ({"alpha": {"owl": 1.0, "fox": 0.0}}, {"owl"}),
+            ({"method": replace(step_by_step, teacher=None)}, {"owl", "fox"}),
+            ({}, {"owl", "fox"}),
+        ]
+    ):
+        store = tmp_path / f"store{number}"
+        stage(tmp_path, 2, **two, **options, store=str(store))
+        assert {cost.teacher for cost in read_ledger(store)} == kept, options
 
 
 def test_every_kind_that_the_method_reads_is_asked_and_none_stands_for_another(tmp_path: Path, fake: Fake) -> None:

@@ -276,9 +276,12 @@ def test_the_newer_name_of_the_token_limit_is_learnt() -> None:
         return 200, answered("Because.")
 
     with serving(reply) as server:
-        found = asked(server, 4, concurrency=1)
+        found = asked(server, 4, concurrency=1, max_retries=0)
     assert {done.text for done in found.values()} == {"Because."}
     assert sum("max_tokens" in body for body in server.bodies) == 1
+    with serving(reply) as server:  # those under way when it is learnt have been sent with the old name
+        found = asked(server, 20, concurrency=16, max_retries=0)
+    assert {done.text for done in found.values()} == {"Because."}
 
 
 def test_retry_after_is_followed() -> None:
