@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -110,6 +112,8 @@ class Rationale:
     """UTC, ISO 8601."""
     option: int | None = None
     """Position of the option that the text is about, where the teacher was asked about each (`per_option`)."""
+    asked: str | None = None
+    """Hash of the question as it was asked; see `question_hash`. None in records of earlier versions."""
 
     @property
     def key(self) -> str:
@@ -120,6 +124,12 @@ class Rationale:
 def text_key(question_id: str, option: int | None = None) -> str:
     """Names a question, or one option of it: what a teacher writes one text about."""
     return question_id if option is None else f"{question_id} option {option}"
+
+
+def question_hash(question: Question) -> str:
+    """Of context, question, options and answer: what a stored text was written about."""
+    parts = [question.context, question.question, list(question.choices), question.answer]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from tinyllm.teachers.asking.scores import ask_for_scores
 from tinyllm.teachers.asking.turns import audit_turns, shard_of, take_turns
 from tinyllm.teachers.audit import audit_table, write_audit
 from tinyllm.teachers.store import RationaleStore
-from tinyllm.teachers.stored import resolve_strongest_teacher
+from tinyllm.teachers.stored import check_unchanged, resolve_strongest_teacher
 
 
 def main(config: RationalesStageConfig, _: Path) -> None:
@@ -60,6 +60,8 @@ def main(config: RationalesStageConfig, _: Path) -> None:
         scoring = [plan_turn(config, teacher, PromptKind.solve, Split.train)]
     _check_prices(config, [*turns, *scoring])
     summaries = []
+    for turn in turns:
+        check_unchanged(config, questions[turn.split], store.read(*turn.part, turn.teacher.sample), turn.split)
     if not config.audit:
         summaries = take_turns(turns, store, questions, console, shard=config.shard, budget=budget)
         turns = plan_turns(config, questions)  # examples may have been invented just now

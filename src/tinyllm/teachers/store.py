@@ -32,7 +32,7 @@ from tinyllm.records import Rationale, Split
 log = logging.getLogger(__name__)
 
 _FIELDS = frozenset(field.name for field in fields(Rationale))
-_LATER_FIELDS = frozenset({"option"})
+_LATER_FIELDS = frozenset({"option", "asked"})
 """Fields that records of earlier versions lack; such a record has their defaults."""
 
 
@@ -229,8 +229,9 @@ def _file_name(name: str) -> str:
 
 def _row(record: Rationale) -> dict[str, object]:
     row = asdict(record)
-    if record.option is None:
-        del row["option"]
+    for optional in ("option", "asked"):
+        if row[optional] is None:
+            del row[optional]
     return row
 
 

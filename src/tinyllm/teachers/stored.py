@@ -23,7 +23,7 @@ from tinyllm.methods import (
     two_samples_of,
 )
 from tinyllm.parsing import clean_rationale, is_right, normalise, without_conclusion
-from tinyllm.records import Finding, PromptKind, Question, Rationale, Split, text_key
+from tinyllm.records import Finding, PromptKind, Question, Rationale, Split, question_hash, text_key
 from tinyllm.teachers.audit import audit, for_training
 from tinyllm.teachers.pool import pool_name
 from tinyllm.teachers.prompt_key import confidence_key, prompt_key, scores_key
@@ -230,7 +230,28 @@ def _stored(
             f"{name} of the kind that this run needs ({kind}) in {config.store}: run 'tinyllm rationales' with {option}"
             "the same data, teachers, method, ablation, weighting, prompt and seed options"
         )
+    check_unchanged(config, questions, found, split)
     return {key: found[key] for key in keys}
+
+
+def check_unchanged(
+    config: ExperimentConfig, questions: Iterable[Question], found: Mapping[str, Rationale], split: Split
+) -> None:
+    """Refuse texts about other questions than the file of the user's own has under their ids.
+
+    Raises:
+        UserError: naming the first.
+    """
+    if config.data.source is not Source.jsonl:
+        return
+    asked = {record.question_id: record.asked for record in found.values() if record.asked is not None}
+    changed = [q.id for q in questions if q.id in asked and asked[q.id] != question_hash(q)]
+    if changed:
+        raise UserError(
+            f"{config.data.name}/{split}: {len(changed)} of the questions ({changed[0]} is the first) have other words, "
+            "options or another answer than when teachers were asked about them: give them new ids, or choose another "
+            "data.name or store"
+        )
 
 
 def stored(config: ExperimentConfig, teacher: TeacherConfig, kind: PromptKind, split: Split) -> dict[str, Rationale]:

@@ -30,6 +30,7 @@ from tests.unit.teachers.asking.conftest import (
     stage,
 )
 
+from tinyllm.cli import rationales
 from tinyllm.config import (
     AblationConfig,
     DataConfig,
@@ -39,6 +40,7 @@ from tinyllm.config import (
     PromptConfig,
     PromptTemplate,
     RationalesConfig,
+    RationalesStageConfig,
     ShardConfig,
     Source,
     StreamConfig,
@@ -48,6 +50,7 @@ from tinyllm.config import (
     WeightingConfig,
     WhichTeachers,
 )
+from tinyllm.data.questions import load_questions
 from tinyllm.errors import UserError
 from tinyllm.records import PromptKind, Question, Split
 from tinyllm.teachers.asking import turns as module
@@ -58,7 +61,7 @@ from tinyllm.teachers.asking.turns import take_turns
 from tinyllm.teachers.engines.protocol import Completion, Published, Request
 from tinyllm.teachers.ledger import read_ledger
 from tinyllm.teachers.store import RationaleStore
-from tinyllm.teachers.stored import stored
+from tinyllm.teachers.stored import stored, training_texts
 
 
 def test_only_what_is_missing_is_asked(tmp_path: Path, fake: Fake) -> None:
@@ -229,6 +232,24 @@ def test_published_and_asked_texts_have_engines_of_their_own(tmp_path: Path, mon
     assert [one is not None for one in opened] == [True, False]
     texts = [{text.text for text in store.read(*turn.part).values()} for turn in (forced, solve)]
     assert texts == [{"Published."}, {"It is warm. The answer is (b)."}]
+
+
+def test_a_changed_question_under_its_old_id_is_refused(tmp_path: Path, fake: Fake) -> None:
+    """By the stage that would keep the old text, and by training that would read it."""
+    stage(tmp_path, 3)
+    file, asked = tmp_path / "mine.jsonl", len(fake.asked)
+    data = DataConfig(name="mine", source=Source.jsonl, root=str(file))
+    training = load_questions(data)["train"]
+    assert training_texts(config(tmp_path, data=data), training)["fake"].keys() == {"t0", "t1", "t2"}
+    file.write_text(file.read_text().replace("would1 rope", "would1 string"))
+    again = RationalesStageConfig(**vars(config(tmp_path, data=data)))
+    refused = r"mine/train: 1 of the questions \(t1 is the first\) have other words.* data\.name or store"
+    with pytest.raises(UserError, match=refused):
+        rationales.main(again, tmp_path)
+    with pytest.raises(UserError, match=refused):
+        training_texts(again, load_questions(data)["train"])
+    rationales.main(replace(again, data=replace(data, name="other")), tmp_path)
+    assert len(fake.asked) == 2 * asked
 
 
 def test_teachers_that_no_run_reads_are_not_asked(tmp_path: Path, fake: Fake) -> None:
