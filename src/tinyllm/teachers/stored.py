@@ -248,8 +248,8 @@ def check_unchanged(
     changed = [q.id for q in questions if q.id in asked and asked[q.id] != question_hash(q)]
     if changed:
         raise UserError(
-            f"{config.data.name}/{split}: {len(changed)} of the questions ({changed[0]} is the first) have other words, "
-            "options or another answer than when teachers were asked about them: give them new ids, or choose another "
+            f"{config.data.name}/{split}: {len(changed)} of the questions ({changed[0]} is the first) have other "
+            "words, options or answers than when teachers were asked about them: give them new ids, or choose another "
             "data.name or store"
         )
 

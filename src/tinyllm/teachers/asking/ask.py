@@ -86,6 +86,7 @@ def generate(
     solves = turn.kind is PromptKind.solve
     missing = store.missing(*turn.part, by_key, sample=teacher.sample)
     failed: dict[str, str] = {}
+    refused: dict[str, str] = {}
     written = unparsed = elsewhere = 0
     ledger = Ledger(store.folder, turn.dataset, turn.split, turn.prompt_key, teacher)
     with store.claims(*turn.part, sample=teacher.sample) as claims, progress(console) as shown:
@@ -101,7 +102,7 @@ def generate(
                 yield from (by_key[key] for key in own)
 
         for batch in ask(claim()) if missing else ():
-            good = [done for done in batch if done.error is None]
+            good = [done for done in batch if done.error is None or done.final]
             records = [_record(turn, done, by_key[done.id]) for done in good]
             try:
                 if costs:
@@ -110,7 +111,9 @@ def generate(
                 store.append(records)
             written += len(records)
             unparsed += sum(record.answer is None for record in records) if solves else 0
-            failed.update({done.id: done.error for done in batch if done.error is not None})
+            for done in batch:
+                if done.error is not None:
+                    (refused if done.final else failed)[done.id] = done.error
             bar.update(len(batch), sum(done.tokens for done in batch))
             if watch is not None:
                 watch(batch)
@@ -123,6 +126,7 @@ def generate(
         existing=len(by_key) - len(missing),
         written=written,
         failed=failed,
+        refused=refused,
         claimed_elsewhere=elsewhere,
         left=len(missing) - elsewhere - written - len(failed),
         unparsed=unparsed,

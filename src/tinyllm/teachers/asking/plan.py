@@ -98,6 +98,8 @@ class Summary:
     written: int
     failed: dict[str, str] = field(default_factory=dict)
     """Key of a question or option -> why it has no record."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Key of a question or option -> why its text, which is written, is empty: it can't be had."""
     claimed_elsewhere: int = 0
     """Those left out because another process is asking them."""
     left: int = 0

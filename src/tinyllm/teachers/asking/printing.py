@@ -83,12 +83,13 @@ def print_summary(turn: Turn, summary: Summary, console: Console) -> None:
     if summary.claimed_elsewhere:
         line += f"; {summary.claimed_elsewhere} skipped, as another process is asking for them"
     console.print(line, soft_wrap=True)
-    reasons: dict[str, list[str]] = {}
-    for question_id, reason in summary.failed.items():
-        reasons.setdefault(reason, []).append(question_id)
-    for reason, ids in reasons.items():
-        shown = ", ".join(ids[:FAILURES_SHOWN]) + (", ..." if len(ids) > FAILURES_SHOWN else "")
-        console.print(visible(f"  {len(ids)} failed ({reason}): {shown}"), soft_wrap=True, markup=False)
+    for what, why in (("failed", summary.failed), ("have an empty text, and are not asked again", summary.refused)):
+        reasons: dict[str, list[str]] = {}
+        for question_id, reason in why.items():
+            reasons.setdefault(reason, []).append(question_id)
+        for reason, ids in reasons.items():
+            shown = ", ".join(ids[:FAILURES_SHOWN]) + (", ..." if len(ids) > FAILURES_SHOWN else "")
+            console.print(visible(f"  {len(ids)} {what} ({reason}): {shown}"), soft_wrap=True, markup=False)
 
 
 def _duration(seconds: float) -> str:

@@ -211,7 +211,7 @@ class OpenAIEngine:
         reason = getattr(choice, "finish_reason", None)
         if reason == "content_filter":
             error = "held back by the server's content filter"
-            return Completion(request.id, "", "error", prompt_tokens, tokens, error)
+            return Completion(request.id, "", "error", prompt_tokens, tokens, error, final=True)
         holder, name = (getattr(choice, "message", None), "content") if self.chat else (choice, "text")
         text = getattr(holder, name, _ABSENT)
         if text is None and isinstance(reason, str):

@@ -262,7 +262,7 @@ class TransformersEngine:
     def _without_the_too_long(self, batch: Sequence[Request], lengths: Sequence[int], limit: int) -> list[Completion]:
         fitting = [request for request, length in zip(batch, lengths, strict=True) if length <= limit]
         failed = [
-            _failed(request, length, f"its prompt has {length} tokens, and only {limit} fit the teacher")
+            _failed(request, length, f"its prompt has {length} tokens, and only {limit} fit the teacher", final=True)
             for request, length in zip(batch, lengths, strict=True)
             if length > limit
         ]
@@ -318,5 +318,5 @@ class TransformersEngine:
         return Completion(request.id, text, "stop" if ended else "length", prompt_tokens, count)
 
 
-def _failed(request: Request, prompt_tokens: int, reason: str) -> Completion:
-    return Completion(request.id, "", "error", prompt_tokens, 0, reason)
+def _failed(request: Request, prompt_tokens: int, reason: str, *, final: bool = False) -> Completion:
+    return Completion(request.id, "", "error", prompt_tokens, 0, reason, final=final)

@@ -234,6 +234,33 @@ def test_published_and_asked_texts_have_engines_of_their_own(tmp_path: Path, mon
     assert texts == [{"Published."}, {"It is warm. The answer is (b)."}]
 
 
+def test_what_can_never_be_answered_is_kept_empty_and_blocks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Filtered(Fake):
+        def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
+            for batch in super().complete(requests):
+                yield [
+                    Completion(done.id, "", "error", 10, 0, "held back by the filter", final=True)
+                    if done.id == "t1"
+                    else done
+                    for done in batch
+                ]
+
+    engine = Filtered()
+    monkeypatch.setattr(module, "open_engine", lambda teacher, published=None: engine)
+    stage(tmp_path, 3)
+    assert "1 have an empty text, and are not asked again (held back by the filter): t1" in capsys.readouterr().out
+    data = DataConfig(name="mine", source=Source.jsonl, root=str(tmp_path / "mine.jsonl"))
+    assert training_texts(config(tmp_path, data=data), load_questions(data)["train"])["fake"].keys() == {"t0", "t2"}
+    asked = len(engine.asked)
+    stage(tmp_path, 3)
+    assert len(engine.asked) == asked
+    lines = [line for file in (tmp_path / "store").rglob("*.jsonl") for line in file.read_text().splitlines()]
+    (row,) = (json.loads(line) for line in lines if '"t1"' in line)
+    assert (row["text"], row["finish_reason"]) == ("", "error")
+
+
 def test_a_changed_question_under_its_old_id_is_refused(tmp_path: Path, fake: Fake) -> None:
     """By the stage that would keep the old text, and by training that would read it."""
     stage(tmp_path, 3)
