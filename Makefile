@@ -56,7 +56,7 @@ format: $(DEV)  ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(RUN)  ## training and evaluation speed against the plain way; ROOT=<published data> for OBQA
+bench: $(RUN) $(SMOLLM2)  ## training and evaluation speed against the plain way; ROOT=<published data> for OBQA
 	$(BIN)/python experiments/throughput/run.py $(if $(ROOT),--root $(ROOT))
 	$(BIN)/python experiments/throughput/decoders.py $(if $(ROOT),--root $(ROOT))
 

@@ -196,7 +196,9 @@ def run_plan(plan: Sequence[tuple[str, list[str]]], own_processes: bool) -> list
 
 def processors() -> int:
     """Those that this process may use."""
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):  # not on a Mac
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def main() -> int:
@@ -244,8 +246,11 @@ def main() -> int:
         print("interrupted: run the same command again to resume", file=sys.stderr)
         return INTERRUPTED
     folders = dict.fromkeys(one.folder for one in cells)
-    for overrides in reports:
-        write_report(folders, output, title, overrides)
+    if any(codes) and not after["finished"]:
+        print("no cell is finished, so there is no report: the errors stand above", file=sys.stderr)
+    else:
+        for overrides in reports:
+            write_report(folders, output, title, overrides)
     return min((code for code in codes if code), default=0)
 
 

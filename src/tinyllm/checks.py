@@ -28,7 +28,7 @@ from tinyllm.config import (
     Weighting,
 )
 from tinyllm.errors import UserError
-from tinyllm.methods import BY_VALIDATION, check_stream, chosen_teachers
+from tinyllm.methods import BY_VALIDATION, check_stream, chosen_teachers, teaches, uses_single_teacher
 
 _NOT_SHOWN = "another text (not shown: it may be a key)"
 
@@ -175,6 +175,12 @@ def _check_shuffle(config: ExperimentConfig) -> None:
         raise UserError(
             f"weighting.{reads}: judges a teacher's text on a question, and rationales.shuffle=true (as under "
             "ablation=shuffled_rationales) trains on another question's: use another weighting"
+        )
+    teaches_texts = teaches(config.method, Target.rationale) or config.method.source_rationale
+    if config.rationales.shuffle and not teaches_texts and uses_single_teacher(config.method):
+        raise UserError(
+            f"rationales.shuffle=true (as under ablation=shuffled_rationales): method={config.method.name} learns a "
+            "teacher's answers, and reads no rationale that could be shuffled: leave it out"
         )
 
 

@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Every stage prints it as a single line and exits with code 2; no traceback is shown.
     """
+
+
+class BusyError(UserError):
+    """Another process is at the same run, whose folder is left as it is."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from enum import Enum
 from functools import cache
@@ -20,11 +21,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tinyllm.config import DataConfig, EvaluateConfig, ExperimentConfig, Source, TeacherConfig
-from tinyllm.errors import UserError
+from tinyllm.errors import BusyError, UserError
 from tinyllm.methods import chosen_teachers, two_samples_of
 from tinyllm.records import Prediction, Result
 
 CONFIG, METRICS, PREDICTIONS, RESULT = "config.yaml", "metrics.csv", "predictions.jsonl", "result.json"
+QUESTIONS = "questions.sha256"
+"""Of the user's own file: a changed one is another run."""
 ERROR = "error.txt"
 """Why a job of a sweep failed; the next call tries again."""
 CHECKPOINTS, BEST, LAST = "checkpoints", "checkpoints/best.ckpt", "checkpoints/last.ckpt"
@@ -206,13 +209,54 @@ def as_trained(config: ExperimentConfig, folder: Path) -> ExperimentConfig:
     return two_samples_of(config, names[0]) if config.ablation.strongest is not None and names else config
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run folder; the system lets go of it when the process ends, however it does.
+
+    Raises:
+        BusyError: another process is at this run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(f"{folder}: another process is at this run: wait for it, or stop it") from None
+        except OSError:
+            pass  # this file system has no locks
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def check_questions(data: DataConfig, folder: Path) -> None:
+    """Note which questions of the user's own file a run is about, and compare where that is noted.
+
+    Raises:
+        UserError: the file has changed since the run began.
+    """
+    if data.source is not Source.jsonl or data.root is None:
+        return
+    root = Path(data.root).expanduser()
+    files = sorted(root.glob("*.jsonl")) if root.is_dir() else [root]
+    digest = hashlib.sha256(b"\n".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
+    noted = folder / QUESTIONS
+    if noted.is_file() and noted.read_text().strip() != digest:
+        raise UserError(
+            f"{root} has changed since the run in {folder} began: choose another hydra.run.dir or data.name, or remove "
+            "the folder"
+        )
+    write_whole(noted, digest + "\n")
+
+
 def discard(folder: Path) -> None:
     """Remove what a run has left that ended in a mistake before its first checkpoint: the folder is free again.
 
     Empty folders above it go too, up to the working directory.
     """
     if not (folder / LAST).exists():
-        for name in (CONFIG, METRICS):
+        for name in (CONFIG, METRICS, QUESTIONS):
             (folder / name).unlink(missing_ok=True)
     here = Path.cwd()
     with suppress(OSError):  # the first that holds something

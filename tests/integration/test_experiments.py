@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 from tests.integration.conftest import SMALL, load_script
 
+from tinyllm import runs
 from tinyllm.compose import compose, config_folder
 from tinyllm.errors import UserError
+from tinyllm.records import PromptKind
 from tinyllm.runs import run_name
+from tinyllm.teachers.stored import stored_key
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 NAMES = sorted(path.parent.name for path in EXPERIMENTS.glob("*/sweep.yaml"))
@@ -91,6 +95,44 @@ def test_a_sweep_is_expanded_as_hydra_does() -> None:
     staged = experiments.jobs("train", ["alpha=staged", "teachers=paper", "seed=0,1"])
     assert len(set(staged)) == len(staged) == 8, "the cells of the second stage are not known yet"
     assert len(grid) == 36 and "alpha.flan_t5_xl=0.01" in grid[0] and "alpha.llama2_7b_chat=0.01" in grid[0]
+
+
+def test_the_strongest_teacher_is_looked_for_where_its_answers_are() -> None:
+    """Table 2 at the paper's scale: the evaluation writes under the key that training reads."""
+    experiment = ["experiment=table2_ablation", "data=obqa"]
+    train = OmegaConf.to_object(compose("train", [*experiment, "ablation=no_diverse_teachers"]))
+    ((_, line),) = [
+        (stage, line) for stage, line in experiments.sweeps("table2_ablation", "paper") if stage == "evaluate"
+    ]
+    own = [one for one in line if not one.startswith(("experiment=", "data=", "teacher="))]
+    for name, teacher in train.teachers.items():
+        asked = OmegaConf.to_object(compose("evaluate", [*experiment, f"teacher={name}", *own]))
+        free = runs.asked_freely(asked, asked.teacher)
+        assert stored_key(free, asked.teacher, PromptKind.solve) == stored_key(train, teacher, PromptKind.solve)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_no_report_where_every_cell_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], finished: bool
+) -> None:
+    """The exit code is that of the sweeps, not of a report without runs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py", "minilab", "minilab", "seed=0"])
+    monkeypatch.setattr(experiments, "HERE", Path(experiments.__file__).parent)
+    monkeypatch.setattr(experiments, "log_call", lambda file, row: None)
+    monkeypatch.setattr(experiments, "run_plan", lambda plan, own: [1])
+    monkeypatch.setattr(experiments, "state", lambda folder: "finished" if finished else "failed")
+    reported: list[object] = []
+    monkeypatch.setattr(experiments, "write_report", lambda *arguments: reported.append(arguments))
+    assert experiments.main() == 1
+    assert bool(reported) is finished
+    assert ("no cell is finished" in capsys.readouterr().err) is not finished
+
+
+def test_processors_are_counted_where_there_is_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    assert experiments.processors() == 3
 
 
 @pytest.mark.parametrize(("name", "scale", "named"), [("large", "paper", "NAME=large"), ("table1", "big", "SCALE=big")])

@@ -47,6 +47,7 @@ MISTAKES = [
     (["train", "method=full_ft", "+student.architecture.d_modell=3"], ["student.architecture", "d_modell", "d_model"]),
     (["train", "method.lora={r: 8}"], ["method.lora"]),
     (["train", "-m", "alpha=grid,uniform"], ["alpha=grid"]),
+    (["train", "method=standard_kd", "ablation=shuffled_rationales"], ["rationales.shuffle", "standard_kd"]),
     (["train", "-m", "seed=0,1", "--cfg", "job"], ["--cfg", "-m"]),
     (["report", "data=obqa"], ["data", "--help"]),
     (["train", "teacher=openai"], ["teacher", "teachers"]),

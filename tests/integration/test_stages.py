@@ -10,6 +10,7 @@ import torch
 from tests.integration.conftest import SMALL, Stage, finish, kill_past, read_metrics, weights
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from tinyllm import runs
 from tinyllm.config import Knows
 from tinyllm.data import minilab
 
@@ -204,6 +205,51 @@ def test_a_sweep_skips_finished_cells_and_retries_failed_ones(stage: Stage, tmp_
     assert len(list(tmp_path.glob("runs/minilab/tiny/*/result.json"))) == 4
     assert [path.stat().st_mtime_ns for path in results] == before
     assert not list(tmp_path.glob("runs/minilab/tiny/*/error.txt"))
+
+
+def test_one_process_at_a_time_is_at_a_run(stage: Stage, tmp_path: Path) -> None:
+    """The other one ends with a line, and neither removes nor marks what is not its own."""
+    call = [*SMALL, "method=full_ft", "trainer.max_steps=1"]
+    assert stage("train", *call, "-m")[0] == 0
+    (folder,) = tmp_path.glob("runs/minilab/tiny/*")
+    (folder / "result.json").unlink()
+    for extra in (["hydra.run.dir=run"], ["-m"]):
+        used = folder if "-m" in extra else tmp_path / "run"
+        with runs.alone(used):
+            before = sorted(used.iterdir())
+            code, _, err = stage("train", *call, *extra)
+            assert code == 2 and "another process is at this run" in err and "Traceback" not in err
+            assert sorted(used.iterdir()) == before
+        code, _, err = stage("train", *call, *extra)
+        assert code == 0, err
+
+
+def test_questions_that_changed_are_another_run(stage: Stage, tmp_path: Path) -> None:
+    rows = [
+        {"id": str(i), "question": f"{i}?", "choices": ["yes", "no"], "answer": "yes", "split": split}
+        for i, split in enumerate(["train"] * 8 + ["valid"] * 4 + ["test"] * 4)
+    ]
+    file = tmp_path / "q.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    call = [*SMALL, "method=full_ft", "trainer.max_steps=1", "data=jsonl", "data.root=q.jsonl", "hydra.run.dir=run"]
+    assert stage("train", *call)[0] == 0
+    code, _, err = stage("train", *call)
+    assert code == 0 and "finished already" in err
+    file.write_text(file.read_text().replace("3?", "Is it 3?"))
+    code, _, err = stage("train", *call)
+    assert code == 2 and "q.jsonl has changed since the run in" in err
+    (tmp_path / "run" / "result.json").unlink()  # as if it had been killed before
+    code, _, err = stage("train", *call)
+    assert code == 2 and "q.jsonl has changed since the run in" in err
+
+
+def test_two_evaluations_of_a_run_both_stay(stage: Stage, tmp_path: Path) -> None:
+    assert stage("train", *SMALL, "method=full_ft", "trainer.max_steps=1", "hydra.run.dir=run")[0] == 0
+    assert stage("evaluate", "run=run")[0] == 0
+    code, _, err = stage("evaluate", "run=run", "data.limit_test=8", "seed=7")
+    assert code == 0 and "seed=7 has no effect: the run has its own" in err
+    counts = {json.loads(file.read_text())["n"] for file in tmp_path.glob("run/evaluation-*/result.json")}
+    assert counts == {24, 8}
 
 
 @pytest.mark.gpu

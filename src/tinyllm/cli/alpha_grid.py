@@ -65,12 +65,14 @@ def with_alpha_grid(stage: str, arguments: list[str]) -> list[str]:
     """The arguments, and for `alpha=grid` a sweep over the weight of every teacher that they leave open.
 
     Raises:
-        UserError: as `search_of`.
+        UserError: as `search_of`, or no weight is open.
     """
     if search_of(arguments) != "grid":
         return arguments
-    grid = ",".join(str(value) for value in ALPHA_GRID)
-    return [*arguments, *(f"alpha.{name}={grid}" for name in open_teachers(stage, arguments))]
+    grid, names = ",".join(str(value) for value in ALPHA_GRID), open_teachers(stage, arguments)
+    if not names:
+        raise UserError("alpha=grid: expected a teacher whose weight is open, found none: leave alpha=grid out")
+    return [*arguments, *(f"alpha.{name}={grid}" for name in names)]
 
 
 def own_folders(arguments: list[str]) -> list[str]:

@@ -22,6 +22,8 @@ from tinyllm.student.trainer import resolve_precision
 from tinyllm.teachers.stored import source_rationales
 
 log = logging.getLogger(__name__)
+_READ_WITH_RUN = ("run=", "output=", "cache=", "store=", "data=", "data.", "evaluation.", "trainer", "hydra")
+"""Beginnings of overrides that an evaluation of a run reads."""
 
 
 def main(config: EvaluateConfig, _: Path) -> None:
@@ -33,6 +35,9 @@ def main(config: EvaluateConfig, _: Path) -> None:
         log.info("%s", runs.summary(*evaluate_teacher(config, config.teacher)))
         return
     trained = Path(config.run).expanduser() if config.run is not None else None
+    for override in HydraConfig.get().overrides.task if trained else ():
+        if not override.lstrip("+").startswith(_READ_WITH_RUN):
+            log.info("%s has no effect: the run has its own", override)
     precision = resolve_precision(config.trainer.precision, config.trainer.accelerator)
     chosen: ExperimentConfig = config
     if trained is not None:
@@ -56,6 +61,8 @@ def main(config: EvaluateConfig, _: Path) -> None:
     parameters, train = student.model.num_parameters(), questions[Split.train]
     result = make_result(chosen, evaluation, train, student.voices, digest, parameters=parameters)
     folder = trained / f"evaluation-{chosen.data.name}-{split}" if trained else Path("runs/evaluate") / digest
+    if trained and (folder / runs.RESULT).is_file() and runs.result_of(folder).config_hash != digest:
+        folder = folder.with_name(f"{folder.name}-{digest}")  # of other settings: both stay
     folder = Path(config.output).expanduser() if config.output else folder
     runs.write_config(chosen, folder)
     runs.write_evaluation(evaluation.predictions, result, folder)

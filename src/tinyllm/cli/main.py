@@ -30,7 +30,7 @@ from tinyllm.cli.alpha_grid import own_folder, search_of, with_alpha_grid
 from tinyllm.cli.alpha_staged import Search, run_staged
 from tinyllm.cli.failures import Failure, collected, record
 from tinyllm.compose import config_folder, options_of, register
-from tinyllm.errors import UserError
+from tinyllm.errors import BusyError, UserError
 from tinyllm.shown import log_visibly
 
 STAGES = {
@@ -156,11 +156,12 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
             return
         if other:
             sys.exit(2)
-        if stage == "train" and not begun:
+        busy = isinstance(error, BusyError)
+        if stage == "train" and not begun and not busy:
             runs.discard(folder)
         if not sweep:
             _end(one_line(error))
-        if stage == "train":
+        if stage == "train" and not busy:
             _mark(folder, one_line(error))
         record(Failure(overrides, one_line(error), exit_code=2))
     except Exception as error:

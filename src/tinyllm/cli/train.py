@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from lightning.pytorch import seed_everything
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 def main(config: ExperimentConfig, folder: Path) -> None:
     """Train and evaluate, in processes of its own where there are several devices and nobody else has started them."""
     if (result := runs.finished(folder, runs.hash_of(config))) is not None:
+        runs.check_questions(config.data, folder)
         log.info("finished already: %s", runs.summary(result, folder))
         return
     processes.check(config.trainer)
@@ -41,7 +43,10 @@ def main(config: ExperimentConfig, folder: Path) -> None:
 
 def run(config: ExperimentConfig, folder: Path) -> None:
     """Train, keep the best and the last checkpoint, evaluate the best once, write the run folder."""
-    with processes.handled(processes.PREEMPTION):
+    first = processes.rank() == 0
+    with runs.alone(folder) if first else nullcontext(), processes.handled(processes.PREEMPTION):
+        if first:
+            runs.check_questions(config.data, folder)
         _run(config, folder)
 
 

@@ -322,8 +322,9 @@ def best_on_validation(config: ExperimentConfig, valid: Sequence[Question]) -> s
         if missing:
             raise UserError(
                 f"ablation.strongest=valid: {name} has not answered {missing} of {len(valid)} validation questions "
-                f"itself: run 'tinyllm evaluate teacher={name} evaluation.split=valid' with the same data and prompt, "
-                "or name the strongest: ablation.strongest=<teacher>"
+                f"itself: run 'tinyllm evaluate teacher={name} teacher.temperature={teacher.temperature:g} "
+                f"teacher.max_new_tokens={teacher.max_new_tokens} evaluation.split=valid' with the same data and "
+                "prompt, or name the strongest: ablation.strongest=<teacher>"
             )
         right[name] = sum(normalise(answers[q.id].answer or "") == normalise(q.answer) for q in valid)
     best = max(right, key=right.__getitem__)

@@ -30,6 +30,11 @@ def test_the_weights_that_the_call_leaves_open_are_swept(given: list[str], swept
     assert with_alpha_grid("train", arguments) == [*arguments, *(f"alpha.{name}={GRID}" for name in swept)]
 
 
+def test_a_grid_without_an_open_weight_is_refused() -> None:
+    with pytest.raises(UserError, match="alpha=grid: expected a teacher whose weight is open"):
+        with_alpha_grid("train", ["-m", "alpha=grid", "method=full_ft"])
+
+
 def test_a_teacher_set_of_ones_own_is_swept(tmp_path: Path) -> None:
     (tmp_path / "teachers").mkdir()
     (tmp_path / "teachers" / "careful.yaml").write_text(
