@@ -176,6 +176,7 @@ def test_one_masked_product_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> N
         torch.testing.assert_close(own.grad, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
 @pytest.mark.parametrize("kind", ["llama", "gemma3"])
 def test_flex_attention_sees_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not compiled, and forward alone: what a processor can do of it. `test_gpu` does the rest."""

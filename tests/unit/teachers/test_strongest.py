@@ -84,7 +84,8 @@ def test_its_second_texts_are_others(config: ExperimentConfig) -> None:
 
 
 def test_without_answers_the_command_is_told(config: ExperimentConfig) -> None:
-    with pytest.raises(UserError, match=r"run 'tinyllm evaluate teacher=wordy evaluation\.split=valid'"):
+    asked = r"run 'tinyllm evaluate teacher=wordy teacher\.temperature=0 .*evaluation\.split=valid'"
+    with pytest.raises(UserError, match=asked):
         resolve_strongest_teacher(config, generate(0)["valid"])
 
 
