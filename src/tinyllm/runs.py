@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
@@ -26,6 +27,8 @@ from tinyllm.methods import chosen_teachers, two_samples_of
 from tinyllm.records import Prediction, Result
 
 CONFIG, METRICS, PREDICTIONS, RESULT = "config.yaml", "metrics.csv", "predictions.jsonl", "result.json"
+PATIENCE = 20.0
+"""Seconds that a process waits for another one to leave a run."""
 QUESTIONS = "questions.sha256"
 """Of the user's own file: a changed one is another run."""
 ERROR = "error.txt"
@@ -213,18 +216,26 @@ def as_trained(config: ExperimentConfig, folder: Path) -> ExperimentConfig:
 def alone(folder: Path) -> Iterator[None]:
     """Keep other processes out of a run folder; the system lets go of it when the process ends, however it does.
 
+    A process of a killed run may need some seconds to end.
+
     Raises:
-        BusyError: another process is at this run.
+        BusyError: another process is at this run, and stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    deadline = time.monotonic() + PATIENCE
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(f"{folder}: another process is at this run: wait for it, or stop it") from None
-        except OSError:
-            pass  # this file system has no locks
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise BusyError(f"{folder}: another process is at this run: wait for it, or stop it") from None
+                time.sleep(0.1)
+                continue
+            except OSError:
+                pass  # this file system has no locks
+            break
         yield
     finally:
         os.close(descriptor)

@@ -207,8 +207,9 @@ def test_a_sweep_skips_finished_cells_and_retries_failed_ones(stage: Stage, tmp_
     assert not list(tmp_path.glob("runs/minilab/tiny/*/error.txt"))
 
 
-def test_one_process_at_a_time_is_at_a_run(stage: Stage, tmp_path: Path) -> None:
+def test_one_process_at_a_time_is_at_a_run(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other one ends with a line, and neither removes nor marks what is not its own."""
+    monkeypatch.setattr(runs, "PATIENCE", 0.2)
     call = [*SMALL, "method=full_ft", "trainer.max_steps=1"]
     assert stage("train", *call, "-m")[0] == 0
     (folder,) = tmp_path.glob("runs/minilab/tiny/*")
