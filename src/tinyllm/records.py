@@ -113,7 +113,7 @@ class Rationale:
     option: int | None = None
     """Position of the option that the text is about, where the teacher was asked about each (`per_option`)."""
     asked: str | None = None
-    """Hash of the question as it was asked; see `question_hash`. None in records of earlier versions."""
+    """Hash of the question as it was asked; see `asked_hash`. None in records of earlier versions."""
 
     @property
     def key(self) -> str:
@@ -126,7 +126,7 @@ def text_key(question_id: str, option: int | None = None) -> str:
     return question_id if option is None else f"{question_id} option {option}"
 
 
-def question_hash(question: Question) -> str:
+def asked_hash(question: Question) -> str:
     """Of context, question, options and answer: what a stored text was written about."""
     parts = [question.context, question.question, list(question.choices), question.answer]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

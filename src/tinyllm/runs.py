@@ -253,12 +253,13 @@ def check_questions(data: DataConfig, folder: Path) -> None:
     files = sorted(root.glob("*.jsonl")) if root.is_dir() else [root]
     digest = hashlib.sha256(b"\n".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
     noted = folder / QUESTIONS
-    if noted.is_file() and noted.read_text().strip() != digest:
+    if not noted.is_file():
+        write_whole(noted, digest + "\n")
+    elif noted.read_text().strip() != digest:
         raise UserError(
             f"{root} has changed since the run in {folder} began: choose another hydra.run.dir or data.name, or remove "
             "the folder"
         )
-    write_whole(noted, digest + "\n")
 
 
 def discard(folder: Path) -> None:

@@ -23,7 +23,7 @@ from tinyllm.methods import (
     two_samples_of,
 )
 from tinyllm.parsing import clean_rationale, is_right, normalise, without_conclusion
-from tinyllm.records import Finding, PromptKind, Question, Rationale, Split, question_hash, text_key
+from tinyllm.records import Finding, PromptKind, Question, Rationale, Split, asked_hash, text_key
 from tinyllm.teachers.audit import audit, for_training
 from tinyllm.teachers.pool import pool_name
 from tinyllm.teachers.prompt_key import confidence_key, prompt_key, scores_key
@@ -245,7 +245,7 @@ def check_unchanged(
     if config.data.source is not Source.jsonl:
         return
     asked = {record.question_id: record.asked for record in found.values() if record.asked is not None}
-    changed = [q.id for q in questions if q.id in asked and asked[q.id] != question_hash(q)]
+    changed = [q.id for q in questions if q.id in asked and asked[q.id] != asked_hash(q)]
     if changed:
         raise UserError(
             f"{config.data.name}/{split}: {len(changed)} of the questions ({changed[0]} is the first) have other "

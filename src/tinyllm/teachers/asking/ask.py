@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tinyllm.parsing import parse_answer
 from tinyllm.prompts import Example, teacher_messages, teacher_prompt
-from tinyllm.records import PromptKind, Question, Rationale, question_hash
+from tinyllm.records import PromptKind, Question, Rationale, asked_hash
 from tinyllm.teachers.asking.budget import Budget
 from tinyllm.teachers.asking.plan import Item, Summary, Turn
 from tinyllm.teachers.asking.printing import Bar, progress
@@ -154,5 +154,5 @@ def _record(turn: Turn, done: Completion, item: Item) -> Rationale:
         tokens=done.tokens,
         created=datetime.now(UTC).isoformat(timespec="microseconds"),
         option=item.option,
-        asked=question_hash(item.question),
+        asked=asked_hash(item.question),
     )

@@ -167,13 +167,13 @@ def examples_for(
             f"{len(training)} that may serve; use prompt.example_source=generated or prompt.examples=0"
         )
     rationales = _zero_shot_rationales(turn, engine, store, pool, budget, console)
-    short = sum(len(examples.pick(orders.get(q.id, ()), rationales, q, n)) < n for q in missing)
     if len(rationales) < n:
         raise UserError(
             f"teacher {turn.teacher.name}: prompt.examples={n} needs {n} usable rationales of training questions, "
             f"found {len(rationales)} of {len(pool)}: the others are empty, cut off, or conclude on another answer; "
             f"raise teachers.{turn.teacher.name}.max_new_tokens, or use prompt.example_source=generated"
         )
+    short = sum(len(examples.pick(orders.get(q.id, ()), rationales, q, n)) < n for q in missing)
     if short:
         log.warning(
             "teacher %s: %d of %d prompts show fewer than %d examples: %d of %d rationales made for them are usable",
