@@ -259,7 +259,7 @@ def write_section(path: Path, family: str, text: str) -> None:
     """Put one family's tables into the page; those of the others stay."""
     parts = path.read_text().split("## ")[1:] if path.is_file() else []
     sections = {part.partition("\n")[0]: part.partition("\n")[2].strip() for part in parts} | {family: text.strip()}
-    path.write_text("\n\n".join(f"## {name}\n\n{own}" for name, own in sorted(sections.items(), reverse=True)) + "\n")
+    path.write_text("\n\n".join(f"## {name}\n\n{own}" for name, own in sorted(sections.items())) + "\n")
 
 
 def in_process(task: dict[str, Any]) -> dict[str, Any]:

@@ -231,3 +231,7 @@ class Result(Scores):
     majority: float | None = None
     """Share of the scored questions whose answer is the most frequent one of the training questions; None where
     questions differ in their options, and in earlier results."""
+    precision: str = ""
+    """What `trainer.precision` came to, such as `bf16-mixed`; empty for teachers, and in earlier results."""
+    device: str = ""
+    """`cpu`, or the name of the GPU; empty where `precision` is."""

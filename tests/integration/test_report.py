@@ -109,6 +109,23 @@ def test_a_report_of_two_methods_has_just_those_rows(stage: Stage, make_run: Mak
     assert "PINTO" not in out
 
 
+def test_a_report_says_where_students_computed_in_different_ways(
+    stage: Stage, make_run: MakeRun, tmp_path: Path
+) -> None:
+    on_card = {"precision": "bf16-mixed", "device": "NVIDIA H100"}
+    on_cpu = {"precision": "32-true", "device": "cpu"}
+    make_run("tinyllm", right=0.8, result=on_card)
+    make_run("full_ft", right=0.3)  # of a version that did not say
+    notes = []
+    for seed, where in ((1, on_card), (2, on_cpu)):
+        make_run("tinyllm", seed=seed, right=0.8, result=where)
+        code, _, err = stage("report", "resamples=100")
+        assert code == 0, err
+        notes.append((tmp_path / "report" / "report.md").read_text())
+    assert "did not all compute" not in notes[0]
+    assert "(2 in bf16-mixed on NVIDIA H100, 1 in 32-true on cpu)" in notes[1]
+
+
 def test_predictions_are_read_once(
     stage: Stage, runs: Path, monkeypatch: pytest.MonkeyPatch, make_run: MakeRun
 ) -> None:

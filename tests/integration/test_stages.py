@@ -50,6 +50,7 @@ def test_from_questions_to_a_result_and_back(stage: Stage, tmp_path: Path) -> No
     assert result["accuracy_exact"] == pytest.approx(exact / 24)
     assert all(bool(row["valid/accuracy_exact"]) == bool(row["valid/accuracy"]) for row in rows)
     assert (result["chance"], result["majority"]) == (0.25, None) and all(row["group"] for row in predictions)
+    assert (result["precision"], result["device"]) == ("32-true", "cpu")
     assert all(row["ranked"] == row["choices"][row["scores"].index(max(row["scores"]))] for row in predictions)
 
     before = {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.is_file()}

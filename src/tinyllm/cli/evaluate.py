@@ -58,8 +58,7 @@ def main(config: EvaluateConfig, _: Path) -> None:
     student.to(config.trainer.accelerator)
     evaluation = evaluate(student, questions[split], config.evaluation, rationales)
     digest = runs.hash_of(chosen)
-    parameters, train = student.model.num_parameters(), questions[Split.train]
-    result = make_result(chosen, evaluation, train, student.voices, digest, parameters=parameters)
+    result = make_result(chosen, evaluation, questions[Split.train], student, digest)
     folder = trained / f"evaluation-{chosen.data.name}-{split}" if trained else Path("runs/evaluate") / digest
     if trained and (folder / runs.RESULT).is_file() and runs.result_of(folder).config_hash != digest:
         folder = folder.with_name(f"{folder.name}-{digest}")  # of other settings: both stay

@@ -80,15 +80,13 @@ def _run(config: ExperimentConfig, folder: Path) -> None:
     student.save(folder / runs.STUDENT)
     student.to(config.trainer.accelerator)
     evaluation = evaluate(student, questions[split], config.evaluation, rationales[split])
-    parameters = student.model.num_parameters()
     result = make_result(
         config,
         evaluation,
         questions[Split.train],
-        student.voices,
+        student,
         digest,
         trained,
-        parameters=parameters,
         valid_examples=len(questions[Split.valid]),
         weights=summary(weighed, list(config.teachers), trained.weights if trained else {}),
     )

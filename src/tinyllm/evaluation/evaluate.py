@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -68,11 +68,10 @@ def make_result(
     config: ExperimentConfig,
     evaluation: Evaluation,
     train: Sequence[Question],
-    teachers: Collection[str],
+    student: Student | None,
     digest: str,
     trained: Fit | None = None,
     *,
-    parameters: int = 0,
     valid_examples: int = 0,
     weights: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
 ) -> Result:
@@ -80,16 +79,15 @@ def make_result(
 
     Args:
         config: of the run.
-        evaluation: of its student.
+        evaluation: of its student, or of a teacher.
         train: the training questions, for the majority class.
-        teachers: those whose rationales the student was taught.
+        student: where it was asked, with the voices of the teachers whose rationales it was taught; None for a teacher.
         digest: the run's `config_hash`.
         trained: None where nothing was trained.
-        parameters: weights of the student.
         valid_examples: validation questions that the checkpoint was chosen on.
         weights: as in `Result`; None for all 1.
     """
-    taught = [name for name in config.teachers if name in teachers]
+    taught = [name for name in config.teachers if student is not None and name in student.voices]
     read = [single_teacher(config.method, config.teachers)] if uses_single_teacher(config.method) else []
     training: dict[str, Any] = {"valid_accuracy": None, "train_examples": 0}
     if trained is not None:
@@ -118,11 +116,13 @@ def make_result(
         version=tinyllm.__version__,
         subsets={name: asdict(part) for name, part in evaluation.subsets.items()},
         context_truncated=evaluation.truncated,
-        parameters=parameters,
+        parameters=student.model.num_parameters() if student is not None else 0,
         weights={name: {key: list(row) for key, row in own.items()} for name, own in (weights or {}).items()},
         selected_by=str(config.trainer.select_by),
         deviations=deviations(config),
         chance=chance(evaluation.predictions),
         majority=majority(train, evaluation.predictions),
+        precision=student.precision if student is not None else "",
+        device=student.device_name if student is not None else "",
         **training,
     )

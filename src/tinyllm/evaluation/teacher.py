@@ -34,7 +34,7 @@ def evaluate_teacher(config: EvaluateConfig, teacher: TeacherConfig) -> tuple[Re
     questions = load_questions(config.data)
     predictions = teacher_predictions(asked, teacher, questions, config.evaluation.split, console)
     evaluation = scored(predictions, 0, time.perf_counter() - started)
-    result = make_result(asked, evaluation, questions[Split.train], (), runs.hash_of(asked))
+    result = make_result(asked, evaluation, questions[Split.train], None, runs.hash_of(asked))
     result = replace(result, student=teacher.name, method=runs.TEACHER)
     folder = Path(config.output).expanduser() if config.output else runs.teacher_folder(config, teacher)
     runs.write_config(asked, folder)

@@ -201,7 +201,9 @@ def _row(result: Result) -> dict[str, Any]:
     return row
 
 
-_TEXTS = ("dataset", "student", "method", "ablation", "split", "config_hash", "selected_by")
+_TEXTS = (
+    "dataset", "student", "method", "ablation", "split", "config_hash", "selected_by", "precision", "device",
+)  # fmt: skip
 _NUMBERS = (
     "seed", "n", "accuracy", "accuracy_low", "accuracy_high", "accuracy_ranked", "accuracy_ranked_low",
     "accuracy_ranked_high", "unparsed", "train_examples", "wall_seconds", "steps", "parameters", "train_tokens",

@@ -64,6 +64,7 @@ def make_report(title: str, collected: Collected, study: Study) -> Report:
         [
             f"{len(collected.frame)} runs; tables and figures show the {len(study.frame)} that were evaluated on the "
             "test split.",
+            *_hardware(study.frame),
             *(f"Skipped: {line}" for line in collected.skipped),
             *(f"Left out as a duplicate: {line}" for line in collected.repeated),
             f"Intervals, tests and the selection of settings are explained under “{READING}”.",
@@ -74,6 +75,16 @@ def make_report(title: str, collected: Collected, study: Study) -> Report:
         cases(study),
         collected.frame.assign(folder=collected.frame["run"]).drop(columns="run"),
     )
+
+
+def _hardware(frame: pd.DataFrame) -> list[str]:
+    """A note, where students computed in several ways."""
+    known = frame[frame["precision"] != ""]
+    ways = (known["precision"] + " on " + known["device"]).value_counts()
+    if len(ways) < 2:
+        return []
+    counts = ", ".join(f"{count} in {way}" for way, count in ways.items())
+    return [f"Students did not all compute in the same way ({counts}), which can change accuracies a little."]
 
 
 def write_report(report: Report, folder: Path) -> Path:

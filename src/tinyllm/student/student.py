@@ -151,6 +151,11 @@ class Student:
         self.model.to(device)
         return self
 
+    @property
+    def device_name(self) -> str:
+        """`cpu`, or the name of the GPU."""
+        return torch.cuda.get_device_name(self.model.device) if self.model.device.type == "cuda" else "cpu"
+
     def lay_out(self, pairs: Sequence[Pair]) -> Any:
         """Pairs of source and targets as one batch; see `Family`."""
         return self.family.lay_out(pairs, self.model.config)
