@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tinyllm.prompts import Example
 from tinyllm.records import Question
 
-_LEADING_LETTER = re.compile(r"^\(([a-z])\)\s*(?=[^\s.])")
+_LEADING_LETTER = re.compile(r"^\(([a-z])\)\s*(?=[^\s.])", re.IGNORECASE)
 _SPACES = re.compile(r"\s+")
 _LEAD_IN = re.compile(
     r"^\s*(?:(?:rationale|explanation|reasoning)\s*:|(?:sure[,!.]?\s+)?let(?:'|\u2019)?s think(?: about (?:it|this))?"
@@ -21,6 +21,13 @@ _CONCLUSION = re.compile(
     r"\s*(?:is|would be|must be|:)\s*:?\s*",
     re.IGNORECASE,
 )
+# "The second option is ..." describes an option, "the wrong answer is ..." excludes one.
+_NO_CONCLUSION = re.compile(
+    r"\b(?:first|second|third|fourth|fifth|last|next|other|another|each|which|wrong|incorrect|not(?:\s+the)?)\s+$",
+    re.IGNORECASE,
+)
+_OR = re.compile(r",?\s+or\s+", re.IGNORECASE)
+_ARTICLE = re.compile(r"^(?:the|a|an)\s+", re.IGNORECASE)
 # (b) or B) or B. or a letter that stands alone; a bare lower-case `a` before a word is an article.
 _LETTER = re.compile(
     r"(?:option\s+|choice\s+)?(?:\(([A-Za-z])\)|([A-Za-z])\)|([A-Za-z])(?=\s*(?:[.,:;]|$))|([B-Z])\b)\s*[:.\-]?\s*"
@@ -49,18 +56,25 @@ _OPTION_LINE = re.compile(r"^\s*\(?([a-z])[).:]\s*(.+?)\s*$", re.IGNORECASE)
 
 
 def normalise(text: str) -> str:
-    """Lower case, single spaces, no final stop, and no leading `(b)` where more follows.
+    """Lower case, single spaces, no final stop, and no leading `(b)` where more follows: how texts name an option."""
+    return _trimmed(text).lower()
 
-    Two answers are the same when these are equal.
-    """
-    text = _SPACES.sub(" ", text).strip().lower()
-    return _LEADING_LETTER.sub("", text).removesuffix(".").strip()
+
+def _trimmed(text: str) -> str:
+    """`normalise` with its capitals."""
+    return _LEADING_LETTER.sub("", single_spaces(text)).removesuffix(".").strip()
+
+
+def single_spaces(text: str) -> str:
+    """Without outer white space, and one space in place of any inside: what equal options share."""
+    return _SPACES.sub(" ", text).strip()
 
 
 def match_choice(generated: str, choices: Sequence[str]) -> str | None:
     """The option that `generated` names, or None.
 
-    The whole text must be one option after `normalise`; a bare `(b)` names the second one.
+    The whole text must be one option after `normalise`; a bare `(b)` names the second one. Of options that differ in
+    case alone, such as genotypes, it must be one as it stands.
     """
     letter_alone = re.fullmatch(r"\s*\(([a-z])\)\s*\.?\s*", generated.lower())
     if letter_alone:
@@ -69,25 +83,44 @@ def match_choice(generated: str, choices: Sequence[str]) -> str | None:
     if (written := generated.strip()) in choices:
         return written
     wanted = normalise(generated)
-    return next((choice for choice in choices if wanted and normalise(choice) == wanted), None)
+    return _only([choice for choice in choices if wanted and normalise(choice) == wanted], _trimmed(generated))
+
+
+def _only(named: Sequence[str], text: str) -> str | None:
+    """Of options that are equal but for their case, the one that `text` begins with as it stands."""
+    if len({single_spaces(choice) for choice in named}) > 1:
+        named = [choice for choice in named if _begins_with(text, _unquoted(choice))]
+    return named[0] if len({single_spaces(choice) for choice in named}) == 1 else None
 
 
 def parse_answer(text: str, choices: Sequence[str]) -> str | None:
     """The option that a teacher's free text concludes on, or None.
 
     The last `the answer is ...` (or `Answer: ...`) that names an option counts, by letter, by text or by both; both
-    must agree. Without one, the last line counts where it is nothing but an option. Anything else is None: a text that
-    only mentions options concludes on none.
+    must agree, and no second option may follow behind an `or`. Without one, the last line counts where it is nothing
+    but an option. Anything else is None: a text that only mentions options (`the second option is ...`) concludes on
+    none.
     """
     text = text.replace("*", "").strip()
-    for conclusion in reversed(list(_CONCLUSION.finditer(text))):
-        named = _named_at_start(text[conclusion.end() :], choices)
+    for conclusion in reversed(_conclusions(text)):
+        rest = text[conclusion.end() :]
+        named = _named_at_start(rest, choices)
         if named is not None:
-            return named
-        if _LETTER.match(text[conclusion.end() :]):
+            return None if _leaves_open(rest, named, choices) else named
+        if _LETTER.match(rest):
             return None  # a letter that no option has, or a letter and a text that disagree
     lines = text.splitlines()
     return match_choice(lines[-1], choices) if lines else None
+
+
+def _conclusions(text: str) -> list[re.Match[str]]:
+    return [found for found in _CONCLUSION.finditer(text) if not _NO_CONCLUSION.search(text[: found.start()])]
+
+
+def _leaves_open(text: str, named: str, choices: Sequence[str]) -> bool:
+    """Whether another option follows the named one: `(a) or (b)`."""
+    parts = _OR.split(_BETWEEN_SENTENCES.split(text.strip())[0])
+    return not _OR.search(named) and any(_named_at_start(part, choices) not in (None, named) for part in parts[1:])
 
 
 def clean_rationale(text: str) -> str:
@@ -121,7 +154,7 @@ def without_conclusion(text: str, choices: Sequence[str]) -> str:
 def _reason(sentence: str, choices: Sequence[str]) -> str:
     """A sentence up to its verdict; empty where next to nothing stands before it."""
     plain = sentence.replace("*", "")
-    for found in _CONCLUSION.finditer(plain):
+    for found in _conclusions(plain):
         rest = plain[found.end() :]
         if _named_at_start(rest, choices) is not None or _LETTER.match(rest):
             return _closed(_CONNECTORS.sub("", plain[: found.start()]))
@@ -172,28 +205,35 @@ def _named_at_start(text: str, choices: Sequence[str]) -> str | None:
     if found:
         index = ord((found[1] or found[2] or found[3] or found[4]).lower()) - ord("a")
         by_letter = choices[index] if index < len(choices) else None
-    rest = _bare(text[found.end() :] if found else text)
-    by_text = _longest_at_start(rest, choices)
+    by_text = _longest_at_start(text[found.end() :] if found else text, choices)
     if found is None:
         return by_text
     # `C-reactive protein`: a letter without brackets may be the first of an option.
-    if (found[3] or found[4]) and (whole := _longest_at_start(_bare(text), choices)) is not None:
+    if (found[3] or found[4]) and (whole := _longest_at_start(text, choices)) is not None:
         return whole
-    if by_letter is None or (by_text is not None and normalise(by_text) != normalise(by_letter)):
+    if by_letter is None or (by_text is not None and not is_right(by_text, by_letter)):
         return None
     return by_letter
 
 
 def _longest_at_start(text: str, choices: Sequence[str]) -> str | None:
-    return max((choice for choice in choices if _begins_with(text, _bare(choice))), key=len, default=None)
+    found = [choice for choice in choices if _begins_with(_bare(text), _bare(choice))]
+    longest = max((len(choice) for choice in found), default=0)
+    return _only([choice for choice in found if len(choice) == longest], _unquoted(text))
 
 
 def _bare(text: str) -> str:
-    return re.sub(r"^(?:the|a|an)\s+", "", normalise(text).lstrip("\"'\u201c\u2018"))
+    return _unquoted(text).lower()
+
+
+def _unquoted(text: str) -> str:
+    """Without an article or a quotation mark at its start."""
+    return _ARTICLE.sub("", _trimmed(text).lstrip("\"'\u201c\u2018"))
 
 
 def _begins_with(text: str, option: str) -> bool:
-    return bool(option) and re.match(rf"{re.escape(option)}(?!\w)", text) is not None
+    """With a whole word or number."""
+    return bool(option) and re.match(rf"{re.escape(option)}(?!\w|[.,]\d)", text) is not None
 
 
 def is_exact(generated: str, answer: str) -> bool:
@@ -202,5 +242,5 @@ def is_exact(generated: str, answer: str) -> bool:
 
 
 def is_right(choice: str | None, answer: str) -> bool:
-    """True when a chosen option says what the right one says; equal options are equally right."""
-    return choice is not None and normalise(choice) == normalise(answer)
+    """True when a chosen option is the right one, or reads the same; options that differ in case are two."""
+    return choice is not None and single_spaces(choice) == single_spaces(answer)

@@ -214,7 +214,7 @@ def test_the_flat_answer_is_every_option_alike() -> None:
     assert own.mask == 0.4
 
 
-FOUR = Question("q5", "Which?", ("an owl", "a fox", "An owl.", "a hen"), "an owl")
+FOUR = Question("q5", "Which?", ("an owl", "a fox", "an  owl", "a hen"), "an owl")
 
 
 @pytest.mark.parametrize(

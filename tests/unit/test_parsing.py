@@ -49,7 +49,41 @@ def test_normalise() -> None:
 
 def test_options_that_are_bare_letters_or_differ_in_case_stay_apart() -> None:
     assert not is_right("(a)", "(b)") and is_right("(a)", "(a)")
-    assert match_choice("Co", ["CO", "Co"]) == "Co" and match_choice("co", ["CO", "Co"]) == "CO"
+    assert match_choice("Co", ["CO", "Co"]) == "Co" and match_choice("co", ["CO", "Co"]) is None
+    genotypes = ("R", "rr", "Rr", "RR")
+    assert match_choice("(c) Rr.", genotypes) == "Rr" == parse_answer("So the answer is Rr.", genotypes)
+    assert parse_answer("The answer is rR.", genotypes) is None
+    assert parse_answer("The answer is (b) RR.", genotypes) is None
+    assert not is_right("rr", "Rr") and is_right("sieve  lined", "sieve lined ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The first option is a rope. The second option is a thermometer, which tells how warm it is. "
+        "The last option is water.",
+        "The wrong answer is (a) a rope.",
+        "An incorrect choice would be (d) water.",
+        "Another option is hot water, but that tells nothing.",
+        "The answer is (a) or (b).",
+        "The correct answer is a rope or water.",
+        "The answer is either (a) or (b).",
+    ],
+)
+def test_what_lists_excludes_or_leaves_open_concludes_on_nothing(text: str) -> None:
+    assert parse_answer(text, CHOICES) is None
+
+
+def test_a_longer_number_is_another_one() -> None:
+    assert parse_answer("The answer is 3.5 metres.", ("3", "5", "7")) is None
+    assert parse_answer("The answer is 1,000.", ("1", "100")) is None
+    assert parse_answer("The answer is 3.", ("3", "5", "7")) == "3"
+    assert parse_answer("The answer is ice or snow.", ("ice or snow", "snow")) == "ice or snow"
+
+
+def test_a_text_that_describes_its_options_loses_nothing() -> None:
+    text = "The first option is a rope, which cannot tell warmth. A thermometer tells how warm it is."
+    assert without_conclusion(text, CHOICES) == text
 
 
 @pytest.mark.parametrize(

@@ -201,10 +201,16 @@ def _totals(rows: Sequence[Credit], groups: Groups | None) -> NDArray[np.float64
     return table if groups is None else np.stack([np.bincount(groups, weights=row) for row in table])
 
 
+BySeed = Sequence[Sequence[tuple[float, float]]]
+"""For each seed the accuracies of two systems, in one or more independent parts, which add up: the systems' accuracies are
+the sums of the parts' means. One part, where all of a mean's datasets have the same seeds; else one for each dataset,
+divided by their number. A part of fewer than two seeds says nothing of other seeds, and counts as none."""
+
+
 def difference(
     means: NDArray[np.float64],
     observed: tuple[float, float],
-    by_seed: Sequence[tuple[float, float]] = (),
+    by_seed: BySeed = (),
     confidence: float = 0.95,
 ) -> Difference:
     """First system minus second: bootstrap and paired Student t together, within -1 to 1.
@@ -212,17 +218,16 @@ def difference(
     The bootstrap's p is twice the smaller share of resamples on either side of zero, each counted with one more
     (Davison and Hinkley 1997, section 4.2): never 0; its interval is the percentiles'. A bootstrap of few seeds is too
     sure of itself: the part that S seeds contribute lacks a factor of sqrt(S / (S - 1)), and normal tails stand in for
-    Student's. With two seeds or more, the paired t test over the seeds' differences is therefore asked too; on either
-    side the end of the wider interval counts, and of the two p the larger.
+    Student's. With two seeds or more, the paired t test over the seeds' differences is therefore asked too (Welch's,
+    where there are several parts); on either side the end of the wider interval counts, and of the two p the larger.
 
     Args:
         means: from `bootstrap_means`, or an average of several.
         observed: the two means themselves.
-        by_seed: for each seed the two accuracies; fewer than two say nothing of other seeds, and the result then
-            speaks of questions alone.
+        by_seed: without a part of two seeds, the result speaks of questions alone.
         confidence: of the interval.
     """
-    gaps = [first - second for first, second in by_seed]
+    gaps = [[first - second for first, second in part] for part in by_seed]
     found = _summary(means[:, 0] - means[:, 1], observed[0] - observed[1], confidence)
     return _with_seeds(found, gaps, _t_test(found.mean, gaps), confidence, (-1.0, 1.0))
 
@@ -230,7 +235,7 @@ def difference(
 def relative_gain(
     means: NDArray[np.float64],
     observed: tuple[float, float],
-    by_seed: Sequence[tuple[float, float]] = (),
+    by_seed: BySeed = (),
     confidence: float = 0.95,
 ) -> Difference | None:
     """First system over second, minus 1 (the paper's Δ): arguments as in `difference`; None where the second is 0.
@@ -243,34 +248,48 @@ def relative_gain(
         ratios = means[:, 0] / means[:, 1] - 1
     found = _summary(ratios[~np.isnan(ratios)], observed[0] / observed[1] - 1, confidence)
     ratio = observed[0] / observed[1]
-    linear = [(first - ratio * second) / observed[1] for first, second in by_seed]
-    p = _t_test(observed[0] - observed[1], [first - second for first, second in by_seed])
+    linear = [[(first - ratio * second) / observed[1] for first, second in part] for part in by_seed]
+    p = _t_test(observed[0] - observed[1], [[first - second for first, second in part] for part in by_seed])
     return _with_seeds(found, linear, p, confidence, (-1.0, float("inf")))
 
 
 def _with_seeds(
-    found: Difference, values: Sequence[float], p: float, confidence: float, bounds: tuple[float, float]
+    found: Difference, parts: Sequence[Sequence[float]], p: float, confidence: float, bounds: tuple[float, float]
 ) -> Difference:
     """The wider interval and the larger p."""
     low, high = found.low, found.high
-    if len(values) > 1:
-        half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * _standard_error(values)
+    if spread := _spread(parts):
+        error, freedom = spread
+        half = float(t.ppf((1 + confidence) / 2, freedom)) * error
         low, high = min(low, found.mean - half), max(high, found.mean + half)
     return Difference(found.mean, max(low, bounds[0]), min(high, bounds[1]), max(found.p, p))
 
 
-def _t_test(mean: float, values: Sequence[float]) -> float:
-    """p of a mean being zero whose spread the seeds' values show; 0, which never counts, for fewer than two."""
-    if len(values) < 2:
+def _t_test(mean: float, parts: Sequence[Sequence[float]]) -> float:
+    """p of a mean being zero whose spread the seeds' values show; 0, which never counts, where they show none."""
+    spread = _spread(parts)
+    if spread is None:
         return 0.0
-    error = _standard_error(values)
+    error, freedom = spread
     if error == 0:
         return float(mean == 0)
-    return 2 * float(t.sf(abs(mean) / error, len(values) - 1))
+    return 2 * float(t.sf(abs(mean) / error, freedom))
 
 
-def _standard_error(values: Sequence[float]) -> float:
-    return statistics.stdev(values) / math.sqrt(len(values))
+def _spread(parts: Sequence[Sequence[float]]) -> tuple[float, float] | None:
+    """Standard error over seeds of the sum of the parts' means, and its degrees of freedom (Welch 1947).
+
+    None without a part of two values.
+    """
+    several = [part for part in parts if len(part) > 1]
+    if not several:
+        return None
+    squares = [statistics.variance(part) / len(part) for part in several]
+    total = sum(squares)
+    if total == 0:
+        return 0.0, float(sum(len(part) - 1 for part in several))
+    parted = sum((square / total) ** 2 / (len(part) - 1) for square, part in zip(squares, several, strict=True))
+    return math.sqrt(total), 1 / parted
 
 
 def observed_means(right_a: Sequence[Credit], right_b: Sequence[Credit]) -> tuple[float, float]:
@@ -296,11 +315,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def detectable_difference(
     means: NDArray[np.float64],
-    by_seed: Sequence[tuple[float, float]] = (),
+    by_seed: BySeed = (),
     *,
     alpha: float = 0.05,
     power: float = 0.8,
-) -> float:
+) -> float | None:
     """Smallest true difference that the test of `difference` would show with the given power, as the runs were made.
 
     (quantile of the two-sided level + quantile of the power) × standard error of the paired difference: of the
@@ -313,14 +332,15 @@ def detectable_difference(
         power: chance of a significant outcome.
 
     Returns:
-        Share of 1; it may lie above what is possible.
+        Share of 1; it may lie above what is possible. None where the runs show no spread at all, from which nothing
+        follows.
     """
     beta = float(norm.ppf(power))
     least = (float(norm.ppf(1 - alpha / 2)) + beta) * float((means[:, 0] - means[:, 1]).std())
-    if len(by_seed) < 2:
-        return least
-    error = _standard_error([first - second for first, second in by_seed])
-    return max(least, (float(t.ppf(1 - alpha / 2, len(by_seed) - 1)) + beta) * error)
+    if spread := _spread([[first - second for first, second in part] for part in by_seed]):
+        error, freedom = spread
+        least = max(least, (float(t.ppf(1 - alpha / 2, freedom)) + beta) * error)
+    return least or None
 
 
 def smallest_difference(n: int, discordance: float, *, alpha: float = 0.05, power: float = 0.8) -> float | None:

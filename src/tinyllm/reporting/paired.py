@@ -12,7 +12,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tinyllm.config import Metric
-from tinyllm.evaluation.statistics import Credit, Groups, Right, bootstrap_means, group_numbers, mcnemar, observed_means
+from tinyllm.evaluation.statistics import (
+    BySeed,
+    Credit,
+    Groups,
+    Right,
+    bootstrap_means,
+    group_numbers,
+    mcnemar,
+    observed_means,
+)
 from tinyllm.parsing import is_exact, is_right
 from tinyllm.records import Prediction
 from tinyllm.reporting.predictions import Predictions
@@ -200,8 +209,8 @@ class Averages(NamedTuple):
     means: NDArray[np.float64]
     """Bootstrapped, each dataset for itself; shape (resamples, 2)."""
     observed: tuple[float, float]
-    by_seed: list[tuple[float, float]]
-    """Of the seeds that all datasets have."""
+    by_seed: BySeed
+    """Of the seeds that all datasets have; where these are fewer than two, each dataset for itself."""
 
 
 def average(pairs: Sequence[Pair], resamples: int, seed: int) -> Averages:
@@ -214,11 +223,13 @@ def average(pairs: Sequence[Pair], resamples: int, seed: int) -> Averages:
     """
     draws = [pair.means(resamples, seed + index) for index, pair in enumerate(pairs)]
     observed = np.mean([pair.observed for pair in pairs], axis=0)
-    totals = [np.mean([pair.by_seed[key] for pair in pairs], axis=0) for key in common_seeds(pairs)]
+    own = [np.array(list(pair.by_seed.values())) / len(pairs) for pair in pairs]
+    if len(common := common_seeds(pairs)) > 1:
+        own = [np.mean([[pair.by_seed[key] for key in common] for pair in pairs], axis=0)]
     return Averages(
         np.asarray(np.mean(draws, axis=0)),
         (float(observed[0]), float(observed[1])),
-        [(float(first), float(second)) for first, second in totals],
+        [[(float(first), float(second)) for first, second in part] for part in own],
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from tinyllm.parsing import clean_rationale, normalise, parse_answer, without_conclusion
+from tinyllm.parsing import clean_rationale, is_right, normalise, parse_answer, without_conclusion
 from tinyllm.records import Finding, PromptKind, Question, Rationale
 from tinyllm.runs import write_whole
 
@@ -52,7 +52,7 @@ def findings(text: str, question: Question, finish_reason: str = "stop") -> set[
     if _repeats(text):
         found.add(Finding.repeats)
     concluded = parse_answer(text, question.choices)
-    if concluded is not None and normalise(concluded) != normalise(question.answer):
+    if concluded is not None and not is_right(concluded, question.answer):
         found.add(Finding.other_answer)
     right, wrong = _named(text, question)
     if wrong and not right:
@@ -151,7 +151,7 @@ def audit_teacher(
     raw = audit(rationales, by_id.values())
     cleaned = audit(rationales, by_id.values(), clean=True)
     answers = [(rationales[i].answer, by_id[rationales[i].question_id].answer) for i in raw]
-    right = sum(own is not None and normalise(own) == normalise(answer) for own, answer in answers)
+    right = sum(is_right(own, answer) for own, answer in answers)
     solved = kind is PromptKind.solve
     return Audit(
         teacher=teacher,

@@ -22,7 +22,7 @@ from tinyllm.methods import (
     teaches,
     two_samples_of,
 )
-from tinyllm.parsing import clean_rationale, is_right, normalise, without_conclusion
+from tinyllm.parsing import clean_rationale, is_right, without_conclusion
 from tinyllm.records import Finding, PromptKind, Question, Rationale, Split, asked_hash, text_key
 from tinyllm.teachers.audit import audit, for_training
 from tinyllm.teachers.pool import pool_name
@@ -326,7 +326,7 @@ def best_on_validation(config: ExperimentConfig, valid: Sequence[Question]) -> s
                 f"teacher.max_new_tokens={teacher.max_new_tokens} evaluation.split=valid' with the same data and "
                 "prompt, or name the strongest: ablation.strongest=<teacher>"
             )
-        right[name] = sum(normalise(answers[q.id].answer or "") == normalise(q.answer) for q in valid)
+        right[name] = sum(is_right(answers[q.id].answer, q.answer) for q in valid)
     best = max(right, key=right.__getitem__)
     counts = ", ".join(f"{name} {count} of {len(valid)}" for name, count in right.items())
     log.info("strongest teacher on validation: %s (%s)", best, counts)

@@ -48,24 +48,24 @@ def test_an_unparsed_generation_counts_as_wrong_never_as_a_guess() -> None:
     ("choice", "answer", "right"),
     [
         ("a kite", "a kite", True),
-        ("A kite.", "a kite", True),
-        ("a  KITE", "a kite", True),
-        ("(b) a kite", "a kite", True),
+        (" a  kite", "a kite", True),
+        ("RR", "Rr", False),  # genotypes
+        ("a kite.", "a kite", False),
         ("a drum", "a kite", False),
         ("a kites", "a kite", False),
         ("", "a kite", False),
         (None, "a kite", False),
     ],
 )
-def test_right_is_what_says_the_same_after_normalisation(choice: str | None, answer: str, right: bool) -> None:
+def test_right_is_the_option_or_one_that_reads_the_same(choice: str | None, answer: str, right: bool) -> None:
     assert is_right(choice, answer) is right
 
 
 def test_equal_options_are_equally_right() -> None:
     """Some published questions have one option twice; the answer names its first."""
-    twin = prediction("1", "A kite.", "A kite.", answer="a kite")
+    twin = prediction("1", "a  kite", "a  kite", answer="a kite")
     assert score([twin]).accuracy == score([twin]).accuracy_ranked == 1.0
-    other = replace(twin, predicted="a kite", ranked="a drum", answer="A kite.")
+    other = replace(twin, predicted="a kite", ranked="a drum", answer="a  kite")
     assert (score([other]).accuracy, score([other]).accuracy_ranked) == (1.0, 0.0)
 
 

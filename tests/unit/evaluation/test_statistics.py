@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import ttest_ind, ttest_rel
 
 from tinyllm.evaluation.statistics import (
     Difference,
@@ -108,8 +108,8 @@ def paired_bootstrap(a: list[Right], b: list[Right], **options: Any) -> Differen
     return difference(bootstrap_means(a, b, **options), observed_means(a, b))
 
 
-def by_seed(a: list[Right], b: list[Right]) -> list[tuple[float, float]]:
-    return [(float(x.mean()), float(y.mean())) for x, y in zip(a, b, strict=True)]
+def by_seed(a: list[Right], b: list[Right]) -> list[list[tuple[float, float]]]:
+    return [[(float(x.mean()), float(y.mean())) for x, y in zip(a, b, strict=True)]]
 
 
 def naive_bootstrap(a: list[Right], b: list[Right], same: bool, resamples: int, seed: int) -> np.ndarray:
@@ -197,10 +197,10 @@ def test_seeds_that_differ_have_the_last_word() -> None:
     reference = ttest_rel([0.6, 0.7, 0.8], [0.5, 0.5, 0.5])
     assert found.p == pytest.approx(float(reference.pvalue)) and alone.p < 0.01
     assert (found.low, found.high) == pytest.approx(tuple(reference.confidence_interval()))
-    assert difference(means, observed, shares[:1]) == alone
+    assert difference(means, observed, [shares[0][:1]]) == alone
     # Where all seeds agree, the questions have the last word; nothing leaves what a difference can be.
-    assert difference(means, observed, [(0.7, 0.5)] * 3) == alone
-    apart = difference(means, observed, [(1.0, 0.0), (0.4, 1.0)])
+    assert difference(means, observed, [[(0.7, 0.5)] * 3]) == alone
+    apart = difference(means, observed, [[(1.0, 0.0), (0.4, 1.0)]])
     assert (apart.low, apart.high) == (-1.0, 1.0)
     gain = relative_gain(means, observed, shares)
     assert gain is not None and (gain.low, gain.high) == pytest.approx((0.4 - 0.49683, 0.4 + 0.49683), abs=1e-4)
@@ -240,8 +240,27 @@ def test_detectable_difference_by_hand() -> None:
     means = bootstrap_means([a], [b], resamples=40_000)
     error = math.sqrt((0.26 - 0.06**2) / 1000)
     assert detectable_difference(means) == pytest.approx(2.80158 * error, rel=0.02)
-    assert detectable_difference(means, [(0.6, 0.5), (0.7, 0.5), (0.8, 0.5)]) == pytest.approx(0.29701, abs=1e-4)
-    assert detectable_difference(means, [(0.6, 0.54), (0.6, 0.54)]) == detectable_difference(means)
+    assert detectable_difference(means, [[(0.6, 0.5), (0.7, 0.5), (0.8, 0.5)]]) == pytest.approx(0.29701, abs=1e-4)
+    assert detectable_difference(means, [[(0.6, 0.54), (0.6, 0.54)]]) == detectable_difference(means)
+    # Two methods that answer alike on every seed say nothing of what a test could find.
+    assert detectable_difference(bootstrap_means([a] * 3, [a] * 3), [[(0.5, 0.5)] * 3]) is None
+
+
+def test_seeds_of_datasets_that_share_none_are_combined_by_welch() -> None:
+    """The mean of two datasets' differences, of three and four seeds: Welch's test of one half against minus the other."""
+    first, second = [0.40, 0.10, 0.02], [0.05, 0.16, 0.11, 0.02]
+    parts = [[((0.5 + gap) / 2, 0.25) for gap in own] for own in (first, second)]
+    mean = (sum(first) / 3 + sum(second) / 4) / 2
+    means = np.array([[0.5 + mean, 0.5], [0.5 + mean + 0.001, 0.5]])  # a bootstrap that is far too sure
+    found = difference(means, (0.5 + mean, 0.5), parts)
+    reference = ttest_ind([gap / 2 for gap in first], [-gap / 2 for gap in second], equal_var=False)
+    interval = reference.confidence_interval()
+    assert found.mean == pytest.approx(mean) and (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.p == pytest.approx(max(float(reference.pvalue), 2 / 3))
+    # A dataset of one seed adds nothing that is known of other seeds.
+    alone = difference(means, (0.5 + mean, 0.5), [parts[0], parts[1][:1]])
+    half = ttest_rel([gap / 2 for gap in first], [0.0] * 3).confidence_interval()
+    assert alone.high - alone.low == pytest.approx(half.high - half.low)
 
 
 def test_relative_gain_is_of_the_means() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from tinyllm.evaluation.statistics import t_interval
-from tinyllm.parsing import normalise
+from tinyllm.parsing import single_spaces
 from tinyllm.reporting.interval import over_seeds
 from tinyllm.reporting.labels import label, order
 from tinyllm.reporting.study import Study
@@ -53,7 +53,7 @@ def _differs(answers: list[dict[str, str | None]]) -> dict[str, bool]:
     if not answers:
         return {}
     common = set.intersection(*(set(own) for own in answers))
-    return {i: len({normalise(own[i] or "") for own in answers if own[i] is not None}) > 1 for i in common}
+    return {i: len({single_spaces(own[i] or "") for own in answers if own[i] is not None}) > 1 for i in common}
 
 
 def _lines(study: Study, runs: Any, differs: Mapping[str, bool]) -> list[tuple[Cell, ...]]:

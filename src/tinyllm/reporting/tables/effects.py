@@ -50,4 +50,6 @@ def _minimum_effect(study: Study, first: Row, second: Row, pairs: Sequence[Pair]
         if groups is None:
             exact = smallest_difference(n, discordance, alpha=LEVEL, power=POWER)
             parts[-1] += f"; McNemar's exact test on one seed: {'none' if exact is None else f'{100 * exact:.1f}'}"
+    if effect is None:
+        return 0.0, f"unknown, as no answer differs ({', '.join(parts)})"
     return effect, f"{100 * effect:.1f} ({', '.join(parts)})" if effect <= 1 else f"none ({', '.join(parts)})"
