@@ -233,5 +233,7 @@ class Result(Scores):
     questions differ in their options, and in earlier results."""
     precision: str = ""
     """What `trainer.precision` came to, such as `bf16-mixed`; empty for teachers, and in earlier results."""
+    trained_by: str = ""
+    """`config_hash` of the run that trained the student, of an evaluation apart from it (`tinyllm evaluate run=`)."""
     device: str = ""
     """`cpu`, or the name of the GPU; empty where `precision` is."""

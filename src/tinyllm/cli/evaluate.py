@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -59,6 +60,8 @@ def main(config: EvaluateConfig, _: Path) -> None:
     evaluation = evaluate(student, questions[split], config.evaluation, rationales)
     digest = runs.hash_of(chosen)
     result = make_result(chosen, evaluation, questions[Split.train], student, digest)
+    if trained is not None:
+        result = replace(result, trained_by=runs.hash_of(runs.read_config(trained)))
     folder = trained / f"evaluation-{chosen.data.name}-{split}" if trained else Path("runs/evaluate") / digest
     if trained and (folder / runs.RESULT).is_file() and runs.result_of(folder).config_hash != digest:
         folder = folder.with_name(f"{folder.name}-{digest}")  # of other settings: both stay

@@ -202,9 +202,9 @@ def _totals(rows: Sequence[Credit], groups: Groups | None) -> NDArray[np.float64
 
 
 BySeed = Sequence[Sequence[tuple[float, float]]]
-"""For each seed the accuracies of two systems, in one or more independent parts, which add up: the systems' accuracies are
-the sums of the parts' means. One part, where all of a mean's datasets have the same seeds; else one for each dataset,
-divided by their number. A part of fewer than two seeds says nothing of other seeds, and counts as none."""
+"""For each seed the accuracies of two systems, in one or more independent parts, which add up: accuracies are the sums
+of the parts' means. One part, where all of a mean's datasets have the same seeds; else one for each dataset, divided by
+their number. A part of fewer than two seeds says nothing of other seeds, and counts as none."""
 
 
 def difference(

@@ -95,7 +95,7 @@ def _differs_in_duration_alone(variant: str) -> bool:
 
 def _with_alpha(runs: pd.DataFrame, alpha: str) -> pd.DataFrame:
     """Runs with all teachers of their set and this α for each; `best` and `worst` need two settings to choose from."""
-    runs = at_one_rate(runs[runs["teachers"] == runs["teacher_set"]])
+    runs = at_one_rate(runs[(runs["teachers"] == runs["teacher_set"]) & (runs["teacher_set"] != "")])
     if alpha not in (BEST, WORST):
         value = float(alpha)
         same = [

@@ -69,7 +69,8 @@ class Collected(NamedTuple):
     all of earlier versions were, is a run of `one_teacher`.
 
     A student that was evaluated apart from its run has the variant `training run unknown`, unless that run is among the
-    folders: it then has its validation accuracy.
+    folders: it then has its validation accuracy or, if it was trained on other data, the variant `trained on
+    <dataset>`.
 
     What has no influence on a run is not part of its setting: evaluation options, the optimizer of an untrained model,
     the teachers of a method that has none."""
@@ -97,7 +98,8 @@ def collect(folders: Sequence[Path]) -> Collected:
             skipped.append(f"{run}/{RESULT}: {reason}")
             log.warning("skipped: %s: %s", path, reason)
     if not rows:
-        raise UserError(f"runs: no {RESULT} below {', '.join(map(str, folders))}: run 'tinyllm train'")
+        where = f"below {', '.join(map(str, folders))}" if folders else "yet"
+        raise UserError(f"runs: no {RESULT} {where}: run 'tinyllm train'")
     kept, repeated = _once(rows)
     frame = pd.DataFrame([row for row, _ in kept])
     frame["variant"] = variants_of(frame, [identity for _, identity in kept])
@@ -126,30 +128,34 @@ def _evaluated_only(config: ExperimentConfig | None, result: Result) -> bool:
 def _once(rows: list[tuple[dict[str, Any], Identity]]) -> tuple[list[tuple[dict[str, Any], Identity]], list[str]]:
     """Every setting once for the same seeds and split; evaluations get the validation accuracy of their training run.
 
-    A run that trained goes before a later evaluation of it.
+    A run that trained goes before a later evaluation of it. A student that was trained on another dataset, or nobody
+    knows on which, is no seed of the students that were trained on this one.
     """
-    trained = {
-        (row["setting"], row["seed"], row["data_seed"]): row["valid_accuracy"]
-        for row, _ in rows
-        if not row["evaluated_only"]
-    }
+    training = [row for row, _ in rows if not row["evaluated_only"]]
+    trained = {(row["setting"], row["seed"], row["data_seed"]): row for row in training}
+    by_hash = {row["config_hash"]: row for row in training}
     first: dict[tuple[object, ...], str] = {}
     kept: list[tuple[dict[str, Any], Identity]] = []
     repeated: list[str] = []
     for row, identity in sorted(rows, key=lambda pair: bool(pair[0]["evaluated_only"])):
         key = (row["setting"], row["seed"], row["data_seed"])
+        if row["evaluated_only"]:
+            # Results of earlier versions don't name their run: one of the same setting and seeds stands for it.
+            run = by_hash.get(row["trained_by"]) if row["trained_by"] else trained.get(key)
+            if run is not None and run["setting"] == row["setting"]:
+                row["valid_accuracy"] = run["valid_accuracy"]
+            else:
+                origin = NO_RUN if run is None else f"trained on {run['dataset']}"
+                for name in ("setting", "family", "without_teachers", "untaught"):
+                    row[name] += f"-{origin}"
+                identity = replace(identity, setting=row["setting"], family=row["family"], values={NO_RUN: origin})
+            key = (row["setting"], row["seed"], row["data_seed"])
         cell = (*key, row["split"], row["student"], row["method"])
         if cell in first:
             repeated.append(f"{row['run']}: the same setting and seeds as {first[cell]}")
             log.info("left out as a duplicate: %s", repeated[-1])
             continue
         first[cell] = row["run"]
-        if row["evaluated_only"] and key in trained:
-            row["valid_accuracy"] = trained[key]
-        elif row["evaluated_only"]:
-            # Perhaps a student that learned on other data: the configuration can't tell.
-            identity = replace(identity, family=f"{identity.family}-unknown", values={NO_RUN: ""})
-            row["family"] = identity.family
         kept.append((row, identity))
     return kept, repeated
 
@@ -203,6 +209,7 @@ def _row(result: Result) -> dict[str, Any]:
 
 _TEXTS = (
     "dataset", "student", "method", "ablation", "split", "config_hash", "selected_by", "precision", "device",
+    "trained_by",
 )  # fmt: skip
 _NUMBERS = (
     "seed", "n", "accuracy", "accuracy_low", "accuracy_high", "accuracy_ranked", "accuracy_ranked_low",

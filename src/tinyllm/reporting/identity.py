@@ -123,7 +123,8 @@ def _flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]
 NO_CONFIG = "without config.yaml"
 """Key of `Identity.values` where nothing else is known."""
 NO_RUN = "training run unknown"
-"""Key of `Identity.values` of a student that was evaluated without the run that trained it."""
+"""Key of `Identity.values` of a student whose training run is not among the folders, or was on other data; its value
+says which of both."""
 _NOT_SETTINGS = (
     "store", "cache", "logger.", "evaluation.",
     *(f"{group}.{key}" for group, keys in NOT_RESULT_INSIDE.items() for key in keys if group != "data"),
@@ -207,7 +208,7 @@ def _shared_values(identity: Identity) -> dict[str, str]:
 def _differing_settings(own: Mapping[str, str], reference: Mapping[str, str]) -> str:
     """The keys that differ; a teacher or stream that only one of the two has is given by its name."""
     if NO_RUN in own:
-        return NO_RUN
+        return own[NO_RUN]
     if NO_CONFIG in own:
         return NO_CONFIG
     parts: dict[str, None] = {}

@@ -15,10 +15,15 @@ def interval(runs: pd.DataFrame, column: str) -> tuple[float, float, float]:
     Args:
         runs: one or more rows of the frame.
         column: an accuracy; `<column>_low` and `<column>_high` are a run's own (Wilson's) interval, taken where there
-            is one run. Several have Student's t interval over the runs.
+            is one run. Several have Student's t interval over the runs; where all are equal, it would have no width,
+            and the widest of their own takes its place.
     """
-    if len(runs) > 1:
+    if runs[column].nunique() > 1:
         return over_seeds(list(runs[column]))
+    if len(runs) > 1:
+        return within(
+            float(runs[column].iloc[0]), float(runs[f"{column}_low"].min()), float(runs[f"{column}_high"].max())
+        )
     value, low, high = (float(runs[name].iloc[0]) for name in (column, f"{column}_low", f"{column}_high"))
     return within(value, low, high)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -26,11 +27,15 @@ from tinyllm.parsing import is_exact, is_right
 from tinyllm.records import Prediction
 from tinyllm.reporting.predictions import Predictions
 
+log = logging.getLogger(__name__)
+
 
 class _Scored(NamedTuple):
     right: bool
     subset: str
     group: str
+    asked: int
+    """Hash of question, options and answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +139,8 @@ class Answers:
         found: list[tuple[int, int]] = []
         for seeds in sorted(a.keys() & b.keys()):
             one, other = self._of(a[seeds]), self._of(b[seeds])
-            ids = tuple(id for id in sorted(one.keys() & other.keys()) if not subset or one[id].subset == subset)
+            common = _same_questions(a[seeds], one, b[seeds], other)
+            ids = tuple(id for id in common if not subset or one[id].subset == subset)
             if ids:
                 rows.append((ids, _aligned(one, ids), _aligned(other, ids)))
                 names.append([one[id].group or other[id].group for id in ids])
@@ -180,7 +186,24 @@ class Answers:
         # A teacher's options are not ranked, and its text is no option: what counts is always the option that it names.
         teacher = all(p.ranked is None for p in predictions)
         metric = Metric.accuracy if teacher else self._metric
-        return {p.id: _Scored(answered(p, metric), p.subset, p.group) for p in predictions}
+        return {
+            p.id: _Scored(answered(p, metric), p.subset, p.group, hash((p.question, p.choices, p.answer)))
+            for p in predictions
+        }
+
+
+def _same_questions(
+    folder: str, one: Mapping[str, _Scored], other_folder: str, other: Mapping[str, _Scored]
+) -> list[str]:
+    """Ids that both have, in order; without questions that have changed under their id between the two runs."""
+    common = sorted(one.keys() & other.keys())
+    same = [id for id in common if one[id].asked == other[id].asked]
+    if len(same) < len(common):
+        log.warning(
+            "%s and %s: %d of %d questions of the same id differ in question, options or answer, and are not compared",
+            folder, other_folder, len(common) - len(same), len(common),
+        )  # fmt: skip
+    return same
 
 
 def answered(prediction: Prediction, metric: Metric) -> bool:

@@ -74,7 +74,7 @@ def _taught(config: ExperimentConfig, result: Result) -> str:
     if result.method != TEACHER:
         names = chosen_teachers(config.method, config.teachers, config.alpha, config.ablation.drop)
     own = {name: [_digest(config.teachers[name]), alpha_of(config.alpha, name)] for name in names}
-    return json.dumps(own) if own else ""
+    return json.dumps(own, sort_keys=True) if own else ""  # the order of a set says nothing of its teachers
 
 
 def _digest(teacher: TeacherConfig) -> str:

@@ -247,7 +247,7 @@ def test_detectable_difference_by_hand() -> None:
 
 
 def test_seeds_of_datasets_that_share_none_are_combined_by_welch() -> None:
-    """The mean of two datasets' differences, of three and four seeds: Welch's test of one half against minus the other."""
+    """The mean of two datasets' differences, of three and four seeds: Welch's test of one half and minus the other."""
     first, second = [0.40, 0.10, 0.02], [0.05, 0.16, 0.11, 0.02]
     parts = [[((0.5 + gap) / 2, 0.25) for gap in own] for own in (first, second)]
     mean = (sum(first) / 3 + sum(second) / 4) / 2

@@ -248,6 +248,13 @@ def test_the_majority_class_takes_the_place_of_chance() -> None:
     assert set(lines(axis)["chance"][1]) == {50.0}
 
 
+@pytest.mark.parametrize("text", ["step,train/loss\n10,2.0\n", "step,train/loss/answer\n10,2.0\n20,1.4-\n3\0,\n"])
+def test_a_damaged_log_is_no_reason_to_stop(tmp_path: Path, text: str) -> None:
+    (tmp_path / METRICS).write_text(text)
+    figure = drawn([run("full_ft", 0.4, folder=str(tmp_path))]).get("learning_curves")
+    assert (figure is None) == ("answer" not in text)
+
+
 def test_learning_curves_are_means_of_seeds(tmp_path: Path) -> None:
     values = {0: {10: (2.0, math.nan), 20: (1.0, 0.3)}, 1: {10: (4.0, math.nan), 20: (1.5, 0.5), 30: (0.5, math.nan)}}
     rows = []

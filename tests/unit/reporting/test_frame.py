@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -220,6 +221,20 @@ def test_a_student_evaluated_on_other_data_is_no_run_on_that_data(make_run: Make
     make_run("full_ft", dataset="arc", seed=3, valid=None, result={"train_examples": 0})
     frame = collect([tmp_path / "runs"]).frame.set_index("seed")
     assert frame["variant"].to_dict() == {0: "", 3: "training run unknown"}
+
+
+def test_a_student_of_another_dataset_says_so_and_is_no_duplicate(make_run: MakeRun, tmp_path: Path) -> None:
+    """`evaluate run=<of obqa> data=arc`: its settings are those of a run that was trained on arc."""
+    make_run("full_ft", dataset="arc", result={"config_hash": "a"}, valid=0.4)
+    make_run("full_ft", dataset="obqa", result={"config_hash": "o"}, valid=0.6)
+    again = {"train_examples": 0, "valid_accuracy": None}
+    make_run("full_ft", dataset="arc", result={**again, "config_hash": "b", "trained_by": "o"})
+    collected = collect([tmp_path / "runs"])
+    assert collected.repeated == []
+    on_arc = collected.frame[collected.frame["dataset"] == "arc"].set_index("config_hash")
+    assert on_arc["variant"].to_dict() == {"a": "", "b": "trained on obqa"}
+    assert on_arc["setting"].nunique() == on_arc["without_teachers"].nunique() == 2
+    assert on_arc["valid_accuracy"]["a"] == 0.4 and math.isnan(on_arc["valid_accuracy"]["b"])
 
 
 def test_only_test_evaluations_make_tables(make_run: MakeRun, tmp_path: Path) -> None:

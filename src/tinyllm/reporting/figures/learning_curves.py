@@ -46,6 +46,8 @@ def learning_curves(study: Study) -> list[Figure]:
         streams.sort(key=lambda c: (c != "train/loss/answer", c))
         valid = f"valid/{metric}"
         shown = [*streams, *([valid] if valid in logged and logged[valid].notna().any() else [])]
+        if not shown:
+            continue
         looks = looks_of(runs)
         canvas, axes = new_canvas(len(shown), (3.6, 2.9))
         for axis, column in zip(axes, shown, strict=True):
@@ -97,5 +99,6 @@ def _metrics(runs: pd.DataFrame) -> pd.DataFrame:
             log.warning("%s: no learning curve (%s)", path, error)
             continue
         if "step" in part:
-            parts.append(part.assign(label=label(row), folder=row["folder"]))
+            numbers = part.apply(pd.to_numeric, errors="coerce")  # a torn line of a killed run is no number
+            parts.append(numbers.assign(label=label(row), folder=row["folder"]))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

@@ -45,7 +45,8 @@ def teachers(study: Study) -> list[Figure]:
     add_legend(canvas, axes)
     caption = (
         f"Left: accuracy by {metric_text(study.metric.value)} over the number of teachers; 0 is full fine-tuning. "
-        "Right: exact Shapley values, which add up to the whole set minus full fine-tuning. 95% intervals."
+        "Right: exact Shapley values, which add up to the whole set minus full fine-tuning. 95% intervals, where there "
+        "is one."
     )
     return [Figure("teachers", "What each teacher brings", caption, canvas)]
 

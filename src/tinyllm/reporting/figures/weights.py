@@ -70,7 +70,8 @@ def misleading(study: Study) -> list[Figure]:
     metric = study.metric.value
     for place, (title, runs) in enumerate(sets):
         left, right = axes[2 * place], axes[2 * place + 1]
-        by_name = [(name, runs[runs["weighting"] == name]) for name in Weighting]
+        runs = _most(runs, "untaught")
+        by_name = [(name, _most(runs[runs["weighting"] == name], "without_teachers")) for name in Weighting]
         for number, (name, own) in enumerate(by_name):
             if own.empty:
                 continue
@@ -86,9 +87,14 @@ def misleading(study: Study) -> list[Figure]:
     add_legend(canvas, axes)
     caption = (
         f"Left: accuracy by {metric_text(metric)}, with 95% intervals. Right: mean weight over questions and seeds; "
-        "uniform is 1."
+        "uniform is 1. Where runs differ in other settings too, those of most runs are shown."
     )
     return [Figure("misleading", "A teacher that misleads", caption, canvas)]
+
+
+def _most(runs: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Those with the value that most of them have."""
+    return runs[runs[column] == runs[column].mode().iloc[0]] if len(runs) else runs
 
 
 def _weight(runs: pd.DataFrame) -> float:

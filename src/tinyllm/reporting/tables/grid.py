@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -209,7 +210,12 @@ def mark_best(study: Study, grid: Grid) -> None:
     for j, column in enumerate(grid.columns):
         values = {i: cells[j].value for i, cells in enumerate(grid.cells)}
         ranking = sorted((i for i, v in values.items() if v is not None), key=lambda i: -(values[i] or 0.0))
-        if len(ranking) > 1 and (pairs := pairs_of(study, grid.rows[ranking[0]], grid.rows[ranking[1]], column)):
+        if len(ranking) < 2:
+            continue
+        best, second = (grid.rows[i] for i in ranking[:2])
+        pairs = pairs_of(study, best, second, column)
+        seeds = [len(row.on(dataset)) for row in (best, second) for dataset in column.datasets]
+        if pairs and (max(seeds) == 1 or min(len(pair.seeds) for pair in pairs) > 1):  # one of several says too little
             tests.append((ranking[0], j, pairs))
     found = corrected(study.differences([pairs for _, _, pairs in tests]))
     for (i, j, _), one in zip(tests, found, strict=True):
@@ -221,7 +227,7 @@ def own_notes(study: Study, student: str, grid: Grid) -> list[str]:
     """What is true of one table of accuracies alone: seeds, choices, training fraction, deviations from the paper."""
     runs = pd.concat([row.runs for row in grid.rows]) if grid.rows else study.runs.iloc[:0]
     datasets = [dataset for dataset in dict.fromkeys(runs["dataset"])]
-    notes = [f"Seeds: {seeds_text(runs['seed'])}."] if len(runs) else []
+    notes = [_seeds_note(grid)] if len(runs) else []
     notes += fraction_notes(study, [(dataset, student) for dataset in datasets])
     candidates = study.candidates
     own = candidates[(candidates["student"] == student) & candidates["dataset"].isin(datasets)]
@@ -233,6 +239,17 @@ def own_notes(study: Study, student: str, grid: Grid) -> list[str]:
     if deviations:
         notes.append(f"Settings that differ from the paper's: {'; '.join(deviations)}.")
     return notes
+
+
+def _seeds_note(grid: Grid) -> str:
+    """The seeds of most rows, and of those that have others."""
+    rows = [(row.label, seeds_text(row.runs["seed"])) for row in grid.rows if not row.runs["untrained"].all()]
+    if not rows:
+        return f"Seeds: {seeds_text(pd.concat([row.runs for row in grid.rows])['seed'])}."
+    counts = Counter(seeds for _, seeds in rows)
+    most = max(counts, key=lambda seeds: (counts[seeds], len(seeds)))
+    others = [f"{label}: {seeds}" for label, seeds in rows if seeds != most]
+    return f"Seeds: {'; '.join([most, *others])}."
 
 
 def fraction_notes(study: Study, places: Iterable[tuple[str, str]]) -> list[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-
-import pandas as pd
+from collections.abc import Sequence
 
 from tinyllm.evaluation.statistics import Difference
 from tinyllm.reporting.interval import interval, over_seeds
+from tinyllm.reporting.labels import seeds_text
 from tinyllm.reporting.paired import Pair
 from tinyllm.reporting.study import Study
 from tinyllm.reporting.subsets import Lattice, Teachers, brings, lattices, shapley
@@ -99,7 +99,11 @@ def _counts(study: Study, lattice: Lattice, number: int) -> Table | None:
         f"Accuracy over the number of teachers: {lattice.title}",
         ("teachers", "first in the set's order", "accuracy", "mean over all sets of this size"),
         tuple(rows),
-        ("Intervals: Student's t over the seeds that all runs of a line share; Wilson's for a single run.",),
+        (
+            "On the seeds that all of these sets were run on: "
+            f"{seeds_text(seed for seed, _ in shared_seeds(study, lattice))}. Intervals: Student's t over the seeds; "
+            "Wilson's for a single run.",
+        ),
         (notes.ACCURACY[study.metric],),
     )
 
@@ -109,26 +113,43 @@ Point = tuple[float, float, float]
 
 
 def count_curve(study: Study, lattice: Lattice) -> dict[int, tuple[Point | None, Point | None]]:
-    """Number of teachers -> accuracy of the first so many, and mean accuracy over all sets of as many."""
+    """Number of teachers -> accuracy of the first so many, and mean accuracy over all sets of as many.
+
+    On the seeds that all of these sets share: others would be seen as a trend.
+    """
     found: dict[int, tuple[Point | None, Point | None]] = {}
+    seeds = shared_seeds(study, lattice)
     for count in range(len(lattice.teachers) + 1):
         first, sets = frozenset(lattice.teachers[:count]), lattice.of_size(count)
-        one = _mean(study, lattice, [first]) if first in lattice.runs else None
-        mean = _mean(study, lattice, sets) if sets else None
+        one = _mean(study, lattice, [first], seeds) if first in lattice.runs else None
+        mean = _mean(study, lattice, sets, seeds) if sets else None
         if one or mean:
             found[count] = (one, mean)
     return found
 
 
-def _mean(study: Study, lattice: Lattice, sets: list[Teachers]) -> Point | None:
+def shared_seeds(study: Study, lattice: Lattice) -> list[tuple[int, int]]:
+    """(seed, seed of the data) that every set of a count curve was run on."""
+    sizes = range(len(lattice.teachers) + 1)
+    firsts = [frozenset(lattice.teachers[:count]) for count in sizes]
+    drawn = {one for count in sizes for one in lattice.of_size(count) or []} | {
+        one for one in firsts if one in lattice.runs
+    }
     metric = study.metric.value
-    by_set = [lattice.runs[one].set_index(["seed", "data_seed"])[metric] for one in sets]
-    values = pd.concat(by_set, axis=1, join="inner").dropna().mean(axis=1)
+    own = [lattice.runs[one].dropna(subset=[metric]) for one in drawn]
+    sets = [set(zip(runs["seed"], runs["data_seed"], strict=True)) for runs in own]
+    return sorted(set.intersection(*sets)) if sets else []
+
+
+def _mean(study: Study, lattice: Lattice, sets: list[Teachers], seeds: Sequence[tuple[int, int]]) -> Point | None:
+    metric = study.metric.value
+    by_set = [lattice.runs[one].set_index(["seed", "data_seed"]).loc[list(seeds)] for one in sets]
+    values = [sum(own) / len(own) for own in zip(*(runs[metric] for runs in by_set), strict=True)]
     if len(values) > 1:
-        return over_seeds(list(values))
+        return over_seeds(values)
     if len(values) == 1 and len(sets) == 1:
-        return interval(lattice.runs[sets[0]].loc[lambda runs: runs[metric].notna()], metric)
-    return (float(values.iloc[0]), math.nan, math.nan) if len(values) else None
+        return interval(by_set[0], metric)
+    return (values[0], math.nan, math.nan) if values else None
 
 
 def _point(point: Point | None) -> Cell:

@@ -51,5 +51,5 @@ def settings_of(study: Study) -> list[tuple[str, pd.DataFrame]]:
     found = []
     for _, runs in frame.groupby(["dataset", "student", "setting"], sort=False):
         first = cast(dict[str, Any], runs.iloc[0].to_dict())
-        found.append((order(first), label(first), runs))
+        found.append((order(first), f"{label(first)} at α {first['alpha']}", runs))
     return [(name, runs) for _, name, runs in sorted(found, key=lambda one: one[0])]

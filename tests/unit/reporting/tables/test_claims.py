@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import stdev
 
 import pytest
 from tests.unit.reporting.conftest import MakeRun
@@ -265,6 +267,49 @@ def test_a_line_averages_the_datasets_and_counts_them(make_run: MakeRun, tmp_pat
     assert rows[1]["paper"].value == pytest.approx(0.3305 - 0.2747)
     (teachers,) = lines(table)["above_teacher_1"]  # not claimed of 80M
     assert verdict(teachers) == "not run" and "flan_t5_base" in str(teachers["remarks"].text)
+
+
+def test_datasets_without_common_seeds_are_no_surer_than_their_own(make_run: MakeRun, tmp_path: Path) -> None:
+    """obqa's seeds are 40, 10 and 2 points apart; arc has one seed, which says nothing of others."""
+    student = "flan_t5_small"
+    for seed, gap in enumerate((16, 4, 1)):
+        make_run("tinyllm", student=student, dataset="obqa", seed=seed, right=first(16 + gap))
+        make_run("full_ft", student=student, dataset="obqa", seed=seed, right=first(16))
+    make_run("tinyllm", student=student, dataset="arc", right=first(20))
+    make_run("full_ft", student=student, dataset="arc", right=first(16))
+    (line,) = lines(claims(made(tmp_path))[0])["above_full_ft"]
+    gaps = [0.4, 0.1, 0.025]
+    error = stdev(gaps) / 3**0.5 / 2
+    assert verdict(line) == "not shown" and line["ours"].low is not None and line["ours"].high is not None
+    assert line["ours"].high - line["ours"].low == pytest.approx(2 * 4.30265 * error, rel=0.02)
+    assert "seeds differ: obqa 3, arc 1" in str(line["remarks"].text)
+
+
+def test_methods_that_answer_alike_show_no_smallest_effect(make_run: MakeRun, tmp_path: Path) -> None:
+    for seed in range(3):
+        make_run("tinyllm", seed=seed, right=first(20))
+        make_run("full_ft", seed=seed, right=first(20))
+    line = judged(made(tmp_path))["above_full_ft"]
+    assert verdict(line) == "not shown" and line["MDE"].value is None
+
+
+def test_a_run_without_teachers_is_no_point_of_alpha(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("tinyllm", alpha={}, config=lambda c: replace(c, teachers={}, alpha={}))
+    assert {verdict(line) for line in judged(made(tmp_path)).values()} <= {"not run", "not shown"}
+
+
+def test_questions_that_changed_under_their_ids_are_not_compared(
+    make_run: MakeRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_run("tinyllm", right=first(30))
+    folder = make_run("full_ft", right=first(10))
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    for row in rows[:30]:
+        row["answer"] = row["choices"][1]
+    (folder / "predictions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    line = judged(made(tmp_path))["above_full_ft"]
+    assert line["ours"].value == pytest.approx(0.0), "of the ten that stayed, on which both are wrong"
+    assert "30 of 40 questions of the same id differ" in caplog.text
 
 
 def test_a_claim_of_the_average_needs_all_of_it(make_run: MakeRun, tmp_path: Path) -> None:

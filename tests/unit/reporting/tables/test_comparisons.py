@@ -89,7 +89,7 @@ def test_equal_options_are_equally_right(make_run: MakeRun, tmp_path: Path) -> N
     make_run("tinyllm", right=first(20))
     folder = make_run("full_ft", right=first(20))
     rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-    text = "\n".join(json.dumps({**r, "predicted": str(r["predicted"]).replace("oak", " Oak.")}) for r in rows)
+    text = "\n".join(json.dumps({**r, "predicted": str(r["predicted"]).replace("oak", " oak ")}) for r in rows)
     (folder / "predictions.jsonl").write_text(text)
     one = comparison(*comparisons(made(tmp_path)))["TinyLLM", "Full fine-tuning"]
     assert one["difference"].value == 0.0 and one["p (McNemar)"].text == "1.000"

@@ -37,7 +37,7 @@ def test_a_cell_is_the_mean_over_seeds_with_its_t_interval(make_run: MakeRun, tm
     one = cell(table, "Full fine-tuning", "minilab")
     assert (one.value, one.low, one.high) == pytest.approx((0.25, *wilson_interval(10, 40)))
     assert "seeds 0,1,2" in ours.note and "n 40" in ours.note
-    assert table.name == "table1_tiny" and "Seeds: 0,1,2." in table.notes
+    assert table.name == "table1_tiny" and "Seeds: 0,1,2; Full fine-tuning: 0." in table.notes
 
 
 def test_a_row_that_no_run_has_is_left_out_and_zero_is_a_number(make_run: MakeRun, tmp_path: Path) -> None:

@@ -159,14 +159,30 @@ def test_weights_of_zero_and_ablations_make_subsets_too_and_other_settings_do_no
 
 def test_the_count_curve_is_a_mean_over_sets_then_over_seeds(make_run: MakeRun, tmp_path: Path) -> None:
     two_teachers(make_run, seed=0)
+    make_run("full_ft", seed=1, right=first(10))
     make_run(seed=1, right=first(24), **taught(["terse"]))
     make_run(seed=1, right=first(20), **taught(["wordy"]))
+    make_run(seed=1, right=first(28), **taught(["wordy", "terse"]))  # the same set in another order
     study = made(tmp_path)
     (lattice,) = lattices(study)
     curve = count_curve(study, lattice)
     one, mean = curve[1]
     assert one is not None and one[0] == pytest.approx((20 + 24) / 80)
     assert mean is not None and mean[0] == pytest.approx((18 + 22) / 80) and mean[1] < mean[0] < mean[2]
+
+
+def test_the_count_curve_is_of_the_seeds_that_all_sets_share(make_run: MakeRun, tmp_path: Path) -> None:
+    """Accuracy depends on the seed alone: teachers bring nothing, and the curve is flat."""
+    for seed, right in enumerate((10, 15, 20, 25)):
+        make_run("full_ft", seed=seed, right=first(right))
+        make_run(seed=seed, right=first(right), **taught(["terse", "wordy"]))
+        for name in ("terse", "wordy") if seed >= 2 else ():
+            make_run(seed=seed, right=first(right), **taught([name]))
+    study = made(tmp_path)
+    (lattice,) = lattices(study)
+    curve = count_curve(study, lattice)
+    assert [one[0] for one, _ in curve.values() if one] == [pytest.approx(22.5 / 40)] * 3
+    assert "were run on: 2,3." in teachers(study)[1].notes[0]
 
 
 def weighted(name: str) -> Change:
@@ -186,7 +202,7 @@ def test_weights_by_teacher(make_run: MakeRun, tmp_path: Path) -> None:
     (table,) = weights(study)
     rows = {(str(row[2].text), str(row[4].text)): row for row in table.rows}
     assert set(rows) == {("correct", "terse"), ("learned", "terse"), ("learned", "wordy")}
-    assert rows["correct", "terse"][3].text == "TinyLLM [weighting.name=correct]"
+    assert rows["correct", "terse"][3].text == "TinyLLM [weighting.name=correct] at α terse=3 wordy=3"
     mean_cell, spread, zeros = rows["correct", "terse"][5:8]
     assert (mean_cell.value, spread.value, zeros.value) == (pytest.approx(0.6), pytest.approx(0.2), pytest.approx(0.1))
     assert mean_cell.low == pytest.approx(0.6 - 12.706 * 0.1, abs=1e-3)
@@ -248,12 +264,21 @@ def test_figures_of_a_teacher_that_misleads(make_run: MakeRun, tmp_path: Path) -
             given = {"misleading": {"mean": [2 - 2 * share], "spread": [0.0], "zeros": [share]}}
             result = {"weights": given if name == "router" else {}}
             make_run(right=first(round(20 + 10 * share)), alpha=dict.fromkeys(names, 3.0), config=change, result=result)
+
+    def longer(config: ExperimentConfig) -> ExperimentConfig:
+        own = of_set(names, weighting=WeightingConfig(name=Weighting.router))(config)
+        own.teachers["misleading"].share = 0.0
+        return replace(own, trainer=replace(own.trainer, max_epochs=9))
+
+    make_run(right=first(0), seed=7, alpha=dict.fromkeys(names, 3.0), config=longer, result={"weights": given})
     control = RationalesConfig(shuffle=True)
     shuffled = of_set(names, ablation=AblationConfig(name="shuffled_rationales"), rationales=control)
     make_run(right=first(0), alpha=dict.fromkeys(names, 3.0), config=shuffled)
     (figure,) = [one for one in all_figures(made(tmp_path)) if one.name == "misleading"]
     left, right = figure.figure.axes[:2]
-    assert list(left.get_lines()[0].get_ydata()) == [50.0, 75.0], "without the control"
+    assert list(left.get_lines()[0].get_ydata()) == [50.0, 75.0], (
+        "without the control, and without what trained for longer"
+    )
     drawn = [list(line.get_ydata()) for line in right.get_lines()]
     assert [1, 1] in drawn and [2, 0] in drawn
     assert sorted(left.get_lines()[0].get_xdata()) == [0.0, 1.0]
