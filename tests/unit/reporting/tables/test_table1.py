@@ -26,6 +26,27 @@ from tinyllm.paper import DATASETS
 from tinyllm.reporting.tables import comparisons, table1
 
 
+def test_seeds_of_equal_accuracy_are_no_certainty(make_run: MakeRun, tmp_path: Path) -> None:
+    """A student that always names the majority class: Student's t would have no width."""
+    for seed in range(3):
+        make_run("tinyllm", seed=seed, right=first(20))
+    (table,) = table1(made(tmp_path))
+    found = cell(table, "TinyLLM", "minilab")
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, *wilson_interval(20, 40)))
+
+
+def test_one_seed_is_not_the_best_of_several(make_run: MakeRun, tmp_path: Path) -> None:
+    for seed in range(3):
+        make_run("tinyllm", seed=seed, right=first(10))
+    make_run("full_ft", right=first(30))
+    (table,) = table1(made(tmp_path))
+    assert not cell(table, "Full fine-tuning", "minilab").best
+    for seed in (1, 2):
+        make_run("full_ft", seed=seed, right=first(30))
+    (table,) = table1(made(tmp_path))
+    assert cell(table, "Full fine-tuning", "minilab").best
+
+
 def test_a_cell_is_the_mean_over_seeds_with_its_t_interval(make_run: MakeRun, tmp_path: Path) -> None:
     """20, 24 and 28 of 40: 0.6 with 4.302653 x 0.1 / sqrt(3); a single run has Wilson's interval."""
     for seed, n in enumerate((20, 24, 28)):
