@@ -113,6 +113,7 @@ def check(trainer: TrainerConfig) -> None:
             f"trainer.num_nodes={trainer.num_nodes}: expected processes that torchrun or SLURM has started on every "
             "machine, found none: 'torchrun --no-python --nnodes=... --nproc-per-node=... tinyllm train ...'"
         )
+    check_gpu(trainer)
     if trainer.accelerator is Accelerator.gpu and trainer.devices > 0:
         import torch
 
@@ -120,6 +121,19 @@ def check(trainer: TrainerConfig) -> None:
             raise UserError(
                 f"trainer.devices={trainer.devices}: expected as many CUDA GPUs, found {there}: set it to fewer"
             )
+
+
+def check_gpu(trainer: TrainerConfig) -> None:
+    """That there is a GPU, where one is asked for.
+
+    Raises:
+        UserError: there is none.
+    """
+    if trainer.accelerator is Accelerator.gpu:
+        import torch
+
+        if torch.cuda.device_count() == 0:
+            raise UserError("trainer.accelerator=gpu: no CUDA GPU is visible; choose trainer=cpu")
 
 
 def take_device(trainer: TrainerConfig) -> None:

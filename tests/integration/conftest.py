@@ -16,6 +16,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 
 SMALL = [
@@ -57,6 +58,8 @@ class JsonHandler(BaseHTTPRequestHandler):
 def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Stage:
     """Run a stage in this process, in `tmp_path`: returns exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
+    # Hydra composes twice, first to look for `hydra.mode`, which no test sets: half a second a call.
+    monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
 
     def call(*arguments: str) -> tuple[int, str, str]:
         from tinyllm.cli.main import main

@@ -11,6 +11,8 @@ from tests.integration.conftest import SMALL, Stage
 
 from tinyllm.cli.main import STAGES
 
+without_a_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
 # Arguments, and what the line must name: the key or file, and the values that are allowed.
 MISTAKES = [
     (["trian"], ["trian", "rationales, train, evaluate"]),
@@ -176,6 +178,8 @@ MISTAKES = [
     (["predict", "run=r", "question=Q", "choices=[a, b]"], ["r: expected a run folder"]),
     (["predict", "run=r", "question=Q", "choices=[a, b]", "max_rationale_tokens=0"], ["max_rationale_tokens"]),
     # What isn't there, or can't be read as a call.
+    pytest.param(["evaluate", "trainer=gpu"], ["trainer.accelerator=gpu"], marks=without_a_gpu),
+    pytest.param(["train", "method=inference", "trainer=gpu"], ["trainer.accelerator=gpu"], marks=without_a_gpu),
     (["evaluate", "run=nowhere"], ["nowhere", "config.yaml"]),
     (["evaluate", "student.pretrained=no_such_folder"], ["student.pretrained=no_such_folder"]),
     (["train", "trainer.batch_size"], ["trainer.batch_size", "key=value"]),
@@ -204,11 +208,7 @@ LATE = [
     (["method=full_ft", "student.pretrained=no_such_folder"], "student.pretrained"),
     (["method=lora", "method.lora.target_modules=[wheel]"], "method.lora.target_modules"),
     (["method=full_ft", "student.architecture.feed_forward_proj=foo"], "student.architecture"),
-    pytest.param(
-        ["method=full_ft", "trainer=gpu"],
-        "trainer.accelerator",
-        marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
-    ),
+    pytest.param(["method=full_ft", "trainer=gpu"], "trainer.accelerator", marks=without_a_gpu),
 ]
 """Mistakes that show when the student or the trainer is made, after the run has written its configuration."""
 
@@ -243,6 +243,21 @@ def test_a_run_goes_on_with_the_kind_of_trainer_that_began_it(stage: Stage, tmp_
     lines = [text for text in err.splitlines() if text.startswith("error:")]
     assert code == 2 and len(lines) == 1 and "Traceback" not in err, err
     assert f"go on with trainer={layout}" in lines[0] and last.exists()
+
+
+@pytest.mark.parametrize("missing", ["valid", "test"])
+def test_questions_of_ones_own_without_a_split_are_refused(stage: Stage, tmp_path: Path, missing: str) -> None:
+    rows = [
+        {"id": f"{split}-{i}", "question": f"Which is number {i}?", "choices": [f"it is {i}", "no"], "answer": "a"}
+        | {"split": split}
+        for split in {"train", "valid", "test"} - {missing}
+        for i in range(8)
+    ]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, _, err = stage("train", *SMALL, "data=jsonl", "data.root=own.jsonl", "method=full_ft", "hydra.run.dir=run")
+    lines = [text for text in err.splitlines() if text.startswith("error:")]
+    assert code == 2 and len(lines) == 1 and "own.jsonl" in lines[0] and f"questions in {missing}," in lines[0], err
+    assert not (tmp_path / "run").exists()
 
 
 FILES_FOR_FOLDERS = [

@@ -60,9 +60,10 @@ def test_from_questions_to_a_result_and_back(stage: Stage, tmp_path: Path) -> No
     code, _, err = stage("train", *SMALL, "hydra.run.dir=run", "seed=1", "data.seed=0")
     assert code == 2 and "hydra.run.dir" in err
 
-    code, _, err = stage("evaluate", "run=run", "evaluation.split=valid", "trainer.precision=32-true")
+    code, _, err = stage("evaluate", "run=run", "evaluation.split=valid")
     assert code == 0, err
     valid = json.loads((run / "evaluation-minilab-valid" / "result.json").read_text())
+    assert valid["trained_by"] == result["config_hash"] and valid["precision"] == "32-true"
     assert valid["split"] == "valid" and valid["n"] == 24
     best = max(float(row["valid/accuracy"]) for row in rows if row["valid/accuracy"])
     assert valid["accuracy"] == pytest.approx(best) == pytest.approx(result["valid_accuracy"])

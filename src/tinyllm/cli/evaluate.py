@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch import seed_everything
 
-from tinyllm import runs
+from tinyllm import processes, runs
 from tinyllm.checks import broken_rules
 from tinyllm.cli.ignored import log_ignored
 from tinyllm.config import EvaluateConfig, ExperimentConfig
-from tinyllm.data.questions import load_questions
+from tinyllm.data.questions import check_splits, load_questions
 from tinyllm.errors import UserError
 from tinyllm.evaluation.evaluate import evaluate, make_result
 from tinyllm.evaluation.teacher import evaluate_teacher
@@ -39,7 +40,12 @@ def main(config: EvaluateConfig, _: Path) -> None:
     for override in HydraConfig.get().overrides.task if trained else ():
         if not override.lstrip("+").startswith(_READ_WITH_RUN):
             log.info("%s has no effect: the run has its own", override)
-    precision = resolve_precision(config.trainer.precision, config.trainer.accelerator)
+    processes.check_gpu(config.trainer)
+    wanted = config.trainer.precision
+    named = [override.lstrip("+").split("=")[0] for override in HydraConfig.get().overrides.task]
+    if trained is not None and "trainer.precision" not in named:
+        wanted = runs.read_config(trained).trainer.precision
+    precision = resolve_precision(wanted, config.trainer.accelerator)
     chosen: ExperimentConfig = config
     if trained is not None:
         student = Student.load(trained, precision=precision, cache=Path(config.cache).expanduser())
@@ -48,12 +54,14 @@ def main(config: EvaluateConfig, _: Path) -> None:
             raise UserError(f"{trained / runs.CONFIG}: {problem}")
     questions = load_questions(chosen.data)
     split = chosen.evaluation.split
+    check_splits(questions, [split], chosen.data)
     reader = runs.as_trained(chosen, trained) if trained is not None else chosen
     rationales = source_rationales(reader, questions[split], split)
     if trained is None:
         log_ignored(chosen)
         if not chosen.student.pretrained and not chosen.method.train:
             log.info("student.pretrained is null: random weights are evaluated")
+        seed_everything(chosen.seed, verbose=False)  # of random weights
         answers = answer_stream(chosen.method, questions[Split.train])
         student = Student.create(chosen, questions[Split.train], [answers], precision=precision)
     student.to(config.trainer.accelerator)

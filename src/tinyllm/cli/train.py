@@ -12,11 +12,11 @@ from lightning.pytorch import seed_everything
 from tinyllm import processes, runs
 from tinyllm.cli.ignored import log_ignored
 from tinyllm.config import ExperimentConfig
-from tinyllm.data.questions import load_questions
+from tinyllm.data.questions import check_splits, load_questions
 from tinyllm.deviations import deviations
 from tinyllm.evaluation.evaluate import evaluate, make_result
 from tinyllm.records import Split
-from tinyllm.student.loggers import log_result, make_loggers
+from tinyllm.student.loggers import closed_on_failure, log_result, make_loggers
 from tinyllm.student.student import Student
 from tinyllm.student.trainer import resolve_precision
 from tinyllm.student.training import train
@@ -59,6 +59,7 @@ def _run(config: ExperimentConfig, folder: Path) -> None:
     composed, config = config, resolve_strongest_teacher(config, questions[Split.valid])
     split = config.evaluation.split
     needed = [Split.train, Split.valid, split] if config.method.train else [Split.train, split]
+    check_splits(questions, needed, config.data)
     rationales = {name: source_rationales(config, questions[name], name) for name in dict.fromkeys(needed)}
     streams = training_streams(config, questions[Split.train])
     runs.write_config(composed, folder)
@@ -74,22 +75,25 @@ def _run(config: ExperimentConfig, folder: Path) -> None:
     streams = left(weighed)
     student.voices = {name: prefix for name, prefix in student.voices.items() if name in {s.name for s in streams}}
     loggers = make_loggers(config.logger, folder, runs.as_mapping(config))
-    trained = train(student, config, folder, questions, streams, rationales, loggers) if config.method.train else None
-    if trained is not None and not trained.main_process:
-        return
-    student.save(folder / runs.STUDENT)
-    student.to(config.trainer.accelerator)
-    evaluation = evaluate(student, questions[split], config.evaluation, rationales[split])
-    result = make_result(
-        config,
-        evaluation,
-        questions[Split.train],
-        student,
-        digest,
-        trained,
-        valid_examples=len(questions[Split.valid]),
-        weights=summary(weighed, list(config.teachers), trained.weights if trained else {}),
-    )
-    runs.write_evaluation(evaluation.predictions, result, folder)
-    log_result(loggers, result, evaluation.predictions)
-    log.info("%s (%.0f s in total)", runs.summary(result, folder), time.perf_counter() - started)
+    with closed_on_failure(loggers):
+        trained = (
+            train(student, config, folder, questions, streams, rationales, loggers) if config.method.train else None
+        )
+        if trained is not None and not trained.main_process:
+            return
+        student.save(folder / runs.STUDENT)
+        student.to(config.trainer.accelerator)
+        evaluation = evaluate(student, questions[split], config.evaluation, rationales[split])
+        result = make_result(
+            config,
+            evaluation,
+            questions[Split.train],
+            student,
+            digest,
+            trained,
+            valid_examples=len(questions[Split.valid]),
+            weights=summary(weighed, list(config.teachers), trained.weights if trained else {}),
+        )
+        runs.write_evaluation(evaluation.predictions, result, folder)
+        log_result(loggers, result, evaluation.predictions)
+        log.info("%s (%.0f s in total)", runs.summary(result, folder), time.perf_counter() - started)

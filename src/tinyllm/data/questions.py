@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tinyllm.config import ColumnsConfig, DataConfig, Source, World
@@ -25,6 +25,20 @@ def load_questions(data: DataConfig) -> dict[Split, list[Question]]:
         Split.train: data.limit_train, Split.valid: data.limit_valid, Split.test: data.limit_test,
     }  # fmt: skip
     return {split: splits[split][: limits[split]] for split in limits}
+
+
+def check_splits(questions: Mapping[Split, Sequence[Question]], needed: Iterable[Split], data: DataConfig) -> None:
+    """That there are questions where a stage needs them.
+
+    Raises:
+        UserError: naming the splits without.
+    """
+    if empty := [split for split in dict.fromkeys(needed) if not questions[split]]:
+        where = data.root or data.name
+        raise UserError(
+            f"{where}: expected questions in {' and '.join(empty)}, found none: "
+            + ("give every line a 'split', or add lines" if data.source is Source.jsonl else "choose other data")
+        )
 
 
 def _read(data: DataConfig) -> dict[Split, list[Question]]:

@@ -81,6 +81,21 @@ def word_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return sorted(set(tokenizer.get_vocab().values()) - special)
 
 
+def end_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Id of the token that ends a text.
+
+    Raises:
+        UserError: the tokenizer has none.
+    """
+    end: int | None = tokenizer.eos_token_id
+    if end is None:
+        raise UserError(
+            "student.pretrained: expected a tokenizer with an end token, found none: set eos_token in the model's "
+            "tokenizer_config.json"
+        )
+    return end
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """How a question, a stream's prefix and a target become what a student reads and writes."""
@@ -167,7 +182,7 @@ class SourceTokens:
         rationales: Mapping[str, Sequence[str]] | None = None,
         form: Form | None = None,
     ) -> None:
-        self.form = form or Form(tokenizer.eos_token_id)
+        self.form = form or Form(end_of(tokenizer))
         behind = self.form.behind
         parts = [student_prompt(q) if behind else student_source(q, "")[1:] for q in questions]
         self._index = {question.id: i for i, question in enumerate(questions)}

@@ -24,6 +24,7 @@ from typing import Any, cast
 
 import torch
 import torch._dynamo
+from jinja2 import TemplateError
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -41,7 +42,7 @@ from transformers.masking_utils import sdpa_mask
 
 from tinyllm.config import Accelerator
 from tinyllm.data.steps import Pair, TargetText
-from tinyllm.data.tokens import Form
+from tinyllm.data.tokens import Form, end_of
 from tinyllm.errors import UserError
 from tinyllm.student.cpu_speed import accelerate
 from tinyllm.student.generation import greedy
@@ -440,14 +441,9 @@ def check(model: PreTrainedModel, name: str) -> None:
     targets = tuple(TargetText(ids, normaliser=1.0, lead=lead) for ids in texts)
     training = model.training
     model.eval()
-    dropped = next((key for key in ("attention_dropout", "attn_pdrop") if getattr(model.config, key, 0)), None)
-    if dropped is not None:
-        raise UserError(
-            f"student.pretrained={name}: {dropped}={getattr(model.config, dropped)} in its config.json: attention "
-            "dropout is not supported: set it to 0"
-        )
     batch = lay_out([Pair(source, targets)], model.config).to(model.device)
     try:
+        parts(model)
         _, losses_M = token_losses(model, batch)
         model.set_attn_implementation("sdpa")
         for number, ids in enumerate(texts):
@@ -464,6 +460,12 @@ def check(model: PreTrainedModel, name: str) -> None:
         ) from error
     finally:
         model.train(training)
+    keys = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
+    if dropped := [f"{key}={value}" for key in keys if (value := getattr(model.config, key, 0))]:
+        raise UserError(
+            f"student.pretrained={name}: {dropped[0]} in its config.json: attention dropout is not supported: set it "
+            "to 0"
+        )
     model.set_attn_implementation(TREE)
 
 
@@ -583,13 +585,14 @@ def form(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> Form:
     """The question comes first, then the stream's instruction, then the target; in a chat, the target is the reply.
 
     Raises:
-        UserError: for a chat without a template, or one that does not show the user's words as they are.
+        UserError: for a chat without a template, or whose template refuses the user's words or does not show them as
+            they are; for a tokenizer without an end token.
     """
     if not chat:
         with_specials, plain = (tokenizer("a", add_special_tokens=flag)["input_ids"] for flag in (True, False))
         begins = len(with_specials) > len(plain) and with_specials[0] == tokenizer.bos_token_id
         start = cast(str, tokenizer.bos_token) if begins else ""
-        return Form(cast(int, tokenizer.eos_token_id), behind=True, start=start, space=" ")
+        return Form(end_of(tokenizer), behind=True, start=start, space=" ")
     if not tokenizer.chat_template:
         raise UserError("student.chat=true: this model has no chat template: set student.chat=false")
     said, reply = "<<the question>>", "<<the reply>>"
@@ -601,8 +604,14 @@ def form(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> Form:
         return cast(str, text)
 
     asked = [{"role": "user", "content": said}]
-    text = rendered(asked, add_generation_prompt=True)
-    whole = rendered([*asked, {"role": "assistant", "content": reply}])
+    try:
+        text = rendered(asked, add_generation_prompt=True)
+        whole = rendered([*asked, {"role": "assistant", "content": reply}])
+    except (TemplateError, ValueError, TypeError) as error:
+        raise UserError(
+            f"student.chat=true: this model's chat template refuses a question and its answer ({error}): set "
+            "student.chat=false"
+        ) from error
     if text.count(said) != 1 or whole.count(reply) != 1:
         raise UserError(
             "student.chat=true: this model's chat template changes, repeats or drops a message's text: set "
@@ -612,4 +621,4 @@ def form(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> Form:
     after = tokenizer(whole.split(reply)[1], add_special_tokens=False)["input_ids"]
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     closes = bool(after) and after[0] in special
-    return Form(after[0] if closes else cast(int, tokenizer.eos_token_id), behind=True, start=start, turn=turn)
+    return Form(after[0] if closes else end_of(tokenizer), behind=True, start=start, turn=turn)

@@ -25,7 +25,7 @@ from transformers import (
 
 from tinyllm.config import Accelerator
 from tinyllm.data.steps import Pair, TargetText
-from tinyllm.data.tokens import Form
+from tinyllm.data.tokens import Form, end_of
 from tinyllm.errors import UserError
 from tinyllm.student.cpu_speed import accelerate, dropout
 from tinyllm.student.generation import greedy
@@ -318,11 +318,11 @@ def form(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> Form:
     """A stream's prefix, the question and an end token are read by the encoder; the target is decoded.
 
     Raises:
-        UserError: for the chat form.
+        UserError: for the chat form, or a tokenizer without an end token.
     """
     if chat:
         raise UserError("student.chat=true: expected a decoder with a chat template, found an encoder-decoder")
-    return Form(end=cast(int, tokenizer.eos_token_id))
+    return Form(end=end_of(tokenizer))
 
 
 def prepare(model: T5ForConditionalGeneration, accelerator: Accelerator) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,12 @@ class ResumedWandbLogger(WandbLogger):
         runs.write_whole(self._record, json.dumps({"id": self._id, "steps": self._steps}))
 
     @rank_zero_only
+    def abandon(self) -> None:
+        """End a run that failed, if it has begun; the same command resumes it."""
+        if self._experiment is not None:
+            self.experiment.finish(exit_code=1)
+
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log what is new; `step`, counted from 0, is the row's in the history."""
         if step is None:
@@ -73,6 +80,18 @@ def make_loggers(settings: LoggerConfig, folder: Path, config: Mapping[str, Any]
         config=dict(config),
     )
     return [logger]
+
+
+@contextmanager
+def closed_on_failure(loggers: Sequence[Logger]) -> Iterator[None]:
+    """Close what a failed job leaves open: the next job of a sweep, in the same process, would log into its run."""
+    try:
+        yield
+    except BaseException:
+        for logger in loggers:
+            if isinstance(logger, ResumedWandbLogger):
+                logger.abandon()
+        raise
 
 
 def log_result(loggers: Sequence[Logger], result: Result, predictions: Sequence[Prediction]) -> None:

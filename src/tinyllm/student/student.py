@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from tinyllm import runs
 from tinyllm.config import Accelerator, ExperimentConfig
@@ -20,7 +20,7 @@ from tinyllm.data.question_batches import QuestionBatch, question_batches
 from tinyllm.data.steps import Pair
 from tinyllm.data.tokens import Form, SourceTokens, has_seams
 from tinyllm.methods import Stream, answer_prefix
-from tinyllm.parsing import match_choice
+from tinyllm.parsing import is_right, match_choice
 from tinyllm.records import Prediction, Question
 from tinyllm.student import models
 from tinyllm.student.family import Family, family_of
@@ -135,8 +135,11 @@ class Student:
         # transformers 5 says that every T5 is tied; transformers 4 and other readers would then drop FLAN-T5's head.
         tied = self.model.get_output_embeddings().weight is self.model.get_input_embeddings().weight
         self.model.config.tie_word_embeddings = tied
-        if self.model.generation_config is not None and len(self.ends) > 1:
-            self.model.generation_config.eos_token_id = self.ends
+        # Greedy, as it is evaluated, and to its own end: not with the sampling that the model came with.
+        own: Any = self.model.generation_config
+        ids = {name: getattr(own, name, None) for name in ("bos_token_id", "pad_token_id", "decoder_start_token_id")}
+        ends = self.ends
+        self.model.generation_config = GenerationConfig(eos_token_id=ends if len(ends) > 1 else ends[0], **ids)
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
@@ -195,7 +198,10 @@ class Student:
         if not batch.by_option:
             longest = max(len(ids) for options in batch.options for ids in options)
             texts = self._generate(memory, batch.lead, longest + _SPARE_TOKENS)
-            predicted = [match_choice(text, q.choices) for text, q in zip(texts, batch.questions, strict=True)]
+            predicted = [
+                self._named(text, q.choices, options)
+                for text, q, options in zip(texts, batch.questions, batch.options, strict=True)
+            ]
         return [
             Prediction(
                 id=question.id,
@@ -211,6 +217,19 @@ class Student:
             )
             for i, question in enumerate(batch.questions)
         ]
+
+    def _named(self, text: str, choices: Sequence[str], options: Sequence[tuple[int, ...]]) -> str | None:
+        """The option that a generated text names, as it stands or as the tokenizer gives it back.
+
+        T5's has no braces, and makes `m2` of `m²`: no text that it generates can equal such an option.
+        """
+        if (named := match_choice(text, choices)) is not None:
+            return named
+        decoded: list[str] = self.tokenizer.batch_decode([list(ids) for ids in options], skip_special_tokens=True)
+        written = [own.strip() for own in decoded]
+        found = match_choice(text, written)
+        same = [choice for choice, own in zip(choices, written, strict=True) if own == found]
+        return same[0] if same and all(is_right(choice, same[0]) for choice in same) else None
 
     def _read(self, sources: Sequence[tuple[int, ...]]) -> Any:
         return self.family.read(self.model, sources)

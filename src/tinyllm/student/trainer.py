@@ -225,8 +225,7 @@ def make_trainer(
     Raises:
         UserError: for settings that can't work: precision, strategy or missing hardware.
     """
-    if trainer.accelerator is Accelerator.gpu and not torch.cuda.is_available():
-        raise UserError("trainer.accelerator=gpu: no CUDA GPU is visible; choose trainer=cpu")
+    processes.check_gpu(trainer)
     interval = max(1, round(trainer.valid_every * steps_per_epoch)) * trainer.accumulate_grad_batches
     common: dict[str, Any] = {
         "dirpath": folder / "checkpoints",

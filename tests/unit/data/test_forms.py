@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from tinyllm.data.tokens import Form, Perturbation, SourceTokens, has_seams, tokenize
 from tinyllm.errors import UserError
 from tinyllm.records import Question
-from tinyllm.student import decoder
+from tinyllm.student import decoder, encoder_decoder
 
 QUESTIONS = [
     Question("plain", "What hums in the kitchen?", ("a kettle", "a lamp"), "a kettle"),
@@ -123,7 +123,11 @@ def test_a_model_that_would_think_first_does_not() -> None:
 
 @pytest.mark.parametrize(
     ("template", "message"),
-    [(None, "has no chat template"), ("{{ messages[0]['content'] | upper }}", "changes, repeats or drops")],
+    [
+        (None, "has no chat template"),
+        ("{{ messages[0]['content'] | upper }}", "changes, repeats or drops"),
+        ("{{ raise_exception('a system message is needed') }}", "a system message is needed"),
+    ],
 )
 def test_a_chat_without_a_usable_template_is_refused(template: str | None, message: str) -> None:
     tokenizer = byte_level(TEXTS)
@@ -169,3 +173,13 @@ def test_a_spoilt_rationale_keeps_its_newline(tmp_path: Path) -> None:
     changed = [i for i, (a, b) in enumerate(zip(clean, spoilt, strict=True)) if a != b]
     assert {tokenizer.decode([spoilt[i]]) for i in changed} == {"_"}
     assert tokenizer.decode(spoilt[: changed[0]]).endswith("\nRationale:")
+
+
+def test_a_tokenizer_without_an_end_token_is_refused() -> None:
+    tokenizer = byte_level([q.question for q in QUESTIONS])
+    tokenizer.eos_token = None
+    with pytest.raises(UserError, match="end token"):
+        decoder.form(tokenizer, chat=False)
+    with pytest.raises(UserError, match="end token"):
+        encoder_decoder.form(tokenizer, chat=False)
+    assert decoder.form(tokenizer, chat=True).end == tokenizer.convert_tokens_to_ids("<|im_end|>")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import SHAPE, small_t5
+from tests.conftest import SHAPE, byte_level, small_decoder, small_t5
 from tests.conftest import generated as generate
 from tests.conftest import ranked as rank
-from transformers import BertConfig, BertLMHeadModel
+from transformers import BertConfig, BertLMHeadModel, GenerationConfig
 
 from tinyllm import runs
 from tinyllm.config import Accelerator, DataConfig, ExperimentConfig, MethodConfig, StreamConfig, StudentConfig
@@ -171,3 +171,36 @@ def test_random_weights_of_a_decoder_are_refused() -> None:
     config.student.architecture = {}
     with pytest.raises(UserError, match=r"student.pretrained=null: .* give student.pretrained a hub id or a folder"):
         Student.create(config, QUESTIONS, [])
+
+
+def test_an_option_that_the_tokenizer_changes_can_still_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokenizer normalises as T5's does (NFKC): what comes back of the first option is not its text."""
+    question = Question("q", "How much?", ("\u00bd cup", "1 cup", "25 m\u00b2"), "\u00bd cup")
+    tokenizer = train_tokenizer([f"predict: How much? {' '.join(question.choices)} (abc)"], max_size=97)
+    asked = Student(small_t5().eval(), tokenizer, "predict: ", cache=tmp_path)
+    for choice in question.choices:
+        text = tokenizer.decode(tokenizer(choice, add_special_tokens=False)["input_ids"]).strip()
+        assert (text == choice) == (choice == "1 cup")
+        monkeypatch.setattr(asked, "_generate", lambda *_, text=text: [text])
+        ((prediction,),) = asked.predict([question], asked.sources([question]), batch_size=1)
+        assert prediction.predicted == choice and prediction.generated == text
+    monkeypatch.setattr(asked, "_generate", lambda *_: ["2 cups"])
+    ((prediction,),) = asked.predict([question], asked.sources([question]), batch_size=1)
+    assert prediction.predicted is None
+
+
+def test_a_saved_student_generates_as_it_was_evaluated(tmp_path: Path) -> None:
+    """Greedily and to both of its ends, whatever the model's own `generation_config.json` said."""
+    model, tokenizer = small_decoder(vocab_size=400), byte_level([q.question for q in QUESTIONS])
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    model.generation_config = GenerationConfig(temperature=0.6, top_p=0.9, repetition_penalty=1.3, eos_token_id=end)
+    asked = Student(model, tokenizer, "predict: ", cache=tmp_path)
+    asked.save(tmp_path / "saved")
+    saved = GenerationConfig.from_pretrained(tmp_path / "saved")
+    assert set(saved.eos_token_id) == {end, tokenizer.eos_token_id} == set(asked.ends)
+    assert not saved.do_sample and not {"temperature", "top_p", "repetition_penalty"} & set(saved.to_diff_dict())
+    model.generation_config = GenerationConfig()
+    asked.save(tmp_path / "one")
+    assert GenerationConfig.from_pretrained(tmp_path / "one").eos_token_id == tokenizer.eos_token_id

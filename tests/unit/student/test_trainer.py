@@ -108,7 +108,7 @@ def test_batches_reach_the_module_with_their_own_types(tmp_path: Path, precision
 
 
 def test_a_missing_gpu_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(UserError, match=r"^trainer\.accelerator=gpu"):
         make(tmp_path, accelerator=Accelerator.gpu)
 
