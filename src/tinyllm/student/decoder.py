@@ -429,15 +429,32 @@ def target_states(model: PreTrainedModel, batch: TreeBatch, memory: Memory | Non
     return states_ND.index_select(0, batch.state_M)
 
 
+_LONG = 2048
+"""Tokens of the longest question with its texts that students are expected to read."""
+
+
 @torch.no_grad()
 def check(model: PreTrainedModel, name: str) -> None:
     """Compare a small tree with transformers' own forward of each of its texts, before anything is trained.
 
     Raises:
-        UserError: for an architecture whose attention or head is not served: positions other than rotary ones, caps on
-            scores or logits, layers that share keys.
+        UserError: for an architecture whose attention or head is not served: positions other than rotary ones, or that
+            depend on the length of a batch, windows that only a mask knows of, caps on scores or logits, layers that
+            share keys.
     """
-    source, lead, texts = (3, 4, 5, 6, 7, 8), (9, 10), ((11, 12, 13), (14, 15))
+    rope: Any = getattr(model.config, "rope_parameters", None) or {}
+    if (kind := rope.get("rope_type")) in ("dynamic", "longrope"):
+        least = rope.get("original_max_position_embeddings") or model.config.max_position_embeddings
+        if least < _LONG:
+            raise UserError(
+                f"student.pretrained={name}: rope_type={kind} beyond {least} tokens in its config.json: positions that "
+                "depend on the longest text of a batch are not supported"
+            )
+    window = (
+        getattr(model.config, "sliding_window", None) if getattr(model.config, "use_sliding_window", True) else None
+    )
+    length = window + 4 if window is not None and window < _LONG else 6  # long enough to leave the window
+    source, lead, texts = tuple(3 + i % 6 for i in range(length)), (9, 10), ((11, 12, 13), (14, 15))
     targets = tuple(TargetText(ids, normaliser=1.0, lead=lead) for ids in texts)
     training = model.training
     model.eval()

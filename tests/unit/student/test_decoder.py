@@ -12,7 +12,15 @@ from tests.conftest import small_decoder
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import flex_attention
-from transformers import BloomConfig, BloomForCausalLM, PreTrainedModel
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+)
 
 from tinyllm.config import Accelerator
 from tinyllm.data.steps import Pair, TargetText
@@ -333,6 +341,32 @@ def test_an_architecture_with_attention_of_its_own_is_refused() -> None:
     with pytest.raises(UserError, match="decoders of model_type bloom are not supported") as found:
         check(model, "bloom")
     assert len(str(found.value).splitlines()) == 1
+
+
+def test_a_window_that_only_a_mask_knows_of_is_refused() -> None:
+    """On a text within the window there is nothing to see."""
+    fields: dict[str, Any] = {
+        "vocab_size": 97, "hidden_size": 48, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 6,
+        "num_key_value_heads": 2, "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.2,
+    }  # fmt: skip
+    windows = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
+    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
+    torch.manual_seed(0)
+    check(Qwen2ForCausalLM(Qwen2Config(**fields, **windows)), "passed on to attention")
+    model = Qwen2MoeForCausalLM(Qwen2MoeConfig(**fields, **windows, **experts, shared_expert_intermediate_size=16))
+    with pytest.raises(UserError, match=r"student\.pretrained=moe: decoders of model_type qwen2_moe"):
+        check(model, "moe")
+
+
+@pytest.mark.parametrize("original", [32, 4096])
+def test_positions_that_depend_on_the_longest_text_are_refused_where_they_would(original: int) -> None:
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    model = small_decoder(max_position_embeddings=original, rope_parameters=rope)
+    if original > 2048:
+        check(model, "long")
+    else:
+        with pytest.raises(UserError, match="rope_type=dynamic beyond 32 tokens"):
+            check(model, "short")
 
 
 def test_attention_dropout_is_refused() -> None:
