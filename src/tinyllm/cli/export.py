@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from transformers import AutoConfig, AutoTokenizer
 
 from tinyllm import runs
-from tinyllm.config import ExportConfig
+from tinyllm.config import ExportConfig, MethodConfig, Target
 from tinyllm.errors import UserError
 from tinyllm.methods import alpha_of, answer_prefix, single_teacher
 from tinyllm.prompts import instruction
@@ -47,7 +47,11 @@ def main(config: ExportConfig, _: Path) -> None:
         result=result,
         answer_prefix=answer_prefix(trained.method),
         reader=single_teacher(trained.method, trained.teachers) if trained.method.source_rationale else None,
-        voices=[(name, prefix, alpha_of(trained.alpha, name)) for name, prefix in voices.items()],
+        answer_weight=_weight(trained.method, Target.answer),
+        voices=[
+            (name, prefix, alpha_of(trained.alpha, name) * _weight(trained.method, Target.rationale))
+            for name, prefix in voices.items()
+        ],
         teachers=[set_of[name] for name in result.teachers if name in set_of],
     )
     whole = output.resolve()
@@ -63,3 +67,8 @@ def main(config: ExportConfig, _: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
     kind = "AutoModelForSeq2SeqLM" if model.is_encoder_decoder else "AutoModelForCausalLM"
     log.info("%s: load it with transformers' %s.from_pretrained", output, kind)
+
+
+def _weight(method: MethodConfig, target: Target) -> float:
+    """Of the method's first stream with this target."""
+    return next(stream.weight for stream in method.streams.values() if stream.target is target)

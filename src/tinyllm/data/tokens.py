@@ -191,6 +191,7 @@ class SourceTokens:
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._prefixes: dict[str, list[int]] = {}
+        self._leads: dict[str, tuple[int, ...]] = {}
         self._start = self._ids(self.form.start)
         self._newline = self._ids("\n") if behind else []
         """What a part that is cut still ends with."""
@@ -221,7 +222,9 @@ class SourceTokens:
 
     def lead(self, prefix: str) -> tuple[int, ...]:
         """What stands between a source and its targets: a decoder's instruction; empty for an encoder."""
-        return tuple(self._ids(self.form.lead(prefix)))
+        if prefix not in self._leads:
+            self._leads[prefix] = tuple(self._ids(self.form.lead(prefix)))
+        return self._leads[prefix]
 
     def _cut(self, ids: list[int], length: int) -> list[int]:
         if len(ids) <= length:
