@@ -25,7 +25,7 @@ def test_recorded_rationales_train_like_generated_ones(stage: Stage, tmp_path: P
 def test_a_teacher_without_texts_has_no_stream(stage: Stage, tmp_path: Path, shared: Path) -> None:
     """PIQA has no LLaMA-2 text at all: its stream is not built, and the run says so."""
     data = ["data=piqa", "data.source=release", f"data.root={shared / 'data' / 'release'}", "teachers=paper"]
-    assert stage("rationales", *data)[0] == 0
+    assert stage("rationales", *data, "data.limit_train=40", "data.limit_valid=24")[0] == 0
     code, _, err = stage("train", *data, *SMALL, "trainer.max_steps=2", "hydra.run.dir=run")
     assert code == 0, err
     assert "llama2_7b_chat has no usable rationale" in err

@@ -17,7 +17,7 @@ def results(folder: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", [pytest.param("basic", marks=pytest.mark.nightly), "joblib", "submitit_local"])
 def test_a_sweep_goes_on_after_a_failed_cell_with_every_launcher(tmp_path: Path, launcher: str) -> None:
     """Jobs run in other processes; their failures reach the exit code, and the same command tries them again."""
     sweep = ["-m", f"hydra/launcher={launcher}", "method=full_ft,tinyllm", *SMALL, "trainer.max_steps=1"]
