@@ -8,6 +8,9 @@ to a multiple of 2**-16, and the scale is that of the rounded one.
 from __future__ import annotations
 
 import ctypes
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +26,9 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 _NORMS = (T5LayerNorm, LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm)
 """The same mathematics under several names."""
 
+RELEASE_EVERY = 32
+"""Steps, or batches of questions, between two calls of `release_memory`: seldom enough to cost nothing."""
+_LARGE = 2 * 1024**3
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt (malloc.h)."""
 
@@ -116,6 +122,18 @@ def _keep_memory() -> None:
         return
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def release_memory() -> None:
+    """Give back to the system what is free, where the process holds more than 2 GiB.
+
+    `accelerate` lets glibc keep freed blocks. Texts of many lengths leave gaps between them, which add up over
+    hundreds of steps.
+    """
+    with suppress(OSError, AttributeError, ValueError):  # not glibc, or no Linux
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        if resident > _LARGE:
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def accelerate(model: PreTrainedModel) -> None:

@@ -23,6 +23,7 @@ from transformers import (
 from tinyllm.config import Schedule
 from tinyllm.data.question_batches import QuestionBatch
 from tinyllm.parsing import is_exact, is_right
+from tinyllm.student.cpu_speed import RELEASE_EVERY, release_memory
 from tinyllm.student.losses import Batch, mean_by_text, stream_losses
 from tinyllm.student.sharding import gather
 from tinyllm.student.student import Student
@@ -152,6 +153,7 @@ class StudentModule(LightningModule):
     def on_validation_end(self) -> None:
         if self.whole is not None:
             self.whole.model.cpu()  # a GPU has better uses for the memory
+        release_memory()
         self._mark = time.perf_counter()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -165,6 +167,8 @@ class StudentModule(LightningModule):
             rate = self._examples / self._seconds * self.trainer.world_size
             self.log("train/examples_per_second", rate, prog_bar=True)
             self._seconds = self._examples = 0.0
+        if batch_idx % RELEASE_EVERY == 0:
+            release_memory()
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def validation_step(self, batch: QuestionBatch, batch_idx: int) -> None:

@@ -23,6 +23,7 @@ from tinyllm.methods import Stream, answer_prefix
 from tinyllm.parsing import is_right, match_choice
 from tinyllm.records import Prediction, Question
 from tinyllm.student import models
+from tinyllm.student.cpu_speed import RELEASE_EVERY, release_memory
 from tinyllm.student.family import Family, family_of
 
 log = logging.getLogger(__name__)
@@ -272,7 +273,9 @@ class Student:
         autocast = torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled="bf16" in self.precision)
         try:
             with torch.no_grad():
-                for batch in batches:
+                for number, batch in enumerate(batches, 1):
+                    if number % RELEASE_EVERY == 0:
+                        release_memory()
                     with autocast:
                         predictions = self.answer(batch)
                         if max_rationale_tokens is not None:

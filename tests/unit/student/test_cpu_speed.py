@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -236,3 +239,35 @@ def test_an_accelerated_t5_trains_with_the_same_gradients() -> None:
     fast(**inputs()).loss.backward()
     for (name, theirs), own in zip(plain.named_parameters(), fast.parameters(), strict=True):
         assert float((own.grad - theirs.grad).norm()) <= 1e-5 * float(theirs.grad.norm()) + 1e-7, name
+
+
+RESIDENT = """
+from pathlib import Path
+import torch
+from tinyllm.student import cpu_speed
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+cpu_speed._keep_memory()
+cpu_speed._LARGE = {large}
+before = resident()
+blocks = [torch.ones(1000 + 37 * (i % 91), 256) for i in range(200)]  # 1 to 4 MB each
+kept = blocks[::20]
+del blocks
+left = resident() - before
+cpu_speed.release_memory()
+print(left, resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+@pytest.mark.parametrize("large", [0, 2**40])
+def test_freed_memory_between_blocks_goes_back_where_there_is_much_of_it(large: int) -> None:
+    """A tenth of some 500 MB stays in use."""
+    out = subprocess.run(
+        [sys.executable, "-c", RESIDENT.format(large=large)], capture_output=True, text=True, check=True
+    )
+    left, after = map(float, out.stdout.split())
+    assert left > 300
+    assert after < 0.3 * left if large == 0 else after > 0.9 * left
