@@ -113,6 +113,7 @@ def test_every_method(stage: Stage, model: Path, tmp_path: Path, method: str) ->
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_run_continues_to_the_same_weights(model: Path, tmp_path: Path) -> None:
     finish(tmp_path, "rationales")
     long = [*SMALL, "data.limit_train=160", "trainer.valid_every=0.25"]
