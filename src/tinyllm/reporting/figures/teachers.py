@@ -27,7 +27,7 @@ def teachers(study: Study) -> list[Figure]:
             points = [(float(n), *_percent(own[which])) for n, own in curve.items() if own[which] is not None]
             if points:
                 errorbar(left, points, *LOOKS[which], name)
-        left.set_title(lattice.title, fontsize=9)
+        left.set_title(lattice.title, fontsize=9, loc="left")  # long: it goes on over the panel beside it
         left.set_xlabel("teachers")
         left.set_ylabel("accuracy (%)")
         left.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -48,7 +48,8 @@ def _attribution(study: Study, lattice: Lattice, number: int) -> Table | None:
         (Cell(text="all of them"), Cell(), _cell(found.get(("", "left out"))), _cell(found.get(("", "Shapley"))))
     )
     shared = pairs["", "Shapley"]
-    seeds = f" on {len(shared.seeds)} seeds" if shared is not None else ""
+    count = len(shared.seeds) if shared is not None else 0
+    seeds = f" on {count} seed{'s' if count > 1 else ''}" if count else ""
     return Table(
         f"teachers_{number}",
         f"What each teacher brings in points: {lattice.title}",
