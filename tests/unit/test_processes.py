@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from tinyllm import processes
 from tinyllm.config import Accelerator, TrainerConfig
@@ -22,6 +23,12 @@ VARIABLES = (
     "SUBMITIT_LOCAL_GLOBALID",
     "SUBMITIT_LOCAL_NTASKS",
 )
+
+
+@pytest.fixture(autouse=True)
+def this_process_stays_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that play another process leave its rank to Lightning, and later runs in this one would log nothing."""
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
 
 
 @pytest.mark.parametrize(

@@ -41,11 +41,10 @@ def main(config: EvaluateConfig, _: Path) -> None:
         if not override.lstrip("+").startswith(_READ_WITH_RUN):
             log.info("%s has no effect: the run has its own", override)
     processes.check_gpu(config.trainer)
-    wanted = config.trainer.precision
+    own = runs.read_config(trained) if trained is not None else config
     named = [override.lstrip("+").split("=")[0] for override in HydraConfig.get().overrides.task]
-    if trained is not None and "trainer.precision" not in named:
-        wanted = runs.read_config(trained).trainer.precision
-    precision = resolve_precision(wanted, config.trainer.accelerator)
+    asked = config if "trainer.precision" in named else own
+    precision = resolve_precision(asked.trainer.precision, config.trainer.accelerator)
     chosen: ExperimentConfig = config
     if trained is not None:
         student = Student.load(trained, precision=precision, cache=Path(config.cache).expanduser())
@@ -69,7 +68,7 @@ def main(config: EvaluateConfig, _: Path) -> None:
     digest = runs.hash_of(chosen)
     result = make_result(chosen, evaluation, questions[Split.train], student, digest)
     if trained is not None:
-        result = replace(result, trained_by=runs.hash_of(runs.read_config(trained)))
+        result = replace(result, trained_by=runs.hash_of(own))
     folder = trained / f"evaluation-{chosen.data.name}-{split}" if trained else Path("runs/evaluate") / digest
     if trained and (folder / runs.RESULT).is_file() and runs.result_of(folder).config_hash != digest:
         folder = folder.with_name(f"{folder.name}-{digest}")  # of other settings: both stay

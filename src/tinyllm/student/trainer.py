@@ -223,9 +223,8 @@ def make_trainer(
     """A Lightning Trainer that writes `checkpoints/best.ckpt` and `checkpoints/last.ckpt` under `folder`.
 
     Raises:
-        UserError: for settings that can't work: precision, strategy or missing hardware.
+        UserError: for settings that can't work: precision or strategy. `processes.check` has looked for the hardware.
     """
-    processes.check_gpu(trainer)
     interval = max(1, round(trainer.valid_every * steps_per_epoch)) * trainer.accumulate_grad_batches
     common: dict[str, Any] = {
         "dirpath": folder / "checkpoints",

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
+from tinyllm import processes
 from tinyllm.config import Accelerator, Strategy, TrainerConfig
 from tinyllm.data.question_batches import QuestionBatch
 from tinyllm.errors import UserError
@@ -107,10 +108,10 @@ def test_batches_reach_the_module_with_their_own_types(tmp_path: Path, precision
     assert convert({"normaliser_M": factors})["normaliser_M"] is factors
 
 
-def test_a_missing_gpu_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_said_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(UserError, match=r"^trainer\.accelerator=gpu"):
-        make(tmp_path, accelerator=Accelerator.gpu)
+        processes.check(TrainerConfig(accelerator=Accelerator.gpu))
 
 
 @pytest.mark.parametrize(
