@@ -15,6 +15,12 @@ _LEAD_IN = re.compile(
     r"(?: step[ -]by[ -]step)?\s*[.:!]+|let us think step[ -]by[ -]step\s*[.:!]+)\s*",
     re.IGNORECASE,
 )
+# What a model that reasons writes before its answer; the opening mark may stand in its chat template.
+_THOUGHTS = re.compile(r".*</(think|thinking|thought|reasoning)>", re.IGNORECASE | re.DOTALL)
+_OPEN_THOUGHTS = re.compile(r"<(?:think|thinking|thought|reasoning)>.*", re.IGNORECASE | re.DOTALL)
+_BOXED = re.compile(r"\\boxed\{\s*(?:\\text\{([^{}]*)\}|([^{}]*))\s*\}")
+_SET_APART = re.compile(r"`([^`]*)`|\$(\(?[A-Za-z]\)?)\$")
+_LETTER_CALLED = re.compile(r"\((?:letter|option)\)\s*(?=\(?[A-Za-z]\b)", re.IGNORECASE)
 _PROMPT_REPEATS = re.compile(r"^[ \t]*(?:question|answer choices|context)\s*:", re.IGNORECASE | re.MULTILINE)
 _CONCLUSION = re.compile(
     r"\b(?:answer|choice|option)(?:\s+(?:to\s+(?:the|this)\s+question|choice|option))?"
@@ -97,11 +103,12 @@ def parse_answer(text: str, choices: Sequence[str]) -> str | None:
     """The option that a teacher's free text concludes on, or None.
 
     The last `the answer is ...` (or `Answer: ...`) that names an option counts, by letter, by text or by both; both
-    must agree, and no second option may follow behind an `or`. Without one, the last line counts where it is nothing
-    but an option. Anything else is None: a text that only mentions options (`the second option is ...`) concludes on
-    none.
+    must agree, and no second option may follow behind an `or`. Without one, the last `\\boxed{...}`, or else the last
+    line, counts where it is nothing but an option. Anything else is None: a text that only mentions options (`the
+    second option is ...`) concludes on none, and so do a model's thoughts (`<think>...</think>`).
     """
-    text = text.replace("*", "").strip()
+    said = without_thoughts(text)
+    text = _unmarked(said)
     for conclusion in reversed(_conclusions(text)):
         rest = text[conclusion.end() :]
         named = _named_at_start(rest, choices)
@@ -109,8 +116,21 @@ def parse_answer(text: str, choices: Sequence[str]) -> str | None:
             return None if _leaves_open(rest, named, choices) else named
         if _LETTER.match(rest):
             return None  # a letter that no option has, or a letter and a text that disagree
-    lines = text.splitlines()
+    boxed = [found[1] or found[2] for found in _BOXED.finditer(said)]
+    lines = boxed or text.splitlines()
     return match_choice(lines[-1], choices) if lines else None
+
+
+def without_thoughts(text: str) -> str:
+    """What follows a model's thoughts (`<think>...</think>`); nothing, where these were cut off."""
+    return _OPEN_THOUGHTS.sub("", _THOUGHTS.sub("", text))
+
+
+def _unmarked(text: str) -> str:
+    """Without the marks of Markdown and LaTeX around an answer."""
+    text = _BOXED.sub(lambda found: found[1] or found[2] or "", text.replace("*", ""))
+    text = _SET_APART.sub(lambda found: found[1] or found[2] or "", text)
+    return _LETTER_CALLED.sub("", text).strip()
 
 
 def _conclusions(text: str) -> list[re.Match[str]]:
@@ -126,10 +146,11 @@ def _leaves_open(text: str, named: str, choices: Sequence[str]) -> bool:
 def clean_rationale(text: str) -> str:
     """What of a teacher's text is its rationale; may be empty.
 
-    Two things go: what leads in (`Rationale:`, `Let's think step by step.`), and everything from the line where the
-    prompt repeats (a line that begins with `Question:`, `Answer Choices:` or `Context:`). `Q:` inside a sentence is
-    text as any other.
+    Three things go: a model's thoughts (`<think>...</think>`), what leads in (`Rationale:`, `Let's think step by
+    step.`), and everything from the line where the prompt repeats (a line that begins with `Question:`, `Answer
+    Choices:` or `Context:`). `Q:` inside a sentence is text as any other.
     """
+    text = without_thoughts(text)
     while lead_in := _LEAD_IN.match(text):
         text = text[lead_in.end() :]
     repeats = _PROMPT_REPEATS.search(text)
@@ -145,7 +166,7 @@ def without_conclusion(text: str, choices: Sequence[str]) -> str:
     """
     parts = _BETWEEN_SENTENCES.split(_LABEL_ON_ITS_OWN.sub(": ", text.strip()))
     reasons = [_reason(sentence, choices) for sentence in parts[::2]]
-    while reasons and (not reasons[-1] or match_choice(reasons[-1].replace("*", ""), choices) is not None):
+    while reasons and (not reasons[-1] or match_choice(_unmarked(reasons[-1]), choices) is not None):
         reasons.pop()
     gaps = ["", *parts[1::2]]
     return "".join(gap + reason for gap, reason in zip(gaps, reasons, strict=False) if reason).strip()
@@ -153,7 +174,7 @@ def without_conclusion(text: str, choices: Sequence[str]) -> str:
 
 def _reason(sentence: str, choices: Sequence[str]) -> str:
     """A sentence up to its verdict; empty where next to nothing stands before it."""
-    plain = sentence.replace("*", "")
+    plain = _unmarked(sentence)
     for found in _conclusions(plain):
         rest = plain[found.end() :]
         if _named_at_start(rest, choices) is not None or _LETTER.match(rest):

@@ -104,6 +104,16 @@ def test_a_text_that_describes_its_options_loses_nothing() -> None:
         ("The best option is to use the water", None),
         ("It tells how warm it is.\n(b) thermometer", "thermometer"),
         ("It tells how warm it is.\nthermometer", "thermometer"),
+        # Marks of LaTeX and Markdown, and our own instruction repeated.
+        (r"**Answer:** \boxed{B}", "thermometer"),
+        (r"It tells how warm it is: \boxed{\text{thermometer}}", "thermometer"),
+        ("The answer is `(b)`.", "thermometer"),
+        ("The answer is $(b)$", "thermometer"),
+        ("The answer is (letter) b", "thermometer"),
+        # A model's thoughts, whole, begun in the template, and cut off.
+        ("<think>The answer is (a)?</think>\nThe answer is (b).", "thermometer"),
+        ("The answer is (a)?\n</think>\n\nThe answer is (b).", "thermometer"),
+        ("<think>\nMaybe the answer is (a)? Hm", None),
         # Nothing is concluded on.
         ("A thermometer tells how warm it is.", None),
         ("The answer is not (b).", None),
@@ -150,6 +160,8 @@ PIECES = [
     " ",
     "Ice melts.",
     "Q:",
+    "<think>",
+    "</think>",
 ]
 
 
@@ -178,6 +190,10 @@ def test_parsing_takes_any_text(text: str) -> None:
         ("Let's think step by step.", ""),
         ("  \n ", ""),
         ("Ice melts at 0 degrees.\nSo it is water.", "Ice melts at 0 degrees.\nSo it is water."),
+        ("<think>\nRope?\nNo.\n</think>\n\nLet's think step by step. Ice melts.", "Ice melts."),
+        ("Rope? No.</think>Ice melts.", "Ice melts."),
+        ("Ice melts. <thinking>Does it", "Ice melts."),
+        ("<think>Question: is it", ""),
     ],
 )
 def test_clean_rationale(raw: str, cleaned: str) -> None:

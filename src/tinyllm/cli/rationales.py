@@ -31,7 +31,7 @@ from tinyllm.teachers.asking.scores import ask_for_scores
 from tinyllm.teachers.asking.turns import audit_turns, shard_of, take_turns
 from tinyllm.teachers.audit import audit_table, write_audit
 from tinyllm.teachers.store import RationaleStore
-from tinyllm.teachers.stored import check_unchanged, resolve_strongest_teacher
+from tinyllm.teachers.stored import check_unchanged, resolve_strongest_teacher, stored_scores
 
 
 def main(config: RationalesStageConfig, _: Path) -> None:
@@ -62,6 +62,9 @@ def main(config: RationalesStageConfig, _: Path) -> None:
     summaries = []
     for turn in turns:
         check_unchanged(config, questions[turn.split], store.read(*turn.part, turn.teacher.sample), turn.split)
+    if scoring:
+        name = single_teacher(config.method, config.teachers)
+        check_unchanged(config, questions[Split.train], stored_scores(config, name), Split.train)
     if not config.audit:
         summaries = take_turns(turns, store, questions, console, shard=config.shard, budget=budget)
         turns = plan_turns(config, questions)  # examples may have been invented just now

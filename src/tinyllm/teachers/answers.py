@@ -14,6 +14,7 @@ from tinyllm.teachers.asking.plan import plan_turn
 from tinyllm.teachers.asking.turns import audit_turns, take_turns
 from tinyllm.teachers.audit import audit_table
 from tinyllm.teachers.store import RationaleStore
+from tinyllm.teachers.stored import check_unchanged
 
 
 def teacher_predictions(
@@ -36,10 +37,13 @@ def teacher_predictions(
         One prediction per question, in order, without ranks or scores.
 
     Raises:
-        UserError: the teacher can't be asked, or some questions have no answer yet.
+        UserError: the teacher can't be asked, some questions have no answer yet, or others stood under their ids when
+            it was asked.
     """
     store = RationaleStore(Path(config.store).expanduser())
-    take_turns([plan_turn(config, teacher, PromptKind.solve, split)], store, questions, console)
+    turn = plan_turn(config, teacher, PromptKind.solve, split)
+    check_unchanged(config, questions[split], store.read(*turn.part, teacher.sample), split)
+    take_turns([turn], store, questions, console)
     turn = plan_turn(config, teacher, PromptKind.solve, split)  # its examples may have been invented just now
     console.print(audit_table(audit_turns([turn], store, questions)))
     found = store.read(*turn.part, teacher.sample)

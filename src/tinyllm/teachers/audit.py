@@ -45,7 +45,7 @@ _ANSWER_WORDS = frozenset(_AROUND_AN_ANSWER.split())
 def findings(text: str, question: Question, finish_reason: str = "stop") -> set[Finding]:
     """All findings of one text but `duplicate`, which takes the other texts to see."""
     if not text.strip() or not clean_rationale(text):
-        return {Finding.empty}
+        return {Finding.empty, Finding.cut} if finish_reason == "length" else {Finding.empty}
     found: set[Finding] = set()
     if finish_reason == "length" or (finish_reason == "recorded" and not _ENDS_WELL.search(text)):
         found.add(Finding.cut)

@@ -124,7 +124,7 @@ def nearest_orders(allowed: Sequence[Question], questions: Sequence[Question], n
         ) from error
     if not allowed or not questions:
         return {question.id: [] for question in questions}
-    vectorizer = TfidfVectorizer(sublinear_tf=True)
+    vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")  # "3 + 2" has words, too
     known = vectorizer.fit_transform([_embedded(question) for question in allowed])
     # The question itself and its near-duplicates may be the nearest ones; they are dropped below.
     wanted = min(len(allowed), n + 10)

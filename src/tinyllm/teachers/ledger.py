@@ -41,7 +41,7 @@ class Cost:
     completion_tokens: int = 0
     seconds: float = 0.0
     money: float | None = None
-    """In the unit of the prices in the teacher's YAML; None where there are none."""
+    """In the unit of the prices in the teacher's YAML; None where there are none, or the server counts no tokens."""
 
 
 class Ledger:
@@ -71,7 +71,10 @@ class Ledger:
             completion_tokens=self.total.completion_tokens + sum(done.paid[1] for done in batch),
             seconds=round(time.monotonic() - self._since, 3),
         )
-        self.total = replace(total, money=money_of(self._teacher, total.prompt_tokens, total.completion_tokens))
+        # A server that counts no tokens leaves the cost unknown; it is not 0.
+        counted = total.prompt_tokens or total.completion_tokens or total.prompts == total.failed
+        money = money_of(self._teacher, total.prompt_tokens, total.completion_tokens) if counted else None
+        self.total = replace(total, money=money)
         try:
             self._write()
         except OSError as error:
@@ -114,6 +117,8 @@ def _line(cost: Cost) -> bytes:
         for name, value in row.items()
         if isinstance(value, int | float)
     }
+    if cost.money is None:
+        numbers["money"] = " " * _WIDTH  # it may be known later
     csv.DictWriter(buffer, list(row), lineterminator="\n").writerow(row | numbers)
     return buffer.getvalue().encode(errors="replace")
 

@@ -97,18 +97,14 @@ def option_scores(config: ExperimentConfig, questions: Sequence[Question]) -> di
     if not teaches(config.method, Target.teacher_options):
         return {}
     name = _undropped_single_teacher(config)
-    teacher = config.teachers[name]
-    check_scorer(teacher)
-    key = scores_key(teacher, student_vocabulary(config.student))
-    found = RationaleStore(Path(config.store).expanduser()).read(
-        config.data.name, Split.train, teacher.stored_name, key
-    )
+    found = stored_scores(config, name)
     missing = sum(question.id not in found for question in questions)
     if missing:
         raise UserError(
             f"{missing} of {len(questions)} {config.data.name}/train questions lack option scores of {name} in "
             f"{config.store}: run 'tinyllm rationales' with the same method, data, teachers and student"
         )
+    check_unchanged(config, questions, found, Split.train)
     return {question.id: tuple(json.loads(found[question.id].text)) for question in questions}
 
 
@@ -198,7 +194,8 @@ def conflicts(config: ExperimentConfig, questions: Sequence[Question]) -> set[st
     kind = rationale_kind(config.method, config.prompt)
     found: set[str] = set()
     for name in chosen_teachers(config.method, config.teachers, config.alpha, config.ablation.drop):
-        audited = audit(_stored(config, name, kind, questions, Split.train), questions)
+        records = _stored(config, name, kind, questions, Split.train)
+        audited = audit(records, questions, clean=config.rationales.clean)  # as it is trained on
         found |= {i for i, reasons in audited.items() if reasons & {Finding.other_answer, Finding.wrong_options}}
     return found
 
@@ -259,6 +256,19 @@ def stored(config: ExperimentConfig, teacher: TeacherConfig, kind: PromptKind, s
     store = RationaleStore(Path(config.store).expanduser())
     key = stored_key(config, teacher, kind)
     return store.read(config.data.name, split, teacher.stored_name, key, teacher.sample)
+
+
+def stored_scores(config: ExperimentConfig, name: str) -> dict[str, Rationale]:
+    """What the store holds of a teacher's option scores for this student, by question id.
+
+    Raises:
+        UserError: the teacher can't give scores to this student.
+    """
+    teacher = config.teachers[name]
+    check_scorer(teacher)
+    key = scores_key(teacher, student_vocabulary(config.student))
+    store = RationaleStore(Path(config.store).expanduser())
+    return store.read(config.data.name, Split.train, teacher.stored_name, key)
 
 
 def stored_key(config: ExperimentConfig, teacher: TeacherConfig, kind: PromptKind) -> str:
@@ -326,6 +336,7 @@ def best_on_validation(config: ExperimentConfig, valid: Sequence[Question]) -> s
                 f"teacher.max_new_tokens={teacher.max_new_tokens} evaluation.split=valid' with the same data and "
                 "prompt, or name the strongest: ablation.strongest=<teacher>"
             )
+        check_unchanged(config, valid, answers, Split.valid)
         right[name] = sum(is_right(answers[q.id].answer, q.answer) for q in valid)
     best = max(right, key=right.__getitem__)
     counts = ", ".join(f"{name} {count} of {len(valid)}" for name, count in right.items())

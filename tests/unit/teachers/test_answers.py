@@ -49,6 +49,15 @@ def test_predictions_are_the_teachers_free_answers(config: ExperimentConfig) -> 
     assert sum(len(file.read_text().splitlines()) for file in files) == 40, "asked once"
 
 
+def test_answers_to_other_questions_are_refused(config: ExperimentConfig) -> None:
+    config.data = DataConfig(name="mine", source=Source.jsonl)
+    teacher_predictions(config, TERSE, SPLITS, Split.valid, Console(quiet=True))
+    first, *others = SPLITS[Split.valid]
+    changed = {**SPLITS, Split.valid: [replace(first, question="What is it?"), *others]}
+    with pytest.raises(UserError, match=rf"1 of the questions \({first.id} is.*new ids"):
+        teacher_predictions(config, TERSE, changed, Split.valid, Console(quiet=True))
+
+
 def test_questions_without_an_answer_are_counted(config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tinyllm.teachers.asking.turns.open_engine", lambda *_: Mute())
     server = replace(TERSE, engine=Engine.openai, name="far")

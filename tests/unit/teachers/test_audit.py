@@ -24,7 +24,7 @@ def rationale(question_id: str, text: str, finish: str = "stop", answer: str | N
     [
         (GOOD, "stop", set()),
         ("", "stop", {"empty"}),
-        (" \n", "length", {"empty"}),
+        (" \n", "length", {"empty", "cut"}),
         ("Let's think step by step.", "stop", {"empty"}),
         ("Question: What else is warm?", "stop", {"empty"}),
         (GOOD, "length", {"cut"}),
@@ -40,6 +40,8 @@ def rationale(question_id: str, text: str, finish: str = "stop", answer: str | N
         ("A rope is no thermometer. The answer is (b) rope.", "stop", {"other_answer"}),
         ("The answer is (a) thermometer.", "stop", {"answer_only"}),
         ("thermometer", "stop", {"answer_only"}),
+        ("", "stop", {"empty"}),
+        ("<think>\nA rope or", "length", {"empty", "cut"}),
         ("The answer is indeed (a) thermometer.\n\nStep-by-step reasoning:\n\n1.", "stop", {"answer_only"}),
         ("Heat moves up the column. The answer is (a) thermometer.", "stop", set()),
         (f"{GOOD}\n\nQuestion: What is hot?\nAnswer Choices:\n(a) ice", "stop", {"debris"}),

@@ -122,6 +122,13 @@ def test_the_nearest_are_nearest_and_not_the_same() -> None:
     assert nearest_orders([], asked, 2) == {"q": [], "a": []}
 
 
+def test_questions_without_a_word_of_two_letters_have_nearest_ones_too() -> None:
+    pytest.importorskip("sklearn")
+    allowed = [question(sum_, sum_, ("4", "5")) for sum_ in ("1 + 2 = ?", "7 + 8 = ?")]
+    asked = question("q", "6 + 2 = ?", ("4", "5"))
+    assert [q.id for q in nearest_orders(allowed, [asked], 1)["q"]] == ["1 + 2 = ?"], "they share a 2"
+
+
 def test_the_domain_follows_the_questions() -> None:
     yes_no = [question(str(i), f"Is it {i}?", ("yes", "no")) for i in range(3)]
     assert domain_of("medicine", yes_no).choices == ("yes", "no")

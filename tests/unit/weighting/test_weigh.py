@@ -55,6 +55,7 @@ from tinyllm.teachers.engines.protocol import ScoreRequest
 from tinyllm.teachers.engines.transformers import TransformersEngine
 from tinyllm.teachers.prompt_key import prompt_key
 from tinyllm.teachers.store import RationaleStore
+from tinyllm.teachers.stored import conflicts
 from tinyllm.weighting.routing import fold_of, random_route, route, solving_chances
 from tinyllm.weighting.similarity import agreement
 from tinyllm.weighting.surprisal import rank_surprisal_ratios
@@ -403,6 +404,19 @@ def test_texts_on_questions_with_a_conflict_can_be_dropped(tmp_path: Path) -> No
     keep(here)
     found = left(weigh(here, QUESTIONS, streams_of(here), student_in(tmp_path)))
     assert {s.name: s.importance for s in found[1:]} == {"fox": {"q1": 0.0, "q2": 0.0, "q3": 1.0}}, "q1, q2 and q4"
+
+
+def test_a_conflict_is_looked_for_in_the_text_that_is_trained_on(tmp_path: Path) -> None:
+    """Behind its rationale a teacher goes on with a question of its own, which cleaning cuts off."""
+    here = config(tmp_path, drop_conflicts=True)
+    key = prompt_key(here.teachers["fox"], here.prompt, PromptKind.forced, "minilab", pool=None, recorded=False)
+    text = f"{TEXTS['fox']['q3']}\n\nQuestion: What floats?\nAnswer Choices:\n(a) a cork\nAnswer: a brick"
+    record = Rationale("minilab", Split.train, "q3", "fox", 0, key, text, None, "stop", 5, "2026")
+    RationaleStore(Path(here.store)).append([record])
+    keep(here)  # adds the others
+    assert conflicts(here, QUESTIONS) == {"q1", "q2", "q4"}
+    here.rationales.clean = False
+    assert conflicts(here, QUESTIONS) == {"q1", "q2", "q3", "q4"}
 
 
 @pytest.mark.parametrize(

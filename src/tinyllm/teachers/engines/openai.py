@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import random
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from tinyllm.errors import UserError
@@ -20,17 +24,28 @@ log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 60.0
 """Seconds between two tries at most, whatever the server asks for."""
+FEWEST_FAILURES = 8
+"""Questions in a row that a server has to answer with errors before the run ends: some prompts alone upset a server."""
 _ABSENT = object()
 """In place of a field that an answer lacks: one that is null is None."""
+# Servers differ in how they say why a text ended; what is in no set has ended by itself.
+_CUT = frozenset({"length", "max_tokens", "model_length"})
+_FILTERED = frozenset({"content_filter", "safety", "sensitive", "recitation", "prohibited_content", "blocklist"})
+_BROKEN_OFF = frozenset({"error", "abort", "aborted", "cancelled", "insufficient_system_resource", "network_error"})
+# How a server says that this prompt will never be answered.
+_TOO_LONG = ("context length", "context_length", "context size", "context window", "too long", "too large")
+_NO_MONEY = ("insufficient_quota", "billing", "insufficient balance", "insufficient credit")
 
 
 class OpenAIEngine:
     """A bounded number of requests in flight, each retried with growing pauses.
 
-    Retried: 408, 409, 429, 5xx, timeouts, cut connections, answers that are no JSON or lack a text. `Retry-After` is
-    followed. An answer that is finished and whose text is null has an empty one: it was paid for, and another try would
-    cost as much. What is refused for its own sake (400, 413, 422) fails alone; a wrong key or model name ends the run,
-    and so does a server of which `concurrency` questions in a row got no answer.
+    Retried: 408, 409, 429, 5xx, timeouts, cut connections, answers that are no JSON, lack a text or were broken off.
+    `Retry-After` is followed. An answer that is finished and whose text is null has an empty one: it was paid for, and
+    another try would cost as much. What is refused for its own sake (400, 403, 413, 422) fails alone, and for good
+    where the prompt is too long or filtered. A wrong key or model name and an empty account end the run, and so does a
+    server of which `concurrency` questions in a row got no answer (`FEWEST_FAILURES` or more, where it answers at all).
+    A sampling seed is left out once a server has refused it.
 
     The key is read from the environment when the first request is made; it is in no message of this class.
 
@@ -69,7 +84,10 @@ class OpenAIEngine:
         self.max_retries = max_retries
         self.first_pause = first_pause
         self._limit_name = "max_tokens"
-        self._problems: list[str] = []
+        self._sends_seed = True
+        self._answered = False
+        """Whether the server has answered any question."""
+        self._problems: list[_Problem] = []
         """Of the questions in a row that got no answer."""
 
     def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
@@ -79,7 +97,7 @@ class OpenAIEngine:
             UserError: no key, a wrong key, an unknown model, a server that doesn't answer.
         """
         client = self._client()
-        self._problems = []
+        self._problems, self._answered = [], False
         loop = asyncio.new_event_loop()
         under_way: set[asyncio.Task[Completion]] = set()
         iterator = iter(requests)
@@ -102,11 +120,13 @@ class OpenAIEngine:
                         yield answered
                     for task in done:
                         task.result()
-                    if len(self._problems) >= self.concurrency:
+                    last = self._problems[-1] if self._problems else None
+                    enough = self.concurrency if last is None or last.silent else max(self.concurrency, FEWEST_FAILURES)
+                    if last is not None and len(self._problems) >= enough:
                         raise UserError(
                             f"{self._server()} answered none of the last {len(self._problems)} questions "
-                            f"({self._problems[-1]}): check that it is running, then run the same command again; "
-                            "answers so far are in the store"
+                            f"({last.text}): {last.remedy}, then run the same command again; answers so far are in the "
+                            "store"
                         )
         finally:
             for task in under_way:
@@ -132,7 +152,18 @@ class OpenAIEngine:
                     "or name a server that needs none with teachers.<name>.base_url"
                 )
             key = "none"
-        return AsyncOpenAI(api_key=key, base_url=self.base_url, timeout=self.timeout, max_retries=0)
+        if not (key.isascii() and key.isprintable()):
+            raise UserError(
+                f"the key in the environment variable {self.api_key_env} has characters that no key can have, such as "
+                "a line end: set it again"
+            )
+        try:
+            return AsyncOpenAI(api_key=key, base_url=self.base_url, timeout=self.timeout, max_retries=0)
+        except Exception as error:  # of an address, a proxy or a certificate, each from another library
+            raise UserError(
+                f"can't make a client for {self._server()}: {self._safe(str(error) or type(error).__name__)}; check "
+                "teachers.<name>.base_url and the proxy and certificate variables of the environment"
+            ) from error
 
     async def _answer(self, client: AsyncOpenAI, request: Request) -> Completion:
         lost = (0, 0)
@@ -140,16 +171,15 @@ class OpenAIEngine:
             try:
                 completion = await self._try(client, request)
             except _Again as again:
-                problem, asked_for = str(again), again.pause
+                problem, asked_for = _Problem(str(again), silent=again.silent), again.pause
                 lost = (lost[0] + again.paid[0], lost[1] + again.paid[1])
                 if attempt < self.max_retries:
                     pause = self.first_pause * 2**attempt * random.uniform(0.75, 1.25)
                     await asyncio.sleep(min(max(pause, asked_for), LONGEST_PAUSE))
             else:
-                self._problems = []
                 return replace(completion, lost=lost)
         self._problems.append(problem)
-        return Completion(request.id, "", "error", error=f"{problem}, {self.max_retries + 1} times", lost=lost)
+        return Completion(request.id, "", "error", error=f"{problem.text}, {self.max_retries + 1} times", lost=lost)
 
     async def _try(self, client: AsyncOpenAI, request: Request) -> Completion:
         """One try, or two where the first tells the name of the token limit.
@@ -160,42 +190,77 @@ class OpenAIEngine:
         """
         import openai
 
-        limit_name = self._limit_name
+        limit_name, sends_seed = self._limit_name, self._sends_seed
         try:
-            answer = await self._send(client, request, limit_name)
+            async with asyncio.timeout(self.timeout):  # the client's own is one between two pieces of an answer
+                answer = await self._send(client, request, limit_name, sends_seed)
         except openai.APIStatusError as error:
-            status = error.status_code
-            if status in (401, 403):
+            status, message = error.status_code, self._safe(_server_message(error))
+            if status == 401:
                 raise UserError(
-                    f"{self._server()} refused the key (HTTP {status}): check the environment variable "
-                    f"{self.api_key_env}"
+                    f"{self._server()} refused the key (HTTP 401): check the environment variable {self.api_key_env}"
                 ) from None
             if status == 404:
                 raise UserError(
-                    f"{self._server()} doesn't know the model {self.model!r} or the address (HTTP 404): check "
-                    "teachers.<name>.model and .base_url"
+                    f"{self._server()} doesn't know the model {self.model!r} or the address (HTTP 404: {message}): "
+                    "check teachers.<name>.model and .base_url"
                 ) from None
-            message = self._safe(_server_message(error))
-            if status == 400 and limit_name == "max_tokens" and "max_completion_tokens" in message:
-                self._limit_name = "max_completion_tokens"
-                return await self._try(client, request)
+            told = f"{error.code} {message}".lower()
+            if status == 402 or (status == 429 and any(words in told for words in _NO_MONEY)):
+                raise UserError(f"{self._server()} wants to be paid first (HTTP {status}: {message})") from None
             if status in (408, 409, 429) or status >= 500:
-                raise _Again(f"HTTP {status}", _retry_after(error)) from None
-            return Completion(request.id, "", "error", error=f"HTTP {status}: {message}"[:300])
-        except openai.APITimeoutError:
-            raise _Again(f"no answer in {self.timeout:g} s") from None
+                raise _Again(f"HTTP {status}: {message}"[:300], _retry_after(error)) from None
+            if status in (400, 422):
+                if self._learns(told, limit_name, sends_seed):
+                    return await self._try(client, request)
+                if error.param == "temperature" or ("temperature" in told and "support" in told):
+                    raise UserError(
+                        f"{self._server()} refuses the temperature (HTTP {status}: {message}): set "
+                        "teachers.<name>.temperature to one that the model takes"
+                    ) from None
+            return self._refusal(request, status, message, told)
+        except (openai.APITimeoutError, TimeoutError):
+            raise _Again(f"no answer in {self.timeout:g} s", silent=True) from None
         except openai.APIConnectionError as error:
-            raise _Again(f"connection failed ({type(error.__cause__ or error).__name__})") from None
+            raise _Again(f"connection failed ({type(error.__cause__ or error).__name__})", silent=True) from None
         except (openai.OpenAIError, ValueError, TypeError) as error:
             raise _Again(f"malformed answer ({type(error).__name__})") from None
-        return self._read(request, answer)
+        completion = self._read(request, answer)
+        self._problems, self._answered = [], True
+        return completion
 
-    async def _send(self, client: AsyncOpenAI, request: Request, limit_name: str) -> Any:
+    def _learns(self, told: str, limit_name: str, sends_seed: bool) -> bool:
+        """Whether a refusal tells to send a parameter by another name, or not at all."""
+        unsupported = any(
+            word in told for word in ("unsupported", "not supported", "instead", "extra", "not permitted")
+        )
+        if self.chat and unsupported and limit_name == "max_tokens" and "max_completion_tokens" in told:
+            self._limit_name = "max_completion_tokens"
+            return True
+        if sends_seed and unsupported and re.search(r"\bseed\b", told):
+            if self._sends_seed:
+                log.warning("%s takes no seed: sampled texts can't be drawn again", self._server())
+            self._sends_seed = False
+            return True
+        return False
+
+    def _refusal(self, request: Request, status: int, message: str, told: str) -> Completion:
+        """Of a prompt that the server won't answer, whatever the others get."""
+        filtered = "content_filter" in told or "content management policy" in told
+        final = status == 413 or (status != 403 and (filtered or any(words in told for words in _TOO_LONG)))
+        if not (final or self._answered):
+            remedy = f"check the environment variable {self.api_key_env}" if status == 403 else "change what it refuses"
+            self._problems.append(_Problem(f"HTTP {status}: {message}"[:300], remedy))
+        return Completion(request.id, "", "error", error=f"HTTP {status}: {message}"[:300], final=final)
+
+    async def _send(self, client: AsyncOpenAI, request: Request, limit_name: str, sends_seed: bool) -> Any:
         temperature, top_p = request.sampling or (self.temperature, self.top_p)
         common: dict[str, Any] = {"model": self.model, "temperature": temperature}
         common[limit_name] = self.max_new_tokens
         if temperature > 0:
-            common |= {"top_p": top_p, "seed": request.seed}
+            common |= {"top_p": top_p}
+            if sends_seed:
+                common |= {"seed": request.seed}
         endpoint: Any = client.chat.completions if self.chat else client.completions
         if self.chat:
             return await endpoint.create(messages=request.prompt, **common)
@@ -209,16 +274,23 @@ class OpenAIEngine:
         choices = getattr(answer, "choices", None)
         choice = choices[0] if isinstance(choices, list) and choices else None
         reason = getattr(choice, "finish_reason", None)
-        if reason == "content_filter":
+        ended = reason.lower() if isinstance(reason, str) else None
+        if ended in _FILTERED:
             error = "held back by the server's content filter"
             return Completion(request.id, "", "error", prompt_tokens, tokens, error, final=True)
+        if ended in _BROKEN_OFF:
+            raise _Again(f"broken off by the server ({ended})", paid=(prompt_tokens, tokens))
         holder, name = (getattr(choice, "message", None), "content") if self.chat else (choice, "text")
         text = getattr(holder, name, _ABSENT)
-        if text is None and isinstance(reason, str):
+        if isinstance(text, list):  # parts; of a model that reasons, some are its thoughts
+            parts = [part.get("text") for part in text if isinstance(part, dict) and part.get("type") == "text"]
+            text = "".join(part for part in parts if isinstance(part, str))
+        if text is None and ended is not None:
             text = ""
         if not isinstance(text, str):
             raise _Again("malformed answer (no text in it)", paid=(prompt_tokens, tokens))
-        return Completion(request.id, text, "length" if reason == "length" else "stop", prompt_tokens, tokens)
+        whole = text.encode(errors="replace").decode()  # without halves of characters, which no file can hold
+        return Completion(request.id, whole, "length" if ended in _CUT else "stop", prompt_tokens, tokens)
 
     def _server(self) -> str:
         """The server's address, without a password that may stand in it."""
@@ -233,11 +305,24 @@ class OpenAIEngine:
         return " ".join((message.replace(key, "***") if key else message).split())
 
 
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """Why a question got no answer."""
+
+    text: str
+    remedy: str = "check that it is running"
+    silent: bool = False
+    """The server said nothing at all."""
+
+
 class _Again(Exception):
     """A failure that another try may mend."""
 
-    def __init__(self, problem: str, pause: float = 0.0, paid: tuple[int, int] = (0, 0)) -> None:
+    def __init__(
+        self, problem: str, pause: float = 0.0, paid: tuple[int, int] = (0, 0), *, silent: bool = False
+    ) -> None:
         super().__init__(problem)
+        self.silent = silent
         self.pause = pause
         """Seconds that the server asks for."""
         self.paid = paid
@@ -247,11 +332,21 @@ class _Again(Exception):
 def _server_message(error: Any) -> str:
     body = error.body
     message = body.get("message") if isinstance(body, dict) else None
+    if message is None and isinstance(body, dict) and "detail" in body:
+        message = body["detail"]
+    if isinstance(message, dict | list):
+        return json.dumps(message)
     return message if isinstance(message, str) else str(error.message)
 
 
 def _retry_after(error: Any) -> float:
+    """Seconds, which the server gives as such or as a date."""
+    value = error.response.headers.get("retry-after", "0")
     try:
-        return float(error.response.headers.get("retry-after", 0))
+        return float(value)
     except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
         return 0.0

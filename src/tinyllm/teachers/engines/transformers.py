@@ -257,6 +257,11 @@ class TransformersEngine:
         if self._model.config.is_encoder_decoder:
             return None
         positions = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        if positions is not None and positions <= self.max_new_tokens:
+            raise UserError(
+                f"{self.name} has {positions} positions, and max_new_tokens={self.max_new_tokens} leaves none for a "
+                "prompt: set a lower teachers.<name>.max_new_tokens"
+            )
         return None if positions is None else int(positions) - self.max_new_tokens
 
     def _without_the_too_long(self, batch: Sequence[Request], lengths: Sequence[int], limit: int) -> list[Completion]:

@@ -22,7 +22,7 @@ from tinyllm.teachers.asking.budget import TEMPLATE, Budget
 from tinyllm.teachers.asking.plan import Summary, plan_turns, speed_of
 from tinyllm.teachers.asking.turns import take_turns
 from tinyllm.teachers.engines.protocol import Completion, Request
-from tinyllm.teachers.ledger import read_ledger
+from tinyllm.teachers.ledger import Ledger, read_ledger
 from tinyllm.teachers.store import RationaleStore
 
 PRICED = TeacherConfig(
@@ -92,6 +92,18 @@ def test_a_server_that_counts_no_tokens_is_held_to_the_most_that_it_may_take(tmp
     each = 50 + TEMPLATE + 40
     answered = list(Budget(BudgetConfig(tokens=3 * each + 1)).let_through(send, asked, PRICED))
     assert len(answered) == 3
+
+
+def test_what_a_server_does_not_count_has_no_known_cost(tmp_path: Path) -> None:
+    """Until it counts: a line is brought up to date in its place."""
+    ledger = Ledger(tmp_path, "mine", "train", "key", PRICED)
+    ledger.add([Completion("a", "why", "stop")])
+    assert (ledger.total.money, read_ledger(tmp_path)[0].money) == (None, None)
+    ledger.add([Completion("b", "why", "stop", 100, 10)])
+    (line,) = read_ledger(tmp_path)
+    assert (line.prompts, line.money) == (2, (100 * 2 + 10 * 8))
+    (header, row) = (tmp_path / "ledger.csv").read_text().splitlines()
+    assert row.count(",") == header.count(",")
 
 
 def test_failures_count_in_budget_and_ledger_with_all_their_tries(

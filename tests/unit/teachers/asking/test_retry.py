@@ -94,6 +94,23 @@ def test_only_cut_texts_are_asked_again_and_training_reads_the_newest(
     assert not talker.asked and set(records(tmp_path).values()) == {1}
 
 
+def test_what_was_cut_before_its_first_word_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a model that thinks up to the limit."""
+
+    class Thinker(Fake):
+        def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
+            for request in requests:
+                self.asked.append(request)
+                yield [Completion(request.id, "", "length", 10, 20)]
+
+    engine = Thinker()
+    monkeypatch.setattr(module, "open_engine", lambda teacher, published=None: engine)
+    stage(tmp_path, 3, teachers=limited(20))
+    engine.asked.clear()
+    stage(tmp_path, 3, teachers=limited(40), rationales=CUT)
+    assert len(engine.asked) == 3
+
+
 def test_without_retry_a_raised_limit_asks_everything(tmp_path: Path, talker: Talker) -> None:
     stage(tmp_path, 3, teachers=limited(20))
     talker.asked.clear()

