@@ -46,6 +46,8 @@ from tinyllm.errors import UserError
 
 HERE = Path(__file__).resolve().parent
 INTERRUPTED = 130
+CHOOSING = ("method", "ablation")
+"""Groups of which an override chooses among an experiment's sweeps."""
 
 
 def sweeps(name: str, scale: str) -> list[tuple[str, list[str]]]:
@@ -64,10 +66,38 @@ def sweeps(name: str, scale: str) -> list[tuple[str, list[str]]]:
     return found
 
 
-def narrowed(overrides: Sequence[str], given: Sequence[str]) -> list[str]:
-    """A sweep's overrides, those of the call in place of its own: `data=obqa` keeps one dataset of several."""
-    keys = {override.partition("=")[0].lstrip("+") for override in given}
-    return [*(o for o in overrides if o.partition("=")[0].lstrip("+") not in keys), *given]
+def narrowed(plan: Sequence[tuple[str, list[str]]], given: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """The sweeps with the call's overrides in place of their own: `data=obqa` keeps one dataset of several.
+
+    `method=` and `ablation=` choose among the sweeps: those without such cells are left out.
+
+    Raises:
+        UserError: no cell is left.
+    """
+    values = dict(override.split("=", 1) for override in given if "=" in override)
+    wanted = {key: set(values[key].split(",")) for key in CHOOSING if key in values}
+    others = [override for override in given if override.partition("=")[0] not in wanted]
+    keys = {override.partition("=")[0].lstrip("+") for override in others}
+    left = []
+    for stage, overrides in plan:
+        if stage == "report":
+            left.append((stage, overrides))
+            continue
+        own = dict(override.split("=", 1) for override in overrides if "=" in override)
+        kept = [o for o in overrides if o.partition("=")[0].lstrip("+") not in keys]
+        for key, names in wanted.items():
+            if key in own:
+                found = [name for name in own[key].split(",") if name in names]
+                kept = [f"{key}={','.join(found)}" if o.startswith(f"{key}=") else o for o in kept] if found else []
+            elif stage == "train" and composed_cell(stage, jobs(stage, overrides)[0])[key].name not in names:
+                kept = []
+            if not kept:
+                break
+        if kept:
+            left.append((stage, [*kept, *others]))
+    if not any(stage in ("evaluate", "train") for stage, _ in left):
+        raise UserError(f"{' '.join(f'{key}={values[key]}' for key in wanted)}: the experiment has no such cells")
+    return left
 
 
 @dataclass(frozen=True)
@@ -213,10 +243,7 @@ def main() -> int:
     moved = [o for o in extra if o.startswith(("hydra.run.dir", "hydra.sweep", "output=", "run="))]
     if moved:
         raise UserError(f"{moved[0]}: runs go to runs/ of the current folder, where the report finds them: remove it")
-    plan = [
-        (stage, overrides if stage == "report" else narrowed(overrides, extra))
-        for stage, overrides in sweeps(options.name, options.scale)
-    ]
+    plan = narrowed(sweeps(options.name, options.scale), extra)
     cells, trained = planned(plan)
     before = Counter(map(state, trained))
     print(f"{options.name} at scale {options.scale}: {len(trained)} cells ({described(before)})", flush=True)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from tinyllm.compose import config_folder, refuse_unknown_keys
@@ -30,6 +34,9 @@ from tinyllm.config import (
 from tinyllm.errors import UserError
 from tinyllm.methods import BY_VALIDATION, check_stream, chosen_teachers, teaches, uses_single_teacher
 
+_TEXTS = ("choices", "question", "context", "rationales", "data.columns.fixed_choices", "data.columns.labels")
+"""Keys whose texts may look like numbers."""
+_PARTS = re.compile(r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,'"])+""")
 _NOT_SHOWN = "another text (not shown: it may be a key)"
 
 
@@ -75,6 +82,29 @@ def refuse_secrets(overrides: Iterable[str]) -> None:
             for rule in rules:
                 if not rule.holds(value.strip("[]'\" ")):
                     raise UserError(f"{key}: expected {rule.words}, found {_NOT_SHOWN}")
+
+
+def refuse_changed_texts(overrides: Iterable[str]) -> None:
+    """Refuse a text that Hydra would take for a number or a truth value, and write in another way: `0.50` as `0.5`.
+
+    Raises:
+        UserError: naming the key and the first such text.
+    """
+    for override in overrides:
+        key, _, written = override.lstrip("+").partition("=")
+        if key not in _TEXTS:
+            continue
+        with suppress(HydraException):  # told when Hydra reads it
+            value = OverridesParser.create().parse_override(override).value()
+            values = value if isinstance(value, list) else [value]
+            parts = _PARTS.findall(written.strip().removeprefix("[").removesuffix("]"))
+            for part, read in zip(parts, values, strict=False):
+                if isinstance(read, bool | int | float) and str(read) != part.strip():
+                    quoted = written.replace(part, f"'{part.strip()}'", 1)
+                    raise UserError(
+                        f"{key}: expected texts, found {part.strip()}, which is read as {read}: quote it, as in "
+                        f'"{key}={quoted}"'
+                    )
 
 
 def _rules(hint: Any) -> Iterator[Rule]:

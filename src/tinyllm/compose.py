@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -51,13 +52,18 @@ def register(own: Path | None = None) -> None:
             store.store(name=f"{stage}_schema", node=node)
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)
     OmegaConf.register_new_resolver("topic_of", pinned_topic, replace=True)
-    OmegaConf.register_new_resolver("stem", lambda path: Path(path).stem if path else "jsonl", replace=True)
+    OmegaConf.register_new_resolver("stem", _stem, replace=True)
+
+
+def _stem(path: str | None) -> str:
+    """A dataset's name from its path; of `.` that of the folder."""
+    return Path(os.path.abspath(path)).stem if path else "jsonl"
 
 
 def options_of(group: str) -> list[str]:
     """The shipped options of a group."""
     folders = ("teachers", "teacher") if group == "teachers" else (group,)
-    return sorted(file.stem for name in folders for file in (config_folder() / name).glob("*.yaml"))
+    return sorted({file.stem for name in folders for file in (config_folder() / name).glob("*.yaml")})
 
 
 def compose(stage: str, overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictConfig:

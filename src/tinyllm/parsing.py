@@ -82,12 +82,12 @@ def match_choice(generated: str, choices: Sequence[str]) -> str | None:
     The whole text must be one option after `normalise`; a bare `(b)` names the second one. Of options that differ in
     case alone, such as genotypes, it must be one as it stands.
     """
+    if (written := generated.strip()) in choices:
+        return written
     letter_alone = re.fullmatch(r"\s*\(([a-z])\)\s*\.?\s*", generated.lower())
     if letter_alone:
         index = ord(letter_alone[1]) - ord("a")
         return choices[index] if index < len(choices) else None
-    if (written := generated.strip()) in choices:
-        return written
     wanted = normalise(generated)
     return _only([choice for choice in choices if wanted and normalise(choice) == wanted], _trimmed(generated))
 

@@ -20,8 +20,9 @@ from tinyllm.shown import log_visibly
 
 REQUEUE = 144
 """Exit code of a run that a signal has ended: submitit's local executor starts such a job again."""
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""What a cluster sends before it takes a machine away; the last is submitit's."""
+log = logging.getLogger(__name__)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Ctrl-C, and what a cluster sends before it takes a machine away; the last is submitit's."""
 _GRACE = 10.0
 """Seconds that the other processes have when one has ended before its time."""
 
@@ -35,13 +36,24 @@ class Preemption:
 
     def __init__(self) -> None:
         self.received = False
+        self.interrupted = False
+        """By Ctrl-C."""
         self.deferred = False
         """Whether someone looks at `received`."""
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.received = True
+        again = self.interrupted
+        self.received, self.interrupted = True, again or number == signal.SIGINT
+        if number == signal.SIGINT and (again or not self.deferred):
+            raise KeyboardInterrupt
         if not self.deferred:
             raise Preempted(REQUEUE)
+        if number == signal.SIGINT and rank() == 0:
+            log.info("interrupted: this step is finished and saved first; Ctrl-C once more ends at once")
+
+    def end(self) -> BaseException:
+        """What to raise when all is saved."""
+        return KeyboardInterrupt() if self.interrupted else Preempted(REQUEUE)
 
     def listen(self) -> None:
         """Handle the signals; Lightning puts handlers of its own in their place when a training begins."""
@@ -172,6 +184,11 @@ def count(trainer: TrainerConfig) -> int:
     return torch.cuda.device_count() if trainer.accelerator is Accelerator.gpu else 1
 
 
+def alone(trainer: TrainerConfig) -> bool:
+    """Whether a run has one process."""
+    return count(trainer) * trainer.num_nodes == 1
+
+
 def log_plainly() -> None:
     """Plain lines, of the run's first process alone; errors of all."""
     log_visibly(logging.INFO if rank() == 0 else logging.ERROR, force=True)
@@ -212,6 +229,8 @@ def start(run: Callable[..., None], trainer: TrainerConfig, *arguments: Any) -> 
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         passed.append(number)
+        # A terminal sends Ctrl-C to all processes: a second one from here would end them at once.
+        number = signal.SIGTERM if number == signal.SIGINT else number
         for process in context.processes:
             if process.is_alive():
                 os.kill(process.pid, number)
@@ -225,6 +244,8 @@ def start(run: Callable[..., None], trainer: TrainerConfig, *arguments: Any) -> 
             raise mistakes.get() from error
         if isinstance(error, ProcessRaisedException):
             raise
+        if signal.SIGINT in passed:
+            raise KeyboardInterrupt from error
         if passed or error.exit_code == REQUEUE:  # one that was still starting has died of the signal
             raise Preempted(REQUEUE) from error
         raise
@@ -232,6 +253,8 @@ def start(run: Callable[..., None], trainer: TrainerConfig, *arguments: Any) -> 
         for process in context.processes:
             if process.is_alive():
                 process.terminate()
+    if signal.SIGINT in passed:  # of which torch's own processes end as if all were well
+        raise KeyboardInterrupt
 
 
 def _worker(

@@ -53,8 +53,12 @@ class Domain:
 
 
 def letter(index: int) -> str:
-    """`(a)` for the first option, `(b)` for the second, and so on."""
-    return f"({chr(ord('a') + index)})"
+    """`(a)` for the first option, `(b)` for the second, and so on; `(aa)` follows `(z)`."""
+    name = ""
+    while index >= 0:
+        index, sign = index // 26 - 1, index % 26
+        name = chr(ord("a") + sign) + name
+    return f"({name})"
 
 
 def options(choices: Sequence[str]) -> str:

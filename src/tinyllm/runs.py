@@ -21,6 +21,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from tinyllm import paper
 from tinyllm.config import DataConfig, EvaluateConfig, ExperimentConfig, Source, TeacherConfig
 from tinyllm.errors import BusyError, UserError
 from tinyllm.methods import chosen_teachers, two_samples_of
@@ -314,6 +315,18 @@ def finished(folder: Path, digest: str) -> Result | None:
     return None
 
 
+def check_output(folder: Path, digest: str) -> None:
+    """That an evaluation with this `config_hash` may be written to a folder that the user names.
+
+    Raises:
+        UserError: a training run is in it, or an evaluation of other settings.
+    """
+    other = (folder / RESULT).is_file() and result_of(folder).config_hash != digest
+    if other or (folder / CHECKPOINTS).exists() or ((folder / CONFIG).is_file() and not (folder / RESULT).is_file()):
+        found = "the evaluation of other settings" if other else "a training run"
+        raise UserError(f"output={folder}: expected a folder without results, found {found}: choose another")
+
+
 def student_folder(folder: Path) -> Path:
     """Where the student of a finished run is, as a Hugging Face model folder.
 
@@ -348,7 +361,7 @@ NOT_RESULT_INSIDE = {
     "evaluation": ("batch_size",),
     "data": ("root",),
 }
-"""The same, by group; `data.root` counts with `data.source=jsonl` all the same."""
+"""The same, by group; `data.root` counts all the same where the questions are the user's own."""
 _EARLIER_VALUES = {"accelerator": {"cuda": "gpu", "auto": "cpu"}, "strategy": {"single_device": "auto"}}
 """Of `trainer`: values that earlier versions took, and what they are now; none of them shapes a result."""
 RENAMED = {"trainer": {"accumulate_grad_batches": "accumulate"}}
@@ -395,11 +408,13 @@ def config_hash(values: Mapping[str, Any]) -> str:
         for key, value in values.items()
         if key in {f.name for f in fields(ExperimentConfig)} and key not in _NOT_RESULT
     }
-    if kept.get("data", {}).get("source") == Source.jsonl:  # there the path says which questions they are
+    data = kept.get("data", {})
+    own = data.get("source") == Source.hub and data.get("name") not in paper.DATASETS
+    if data.get("source") == Source.jsonl or own:  # there the path says which questions they are
         kept["data"]["root"] = values["data"]["root"]
     defaults = hash_defaults()
-    data = defaults["ExperimentConfig"]["data"] | {"topic": pinned_topic(values.get("data", {}).get("name", ""))}
-    shaping = _without_defaults(kept, defaults["ExperimentConfig"] | {"data": data})
+    unset = defaults["ExperimentConfig"]["data"] | {"topic": pinned_topic(values.get("data", {}).get("name", ""))}
+    shaping = _without_defaults(kept, defaults["ExperimentConfig"] | {"data": unset})
     shaping["teachers"] = {
         name: _without_defaults(teacher, defaults["TeacherConfig"])
         for name, teacher in kept.get("teachers", {}).items()

@@ -185,6 +185,26 @@ def test_an_experiment_runs_its_cells_and_reports(tmp_path: Path) -> None:
 
 
 def test_an_override_of_the_call_takes_the_place_of_the_sweeps_own() -> None:
-    own = ["experiment=table1", "data=obqa,arc", "+x.y=1", "seed=0,1"]
-    assert experiments.narrowed(own, ["data=obqa", "x.y=2"]) == ["experiment=table1", "seed=0,1", "data=obqa", "x.y=2"]
+    own = [
+        ("train", ["experiment=table1", "data=obqa,arc", "+trainer.x=1", "seed=0,1"]),
+        ("report", ["metric=accuracy"]),
+    ]
+    assert experiments.narrowed(own, ["data=obqa", "trainer.x=2"]) == [
+        ("train", ["experiment=table1", "seed=0,1", "data=obqa", "trainer.x=2"]),
+        own[1],
+    ]
     assert experiments.narrowed(own, []) == own
+
+
+def test_a_method_of_the_call_chooses_among_the_sweeps() -> None:
+    plan = experiments.sweeps("minilab", "minilab")
+    left = experiments.narrowed(plan, ["method=full_ft", "seed=0"])
+    assert [overrides for stage, overrides in left if stage == "train"] == [
+        ["experiment=minilab", "method=full_ft", "seed=0"],
+        ["experiment=minilab", "method=full_ft", "trainer.max_epochs=12", "trainer.valid_every=12", "seed=0"],
+    ]
+    assert "rationales" not in {stage for stage, _ in left}
+    (shuffled,) = [o for stage, o in experiments.narrowed(plan, ["ablation=shuffled_rationales"]) if stage == "train"]
+    assert "ablation=shuffled_rationales" in shuffled
+    with pytest.raises(UserError, match="method=pinto: the experiment has no such cells"):
+        experiments.narrowed(plan, ["method=pinto"])

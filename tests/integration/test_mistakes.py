@@ -189,6 +189,12 @@ MISTAKES = [
     (["train", "data.name=null"], ["data.name", "found null"]),
     (["train", "data.hub_id=[a]"], ["data.hub_id"]),
     (["train", "--config-dir=nowhere"], ["nowhere"]),
+    (["train", "-cn", "report"], ["-cn", "--config-dir"]),
+    (["train", "-m", "seed=0,1", "--info"], ["--info", "-m"]),
+    (["train", "hydra.run.dir='~/x'"], ["hydra.run.dir", "~", "$HOME"]),
+    (["train", "seed=~/x"], ["seed=~/x", "key=value"]),
+    (["predict", "run=x", "question=why", "choices=[true,false]"], ["choices", "true", "True", "quote"]),
+    (["evaluate", "method=full_ft"], ["run=", "student.pretrained", "method=full_ft"]),
 ]
 
 
@@ -202,6 +208,26 @@ def test_a_mistake_gives_one_line_and_exit_code_2_and_leaves_nothing(
     assert len(lines) == 1 and all(name in lines[0] for name in named), err
     assert "Traceback" not in err
     assert not (tmp_path / "runs").exists() and not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_teachers_of_minilab_explain_no_other_questions(stage: Stage, tmp_path: Path) -> None:
+    row = {"id": "q", "question": "Why?", "choices": ["a", "b"], "answer": "a", "split": "train"}
+    rows = [{**row, "id": split, "split": split} for split in ("train", "valid", "test")]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    code, _, err = stage("train", "data=jsonl", "data.root=mine.jsonl")
+    assert code == 2 and "terse is scripted and explains minilab alone, not mine" in err, err
+    (tmp_path / "pretty.jsonl").write_text(json.dumps(row, indent=1))
+    code, _, err = stage("train", "data=jsonl", "data.root=pretty.jsonl", "method=full_ft")
+    assert code == 2 and "pretty.jsonl: line 1: expected one JSON object a line" in err and len(err) < 300, err
+
+
+def test_a_training_that_diverges_ends_in_one_line(stage: Stage) -> None:
+    code, _, err = stage(
+        "train", *SMALL, "method=full_ft", "trainer.max_steps=20", "optimizer.lr=1e30", "optimizer.warmup_steps=0"
+    )
+    assert code == 2 and "training diverged: the loss is" in err and "optimizer.lr" in err and "Traceback" not in err, (
+        err
+    )
 
 
 LATE = [

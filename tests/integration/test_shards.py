@@ -251,6 +251,19 @@ def test_two_processes_that_submitit_starts_write_one_folder_a_cell(tmp_path: Pa
     assert [json.loads(p.read_text())["steps"] for p in tmp_path.glob("runs/minilab/tiny/*/result.json")] == [2, 2]
 
 
+def test_ctrl_c_saves_the_step_that_it_finds(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = popen(tmp_path, "train", "method=full_ft", *LONG, "trainer.max_epochs=3", "hydra.run.dir=run")
+    wait_for(process, lambda: len(steps(run)) > 3)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 130 and "interrupted: run the same command again to resume" in out, out
+    last = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == steps(run)[-1] + 1 and "Traceback" not in out, out
+    log = finish(tmp_path, "train", "method=full_ft", *LONG, "trainer.max_epochs=3", "hydra.run.dir=run")
+    assert f"resuming from step {last['global_step']}" in log and steps(run) == list(range(30))
+
+
 def test_a_signalled_job_of_submitit_is_saved_requeued_and_resumed(tmp_path: Path, folder: Path) -> None:
     """SIGUSR1 to a job of its local executor, which has started two processes of its own."""
     sweep = ["-m", "hydra/launcher=submitit_local", "method=full_ft", *LONG, "trainer.max_epochs=3"]

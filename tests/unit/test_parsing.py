@@ -42,6 +42,10 @@ def test_match_choice(text: str, named: str | None) -> None:
     assert match_choice(text, CHOICES) == named
 
 
+def test_an_option_as_it_stands_is_that_option() -> None:
+    assert match_choice("(b)", ("(b)", "(a)")) == "(b)"
+
+
 def test_normalise() -> None:
     assert normalise("  (c) Hot \n Water. ") == "hot water"
     assert normalise("(c)") == normalise(" (C).") == "(c)"

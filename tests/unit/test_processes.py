@@ -147,6 +147,36 @@ def test_a_signal_ends_what_has_nothing_to_save_and_waits_for_what_has(number: s
     assert end.value.code == 144 and signal.getsignal(number) == before
 
 
+def test_ctrl_c_waits_for_what_has_something_to_save_and_a_second_one_does_not() -> None:
+    preemption = processes.Preemption()
+    with processes.handled(preemption):
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        preemption = processes.Preemption()
+        with processes.handled(preemption):
+            preemption.deferred = True
+            signal.raise_signal(signal.SIGINT)
+            assert preemption.received and isinstance(preemption.end(), KeyboardInterrupt)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    assert isinstance(processes.Preemption().end(), processes.Preempted)
+
+
+def _interrupts_its_parent(folder: str) -> None:
+    if os.environ["RANK"] == "0":
+        os.kill(os.getppid(), signal.SIGINT)
+    for _ in range(6000):
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_processes_of_a_run(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        processes.start(_interrupts_its_parent, TrainerConfig(devices=2), str(tmp_path))
+    assert time.monotonic() - started < 500, "long before they end by themselves"
+
+
 def test_submitits_handler_is_asked_to_queue_a_job_again() -> None:
     """It is what answers SIGUSR2 in a job, and ends it; without one, the exit code does."""
     calls: list[int] = []

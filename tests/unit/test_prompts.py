@@ -17,6 +17,7 @@ from tinyllm.prompts import (
     example_request,
     invented_answer_request,
     invented_question_request,
+    letter,
     student_source,
     teacher_messages,
     teacher_prompt,
@@ -114,6 +115,12 @@ def test_the_words_of_the_authors_by_hand() -> None:
         "Options:\n(a) a scale\n(b) a ruler\n(c) a clock\n(d) a lens\nAnswer:\na\n"
         "Rationale:\nLet's think step by step."
     )
+
+
+def test_options_beyond_z_have_two_letters() -> None:
+    assert [letter(i) for i in (0, 25, 26, 51, 52, 701, 702)] == [
+        "(a)", "(z)", "(aa)", "(az)", "(ba)", "(zz)", "(aaa)",
+    ]  # fmt: skip
 
 
 def test_an_option_is_asked_about_by_its_letter_and_text() -> None:

@@ -306,12 +306,31 @@ def test_the_hash_does_not_follow_the_order_of_keys_or_the_stage() -> None:
     assert len(runs.hash_of(config())) == 12
 
 
-def test_a_root_names_the_questions_of_jsonl_alone() -> None:
-    """The release or parquet files may lie anywhere; a user's own file is the dataset itself."""
+def test_a_root_names_the_questions_of_ones_own_alone() -> None:
+    """The paper's datasets may lie anywhere; a user's own file or folder is the dataset itself."""
     moved = put("data.root", "/elsewhere/own.jsonl")
     assert changed(moved) != runs.hash_of(config())
     release = put("data.source", Source.release)
     assert changed(release, moved) == changed(release)
+    hub, of_the_paper = put("data.source", Source.hub), put("data.name", "obqa")
+    assert changed(hub, of_the_paper, moved) == changed(hub, of_the_paper)
+    assert changed(hub, moved) != changed(hub)
+
+
+def test_an_evaluation_takes_no_folder_of_another_or_of_a_run(tmp_path: Path) -> None:
+    runs.check_output(tmp_path / "new", "abc")
+    evaluated = tmp_path / "evaluated"
+    runs.write_config(config(), evaluated)
+    runs.write_result(replace(RESULT, config_hash="abc"), evaluated)
+    runs.check_output(evaluated, "abc")
+    with pytest.raises(UserError, match=r"output=.*the evaluation of other settings"):
+        runs.check_output(evaluated, "def")
+    (evaluated / runs.CHECKPOINTS).mkdir()
+    with pytest.raises(UserError, match=r"output=.*a training run"):
+        runs.check_output(evaluated, "abc")
+    runs.write_config(config(), tmp_path / "unfinished")
+    with pytest.raises(UserError, match="a training run"):
+        runs.check_output(tmp_path / "unfinished", "abc")
 
 
 SEPARATORS = "\n \r \r\n \t \x0b \x0c \x1c \x1d \x1e \x85 \xa0 \u2028 \u2029 \ufeff"

@@ -24,7 +24,8 @@ from tinyllm.student.trainer import resolve_precision
 from tinyllm.teachers.stored import source_rationales
 
 log = logging.getLogger(__name__)
-_READ_WITH_RUN = ("run=", "output=", "cache=", "store=", "data=", "data.", "evaluation.", "trainer", "hydra")
+_READ_WITH_RUN = ("run=", "output=", "cache=", "store=", "data=", "data.", "evaluation.", "hydra")
+_READ_OF_TRAINER = ("trainer=", "trainer.precision=", "trainer.accelerator=")
 """Beginnings of overrides that an evaluation of a run reads."""
 
 
@@ -38,7 +39,7 @@ def main(config: EvaluateConfig, _: Path) -> None:
         return
     trained = Path(config.run).expanduser() if config.run is not None else None
     for override in HydraConfig.get().overrides.task if trained else ():
-        if not override.lstrip("+").startswith(_READ_WITH_RUN):
+        if not override.lstrip("+").startswith(_READ_WITH_RUN + _READ_OF_TRAINER):
             log.info("%s has no effect: the run has its own", override)
     processes.check_gpu(config.trainer)
     own = runs.read_config(trained) if trained is not None else config
@@ -52,20 +53,26 @@ def main(config: EvaluateConfig, _: Path) -> None:
         for problem in broken_rules(chosen.data, "data."):  # the run may be another's, and its names become folders
             raise UserError(f"{trained / runs.CONFIG}: {problem}")
     questions = load_questions(chosen.data)
-    split = chosen.evaluation.split
+    split, digest = chosen.evaluation.split, runs.hash_of(chosen)
+    if config.output:
+        runs.check_output(Path(config.output).expanduser(), digest)
     check_splits(questions, [split], chosen.data)
     reader = runs.as_trained(chosen, trained) if trained is not None else chosen
     rationales = source_rationales(reader, questions[split], split)
     if trained is None:
         log_ignored(chosen)
-        if not chosen.student.pretrained and not chosen.method.train:
+        if not chosen.student.pretrained:
+            if chosen.method.train:
+                raise UserError(
+                    f"evaluate: expected run=<folder> or student.pretrained=<model> for method={chosen.method.name}, "
+                    "found neither: nothing is trained here (method=inference evaluates random weights)"
+                )
             log.info("student.pretrained is null: random weights are evaluated")
         seed_everything(chosen.seed, verbose=False)  # of random weights
         answers = answer_stream(chosen.method, questions[Split.train])
         student = Student.create(chosen, questions[Split.train], [answers], precision=precision)
     student.to(config.trainer.accelerator)
     evaluation = evaluate(student, questions[split], config.evaluation, rationales)
-    digest = runs.hash_of(chosen)
     result = make_result(chosen, evaluation, questions[Split.train], student, digest)
     if trained is not None:
         result = replace(result, trained_by=runs.hash_of(own))

@@ -7,6 +7,7 @@ import errno
 import importlib
 import os
 import re
+import shlex
 import sys
 import traceback
 import warnings
@@ -25,7 +26,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import tinyllm
 from tinyllm import processes, runs, shown
-from tinyllm.checks import checked, refuse_secrets
+from tinyllm.checks import checked, refuse_changed_texts, refuse_secrets
 from tinyllm.cli.alpha_grid import own_folder, search_of, with_alpha_grid
 from tinyllm.cli.alpha_staged import Search, run_staged
 from tinyllm.cli.failures import Failure, collected, record
@@ -101,6 +102,7 @@ def one_line(error: Exception) -> str:
         return f"{found[1]}: several values: add -m to sweep over them, or quote one value that has commas"
     if isinstance(error, OverrideParseException):
         reason = text.removeprefix(f"Error parsing override '{error.override}'").partition(" See https:")[0].strip()
+        reason = re.sub(r"^\w+Exception: ", "", reason)
         return f"{error.override}: expected key=value, found {reason}: quote a value that has special characters"
     return text
 
@@ -142,7 +144,7 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
     sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     begun = any((folder / name).exists() for name in (runs.CONFIG, runs.METRICS))
     if sweep and not other:
-        print(f"job: tinyllm {stage} {shown.one_line(overrides)}", file=sys.stderr)
+        print(f"job: tinyllm {stage} {shown.one_line(_as_typed())}", file=sys.stderr)
     try:
         typed = checked(composed, folder)
         module = importlib.import_module(f"tinyllm.cli.{stage}")
@@ -176,6 +178,15 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
         record(Failure(overrides, message, exit_code=1))
 
 
+def _as_typed() -> str:
+    """This job's overrides as a shell takes them."""
+    given = HydraConfig.get()
+    own = [
+        f"--config-dir={source.path}" for source in given.runtime.config_sources if source.provider == "command-line"
+    ]
+    return shlex.join([*own, *given.overrides.task])
+
+
 def _mark(folder: Path, text: str) -> None:
     """Leave the error in a run folder; the next call tries again."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -200,6 +211,41 @@ def _usage() -> str:
     return "\n".join(lines)
 
 
+_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd")
+"""Hydra's options that a value follows."""
+_LITERAL = ("question", "context")
+"""Keys of `predict` whose texts are taken as they are."""
+
+
+def in_order(arguments: list[str]) -> list[str]:
+    """Overrides first and options last: argparse takes no overrides on both sides of an option."""
+    overrides, options = [], []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument.startswith("-"):
+            options.append(argument)
+            options += [value for value in [next(rest, None)] if value] if argument in _WITH_VALUE else []
+        else:
+            overrides.append(argument)
+    return [*overrides, *options]
+
+
+def literal(stage: str, arguments: list[str]) -> list[str]:
+    """A question is text and no expression of Hydra's grammar; one that stands in quotation marks is left as it is."""
+    if stage != "predict":
+        return arguments
+    found = []
+    for argument in arguments:
+        key, _, text = argument.partition("=")
+        if key in _LITERAL and text.strip() and not re.fullmatch(r"'[^']*'|\"[^\"]*\"", text.strip()):
+            # Before a quotation mark backslashes are doubled; "${" would be an interpolation.
+            quoted = re.sub(r"(\\*)(\"|$)", lambda m: m[1] * 2 + ("\\" if m[2] else "") + m[2], text)
+            quoted = quoted.replace("${", "\\${")
+            argument = f'{key}="{quoted}"'
+        found.append(argument)
+    return found
+
+
 def main() -> None:
     """Entry point of the console script.
 
@@ -215,12 +261,19 @@ def main() -> None:
     stage = arguments[0]
     if stage not in STAGES:
         _end(f"{stage}: no such stage; {_expected(stage, list(STAGES))}")
-    if {"-m", "--multirun"} & set(arguments) and any(a in ("--cfg", "-c") or a.startswith("--cfg=") for a in arguments):
-        _end("--cfg shows the configuration of one job: leave out -m, and give one value per key")
+    options = {argument.partition("=")[0] for argument in arguments if argument.startswith("-")}
+    if {"-m", "--multirun"} & options and (one := {"--cfg", "-c", "--info", "-i"} & options):
+        _end(f"{min(one)} shows one job: leave out -m, and give one value per key")
+    if foreign := {"--config-name", "-cn", "--config-path", "-cp"} & options:
+        _end(f"{min(foreign)}: a stage has its own configuration: add options of your own with --config-dir=<folder>")
+    for argument in arguments:
+        if re.match(r"hydra\.(run|sweep)\.dir=['\"]*~", argument):
+            _end(f"{argument}: ~ is not expanded here: write the whole path, or $HOME")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through: they become one line below
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", module=r"(lightning|peft|torch|transformers)\b.*")
     log_visibly(force=True)
+    arguments = [stage, *literal(stage, in_order(arguments[1:]))]
     register(own_folder(arguments[1:]))
 
     def run(given: list[str]) -> None:
@@ -231,6 +284,7 @@ def main() -> None:
     searches: list[Search] = []
     try:
         refuse_secrets(arguments[1:])
+        refuse_changed_texts(arguments[1:])
         with _disk_faults(), collected() as failures:
             if search_of(arguments[1:]) == "staged":
                 searches = run_staged(stage, arguments[1:], run)

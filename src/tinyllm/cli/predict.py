@@ -30,9 +30,10 @@ def main(config: PredictConfig, _: Path) -> None:
     ((prediction,),) = student.predict(
         [question], sources, batch_size=1, max_rationale_tokens=config.max_rationale_tokens
     )
-    print(f"answer: {visible(prediction.generated)}")
+    print(f"answer: {visible(prediction.generated) or '(nothing)'}")
     best = max(prediction.scores)
     for i, (choice, score) in enumerate(zip(prediction.choices, prediction.scores, strict=True)):
         print(f"{'*' if score == best else ' '} {letter(i)} {visible(choice)}  ({score:.3f} nats a token)")
+    print("* the most likely option")
     for teacher, text in prediction.rationales.items():
         print(f"{teacher}: {visible(text)}")

@@ -77,6 +77,9 @@ def main(config: RationalesStageConfig, _: Path) -> None:
                 turn = plan_turn(config, teacher, rationale_kind(config.method, config.prompt), Split.train)
                 summaries.append(ask_for_confidence(turn, store, asked, budget, console))
     audits = audit_turns(turns, store, questions)
+    if any(s.left for s in summaries) and 0 in (config.budget.tokens, config.budget.money):
+        console.print("nothing was asked, as the budget is 0: leave it out to ask for these texts", soft_wrap=True)
+        return
     console.print(audit_table(audits))
     file = store.folder / "audit.json"
     write_audit(file, config.data.name, audits)

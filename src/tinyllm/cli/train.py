@@ -47,6 +47,10 @@ def run(config: ExperimentConfig, folder: Path) -> None:
     with runs.alone(folder) if first else nullcontext(), processes.handled(processes.PREEMPTION):
         if first:
             runs.check_questions(config.data, folder)
+            # Another process may have finished it meanwhile; those of this run can't know, and go on together.
+            if processes.alone(config.trainer) and (result := runs.finished(folder, runs.hash_of(config))) is not None:
+                log.info("finished already: %s", runs.summary(result, folder))
+                return
         _run(config, folder)
 
 
@@ -96,4 +100,11 @@ def _run(config: ExperimentConfig, folder: Path) -> None:
         )
         runs.write_evaluation(evaluation.predictions, result, folder)
         log_result(loggers, result, evaluation.predictions)
+        if 2 * result.unparsed > result.n:
+            log.info(
+                "%d of %d written answers name no option: compare students by ranking ('tinyllm report "
+                "metric=accuracy_ranked'), and let it select too (trainer.select_by=accuracy_ranked)",
+                result.unparsed,
+                result.n,
+            )
         log.info("%s (%.0f s in total)", runs.summary(result, folder), time.perf_counter() - started)

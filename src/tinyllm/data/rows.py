@@ -32,7 +32,7 @@ def read_rows(file: Path, problems: list[str]) -> Iterator[tuple[str, object]]:
         Place (`<file>: line 3`, in an array `<file>: row 3`; both from 1) and row.
 
     Raises:
-        UserError: where the file can't be read, is not UTF-8 or holds a broken array.
+        UserError: where the file can't be read, is not UTF-8, holds a broken array or an object over several lines.
     """
     text = read_text(file)
     if text.lstrip().startswith("["):
@@ -46,6 +46,11 @@ def read_rows(file: Path, problems: list[str]) -> Iterator[tuple[str, object]]:
             try:
                 row = json.loads(line)
             except _NOT_JSON as error:
+                if line.strip() == "{":
+                    raise UserError(
+                        f"{file}: line {number}: expected one JSON object a line, or an array of them, found one over "
+                        "several lines"
+                    ) from None
                 problems.append(
                     f"{file}: line {number}: expected one JSON object, found {shortened(line)} ({_reason(error)})"
                 )
@@ -123,7 +128,7 @@ def parse_row(row: object, *, letters: bool) -> tuple[Question | None, list[str]
         if index is not None and index < len(options):
             answer = options[index]
         else:
-            last = chr(ord("a") + len(options) - 1)
+            last = chr(ord("a") + min(len(options), 26) - 1)
             expected = f"the text of an option or a letter from a to {last}" if letters else "the text of an option"
             problems.append(
                 f"field 'answer': expected {expected}, found {shortened(answer)}, options {shortened(list(options))}"

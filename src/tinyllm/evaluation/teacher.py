@@ -29,14 +29,17 @@ def evaluate_teacher(config: EvaluateConfig, teacher: TeacherConfig) -> tuple[Re
         UserError: when the teacher can't be asked, or did not answer every question.
     """
     asked = runs.asked_freely(config, teacher)
+    digest = runs.hash_of(asked)
+    folder = Path(config.output).expanduser() if config.output else runs.teacher_folder(config, teacher)
+    if config.output:
+        runs.check_output(folder, digest)
     started = time.perf_counter()
     console = Console(width=None if sys.stdout.isatty() else 160, markup=False)
     questions = load_questions(config.data)
     predictions = teacher_predictions(asked, teacher, questions, config.evaluation.split, console)
     evaluation = scored(predictions, 0, time.perf_counter() - started)
-    result = make_result(asked, evaluation, questions[Split.train], None, runs.hash_of(asked))
+    result = make_result(asked, evaluation, questions[Split.train], None, digest)
     result = replace(result, student=teacher.name, method=runs.TEACHER)
-    folder = Path(config.output).expanduser() if config.output else runs.teacher_folder(config, teacher)
     runs.write_config(asked, folder)
     runs.write_evaluation(predictions, result, folder)
     return result, folder

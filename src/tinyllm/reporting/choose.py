@@ -32,6 +32,8 @@ class Choice:
     """Settings it was taken from, itself included."""
     valid_accuracy: float
     """Its mean over the seeds that were compared, share of 1; NaN where no setting has one."""
+    tied: int
+    """How many of them have that accuracy."""
     seeds: tuple[int, ...]
     """The seeds that every candidate has, and on which they were compared; empty where they share none, and each
     counted with those it has."""
@@ -47,7 +49,8 @@ class Choice:
         if pd.isna(self.valid_accuracy):
             return f"{taken}, the first by name: none has a validation accuracy"
         seeds = f", seeds {seeds_text(self.seeds)}" if self.seeds else ""
-        return f"{taken} (validation accuracy {100 * self.valid_accuracy:.1f}%{seeds})"
+        equals = f"; {self.tied} have the same, and this is the first by name" if self.tied > 1 else ""
+        return f"{taken} (validation accuracy {100 * self.valid_accuracy:.1f}%{seeds}{equals})"
 
 
 _SELECTED_BY = {
@@ -123,6 +126,7 @@ def choose(frame: pd.DataFrame) -> list[Choice]:
                 name=names[taken] or f"setting {taken}",
                 candidates=len(names),
                 valid_accuracy=float(means.get(taken, float("nan"))),
+                tied=int((means == means.get(taken)).sum()),
                 seeds=tuple(int(seed) for seed in common.columns),
             )
         )

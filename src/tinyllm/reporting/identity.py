@@ -86,6 +86,10 @@ def identity_of(config: ExperimentConfig | None, result: Result) -> Identity:
         doubled = config.ablation.strongest is not None
         alpha = composed_alpha(config) if doubled else dict(result.alpha)
         shaping = replace(shaping, alpha=alpha, method=method)
+        unweighted = [name for name in config.teachers if alpha_of(config.alpha, name) == 0]
+        if which is WhichTeachers.all and unweighted:  # left out all the same
+            drop = [name for name in config.teachers if name in {*unweighted, *config.ablation.drop}]
+            shaping = replace(shaping, ablation=replace(config.ablation, drop=drop))
     family = replace(
         shaping,
         alpha={},
@@ -137,8 +141,8 @@ def variants_of(frame: pd.DataFrame, identities: Sequence[Identity]) -> list[str
 
     The reference family is the one whose shared settings most runs of the dataset and the student have: a control that
     trained three times as long stays the exception however many seeds it has. Then one that neither weighs its texts
-    nor leaves teachers out. A method that was trained with other shared settings alone is a variant, too: beside the
-    others it would pass for one that differs in its method.
+    nor leaves teachers out, and of these the one that differs least from the defaults. A method that was trained with
+    other shared settings alone is a variant, too: beside the others it would pass for one that differs in its method.
     """
     variants = [""] * len(frame)
     shared: Counter[tuple[object, ...]] = Counter()
@@ -149,6 +153,7 @@ def variants_of(frame: pd.DataFrame, identities: Sequence[Identity]) -> list[str
         places = list(group.index)
         sizes = Counter(identities[i].family for i in places)
         row = frame.loc[places[0]]
+        unusual = _differences_from_defaults([identities[i] for i in places])
         usual = common.get((row["dataset"], row["student"], row["split"]))
         trained = [i for i in places if _is_trained(frame.loc[i], identities[i])]
         if usual and trained and usual.shared_settings not in {identities[i].shared_settings for i in trained}:
@@ -164,6 +169,7 @@ def variants_of(frame: pd.DataFrame, identities: Sequence[Identity]) -> list[str
                 -shared[row["dataset"], row["student"], row["split"], identities[i].shared_settings],
                 identities[i].values.get("weighting.name", "uniform") != "uniform",
                 identities[i].values.get("ablation.drop", "[]") != "[]" and row["ablation"] == "none",
+                unusual[identities[i].family],
                 -sizes[identities[i].family],
                 identities[i].family,
             ),
@@ -178,6 +184,18 @@ def variants_of(frame: pd.DataFrame, identities: Sequence[Identity]) -> list[str
                 # Nobody knows whether these are seeds of one setting: they are neither averaged nor chosen among.
                 variants[i] += f" ({identities[i].values[NO_CONFIG]})"
     return variants
+
+
+def _differences_from_defaults(identities: Sequence[Identity]) -> dict[str, int]:
+    """By family, in how many of the keys that tell families apart it has no default; teachers and streams have none."""
+    defaults = dict(_flat(asdict(ExperimentConfig())))
+    values = {one.family: one.values for one in identities}
+    keys = [
+        key
+        for key in {key for own in values.values() for key in own}
+        if not key.startswith(("teachers.", "method.")) and len({own.get(key) for own in values.values()}) > 1
+    ]
+    return {family: sum(own.get(key) != defaults.get(key) for key in keys) for family, own in values.items()}
 
 
 def _common_settings(frame: pd.DataFrame, identities: Sequence[Identity]) -> dict[tuple[str, str, str], Identity]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from tinyllm.config import Metric
 from tinyllm.reporting import cases as case_studies
 from tinyllm.reporting.cases import Case, cases
 from tinyllm.reporting.figures import all_figures
@@ -65,6 +66,7 @@ def make_report(title: str, collected: Collected, study: Study) -> Report:
             f"{len(collected.frame)} runs; tables and figures show the {len(study.frame)} that were evaluated on the "
             "test split.",
             *_hardware(study.frame),
+            *_unparsed(study),
             *(f"Skipped: {line}" for line in collected.skipped),
             *(f"Left out as a duplicate: {line}" for line in collected.repeated),
             f"Intervals, tests and the selection of settings are explained under “{READING}”.",
@@ -85,6 +87,18 @@ def _hardware(frame: pd.DataFrame) -> list[str]:
         return []
     counts = ", ".join(f"{count} in {way}" for way, count in ways.items())
     return [f"Students did not all compute in the same way ({counts}), which can change accuracies a little."]
+
+
+def _unparsed(study: Study) -> list[str]:
+    """A note, where most of what students write names no option, so that their written answers can't be compared."""
+    frame = study.frame[study.frame["n"] > 0]
+    mute = frame[frame["unparsed"] > 0.5 * frame["n"]]
+    if mute.empty or study.metric is Metric.accuracy_ranked:
+        return []
+    return [
+        f"In {len(mute)} of {len(frame)} runs most of the written answers name no option, and so are wrong: compare "
+        "them by ranking (metric=accuracy_ranked), and let it select too (trainer.select_by=accuracy_ranked)."
+    ]
 
 
 def write_report(report: Report, folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -22,6 +23,7 @@ from transformers import (
 
 from tinyllm.config import Schedule
 from tinyllm.data.question_batches import QuestionBatch
+from tinyllm.errors import UserError
 from tinyllm.parsing import is_exact, is_right
 from tinyllm.student.cpu_speed import RELEASE_EVERY, release_memory
 from tinyllm.student.losses import Batch, mean_by_text, stream_losses
@@ -80,6 +82,7 @@ class StudentModule(LightningModule):
         self.valid_exact = MeanMetric()
         self._mark = self._seconds = self._examples = 0.0
         self._terms: list[Tensor] = []
+        self._last_loss: Tensor | float = 0.0
 
     def configure_model(self) -> None:
         """Under FSDP2, leave this process its shard of every weight; `losses` gathers them layer by layer."""
@@ -136,6 +139,7 @@ class StudentModule(LightningModule):
             for name, term in zip(self.weights, mean[1:], strict=True):
                 self.log(f"train/loss/{name}", term)
             self.log("train/loss", mean[0], prog_bar=True)
+            self._last_loss = mean[0]
         return loss
 
     def _steps_after(self, batch_idx: int) -> bool:
@@ -145,7 +149,17 @@ class StudentModule(LightningModule):
     def on_train_start(self) -> None:
         self._mark = time.perf_counter()
 
+    def _check_loss(self) -> None:
+        """Raises UserError where the last step's loss is no number: all later ones would be none, too."""
+        loss = float(self._last_loss)
+        if not math.isfinite(loss):
+            raise UserError(
+                f"training diverged: the loss is {loss} at step {self.trainer.global_step}: lower optimizer.lr or "
+                "trainer.gradient_clip, or raise optimizer.warmup_steps"
+            )
+
     def on_validation_start(self) -> None:
+        self._check_loss()
         if self.whole is not None:
             gather(self.model, self.whole.model)
             cast(Any, self.whole.model).to(self.device).eval()
@@ -166,6 +180,7 @@ class StudentModule(LightningModule):
         if self._steps_after(batch_idx) and self.trainer.global_step % every == 0:
             rate = self._examples / self._seconds * self.trainer.world_size
             self.log("train/examples_per_second", rate, prog_bar=True)
+            self._check_loss()
             self._seconds = self._examples = 0.0
         if batch_idx % RELEASE_EVERY == 0:
             release_memory()

@@ -173,11 +173,13 @@ def fit(
     try:
         trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     except SIGTERMException as end:
-        raise processes.Preempted(processes.REQUEUE) from end
+        raise processes.PREEMPTION.end() from end
+    except SystemExit as end:  # Lightning's, for a second Ctrl-C
+        raise (processes.PREEMPTION.end() if processes.PREEMPTION.interrupted else end) from end
     finally:
         processes.PREEMPTION.deferred = False
     if processes.PREEMPTION.received:  # in the last step
-        raise processes.Preempted(processes.REQUEUE)
+        raise processes.PREEMPTION.end()
     if module.whole is not None:  # the trained one holds this process's shards
         module.model = module.student.model = module.whole.model
     best = trainer.checkpoint_callback

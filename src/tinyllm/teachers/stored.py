@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tinyllm import paper
-from tinyllm.config import ExperimentConfig, Source, Target, TeacherConfig
+from tinyllm.config import Engine, ExperimentConfig, Source, Target, TeacherConfig
 from tinyllm.errors import UserError
 from tinyllm.methods import (
     BY_VALIDATION,
@@ -221,11 +221,20 @@ def _stored(
         keys = {question.id: question.id for question in questions}
     missing = {question_id for key, question_id in keys.items() if key not in found}
     if missing:
+        teacher = config.teachers[name]
+        if teacher.engine is Engine.scripted and config.data.source is not Source.builtin:
+            raise UserError(
+                f"teachers: {name} is scripted and explains minilab alone, not {config.data.name}: choose others with "
+                "teachers=..., or method=full_ft, which reads none"
+            )
+        store = RationaleStore(Path(config.store).expanduser())
+        others = store.prompt_keys(config.data.name, split, teacher.stored_name)
+        there = "; there are texts of it that were asked for with other options" if others else ""
         option = "" if split is Split.train else f"rationales.splits=[{split}] and "
         raise UserError(
             f"{len(missing)} of {len(questions)} {config.data.name}/{split} questions have no rationale of teacher "
-            f"{name} of the kind that this run needs ({kind}) in {config.store}: run 'tinyllm rationales' with {option}"
-            "the same data, teachers, method, ablation, weighting, prompt and seed options"
+            f"{name} of the kind that this run needs ({kind}) in {config.store}{there}: run 'tinyllm rationales' with "
+            f"{option}the same data, teachers, method, ablation, weighting, prompt and seed options"
         )
     check_unchanged(config, questions, found, split)
     return {key: found[key] for key in keys}

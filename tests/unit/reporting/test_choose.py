@@ -87,6 +87,7 @@ def test_ties_go_to_the_first_by_name(frame: pd.DataFrame) -> None:
         (choice,) = choose(tied.iloc[::-1].reset_index(drop=True))
         assert choice.name == "teacher terse, α terse=1"
         assert ("none has a validation accuracy" in str(choice)) == pd.isna(value)
+        assert (f"{choice.tied} have the same" in str(choice) and choice.tied > 1) == (not pd.isna(value))
 
 
 def test_a_setting_without_validation_loses(frame: pd.DataFrame) -> None:

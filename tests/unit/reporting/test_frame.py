@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,6 +69,28 @@ def test_a_control_is_the_variant_however_many_seeds_it_has(make_run: MakeRun, t
     frame = collect([tmp_path / "runs"]).frame
     assert set(frame[frame.method == "tinyllm"].variant) == {""}
     assert sorted(frame[frame.method == "full_ft"].variant) == ["", *["trainer.max_epochs=18"] * 3]
+
+
+def test_the_plain_row_is_of_the_default_settings_whatever_the_others_have(make_run: MakeRun, tmp_path: Path) -> None:
+    def conflicts(drop: bool) -> Callable[[ExperimentConfig], ExperimentConfig]:
+        return lambda c: replace(c, weighting=replace(c.weighting, drop_conflicts=drop))
+
+    def clean(clean: bool) -> Callable[[ExperimentConfig], ExperimentConfig]:
+        return lambda c: replace(c, rationales=replace(c.rationales, clean=clean))
+
+    for seed in range(3):
+        make_run("tinyllm", seed=seed, config=conflicts(True))
+        make_run("tinyllm", seed=seed, config=clean(False))
+    make_run("tinyllm", config=conflicts(False))
+    frame = collect([tmp_path / "runs"]).frame
+    assert sorted(frame.variant) == ["", *["rationales.clean=False"] * 3, *["weighting.drop_conflicts=True"] * 3]
+
+
+def test_a_teacher_of_weight_0_is_left_out_and_no_candidate(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("tinyllm", alpha={"terse": 1.0, "wordy": 0.0})
+    make_run("tinyllm", alpha={"terse": 1.0, "wordy": 1.0})
+    frame = collect([tmp_path / "runs"]).frame
+    assert sorted(frame.variant) == ["", "ablation.drop=['wordy']"]
 
 
 def test_a_method_that_was_only_trained_otherwise_is_a_variant(make_run: MakeRun, tmp_path: Path) -> None:
