@@ -133,12 +133,15 @@ def restore(path: Path) -> None:
 
 
 def read(checkpoint: Path) -> Mapping[str, Any]:
-    """A checkpoint's content, without what lies in shards; empty where there is no checkpoint."""
+    """A checkpoint's content, without what lies in shards; empty where there is no checkpoint.
+
+    Tensors stay in the file until they are used: those of an optimizer take twice the memory of the weights.
+    """
     path = checkpoint / PROGRESS if checkpoint.is_dir() else checkpoint
     if not path.is_file():
         return {}
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise UserError(
             f"{path}: expected a checkpoint of weights and numbers alone, found another or a broken file: "
