@@ -117,6 +117,8 @@ class Engine(StrEnum):
     """An OpenAI-compatible server."""
     scripted = "scripted"
     """Minilab's embedded teachers."""
+    file = "file"
+    """Nothing: its texts are in a file of JSON lines."""
 
 
 class ExampleSource(StrEnum):
@@ -355,7 +357,7 @@ class TeacherConfig:
     engine: Engine = Engine.transformers
     """What runs the teacher."""
     model: Text = MISSING
-    """Hub id, folder or name on the server; for a scripted teacher its voice."""
+    """Hub id, folder or name on the server; for a scripted teacher its voice; with `engine: file` the file's path."""
     revision: Text | None = None
     """Commit, branch or tag of `model` on the hub; part of the prompt key."""
     gguf_file: Text | None = None
@@ -412,13 +414,13 @@ class TeacherConfig:
 
     @property
     def reads_prompts(self) -> bool:
-        """Whether a model is asked, with a prompt and at a cost; a scripted teacher reads the question itself."""
-        return self.engine is not Engine.scripted
+        """Whether a model is asked, with a prompt and at a cost; others read the question alone."""
+        return self.engine not in (Engine.scripted, Engine.file)
 
     @property
     def repeats_itself(self) -> bool:
         """Whether a second sample would be the first text again, as with greedy decoding."""
-        return self.reads_prompts and self.temperature == 0
+        return self.engine is Engine.file or (self.reads_prompts and self.temperature == 0)
 
     @property
     def scores_options(self) -> bool:

@@ -11,7 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from tinyllm.compose import compose
-from tinyllm.config import EvaluateConfig, ExperimentConfig, Source, StreamConfig, Target, WhichTeachers
+from tinyllm.config import Engine, EvaluateConfig, ExperimentConfig, Source, StreamConfig, Target, WhichTeachers
 from tinyllm.methods import alpha_of, two_samples_of, weighs_texts
 from tinyllm.paper import ABLATIONS, ALPHA_GRID, DATASETS, METHODS, STUDENTS, TEACHERS
 from tinyllm.runs import NOT_RESULT_INSIDE
@@ -139,7 +139,8 @@ def _of_teachers(config: ExperimentConfig, paper: ExperimentConfig, asked: list[
             theirs, ours = paper.teachers[name], config.teachers[name]
             found |= {key: (a, b) for key, a, b in _differences(f"teachers.{name}", asdict(theirs), asdict(ours))}
             if ours.reads_prompts != theirs.reads_prompts:
-                found["teachers"] = (", ".join(expected), f"a scripted {name}")
+                kind = "a scripted" if ours.engine is Engine.scripted else "texts of"
+                found["teachers"] = (", ".join(expected), f"{kind} {name}")
         weight = alpha_of(config.alpha, name)
         taught = any(stream.target is Target.rationale for stream in config.method.streams.values())
         if taught and weight not in ALPHA_GRID:

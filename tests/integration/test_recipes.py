@@ -89,6 +89,13 @@ def test_a_teacher(stage: Stage, tmp_path: Path) -> None:
     assert float(read_metrics(run)[0]["train/loss/careful"]) > 0
 
 
+def test_texts_that_you_have(stage: Stage, tmp_path: Path) -> None:
+    write_questions(tmp_path / "questions.jsonl")
+    run = recipe("Texts that you have", stage, tmp_path)
+    assert result(run)["teachers"] == ["file"]
+    assert any(float(row["train/loss/file"] or 0) > 0 for row in read_metrics(run))
+
+
 def test_a_student(stage: Stage, tmp_path: Path) -> None:
     own = [value for value in SMALLER["train"] if not value.startswith("student.")]
     shown = [block for block in blocks(read("CONTRIBUTING.md")) if block.section == "A student"]
@@ -134,5 +141,13 @@ def test_a_table(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert "How long the runs took" in (tmp_path / "report" / "tables" / f"seconds.{ending}").read_text()
 
 
-RECIPES = {"Your own questions", "A dataset of the hub", "A teacher", "A student", "A method", "A table"}
+RECIPES = {
+    "Your own questions",
+    "A dataset of the hub",
+    "A teacher",
+    "Texts that you have",
+    "A student",
+    "A method",
+    "A table",
+}
 """Headings of CONTRIBUTING whose fences are followed here."""

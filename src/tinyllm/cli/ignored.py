@@ -86,6 +86,14 @@ def _every_teacher(config: ExperimentConfig, test: Callable[[ExperimentConfig, T
 
 
 def _is_scripted(config: ExperimentConfig, teacher: TeacherConfig) -> bool:
+    return teacher.engine is Engine.scripted
+
+
+def _is_file(config: ExperimentConfig, teacher: TeacherConfig) -> bool:
+    return teacher.engine is Engine.file
+
+
+def _reads_no_prompt(config: ExperimentConfig, teacher: TeacherConfig) -> bool:
     return not teacher.reads_prompts
 
 
@@ -104,6 +112,7 @@ def _forces_nobody(config: ExperimentConfig) -> bool:
 
 TEACHER_RULES = (
     OfTeacher(("revision", *_DECODING, *_LOCAL, *_SERVED), "a scripted teacher", _is_scripted),
+    OfTeacher(("revision", *_DECODING, *_LOCAL, *_SERVED), "a teacher whose texts are in a file", _is_file),
     OfTeacher((*_DECODING, *_LOCAL, *_SERVED), "a teacher whose texts are the published ones", _is_published),
     OfTeacher(_SERVED, "engine=transformers", lambda c, t: t.engine is Engine.transformers),
     OfTeacher(_LOCAL, "engine=openai", lambda c, t: t.engine is Engine.openai),
@@ -113,14 +122,14 @@ _PROMPT = _of("prompt", PromptConfig, but=("teacher_forcing",))
 RUN_RULES = (
     OfRun((*_of("prompt", PromptConfig), *_of("rationales", RationalesConfig)), "the method reads no teacher's text",
           lambda c: not _takes_texts(c)),
-    OfRun(_PROMPT, "scripted teachers read no prompt", lambda c: _every_teacher(c, _is_scripted)),
+    OfRun(_PROMPT, "the teachers read no prompt", lambda c: _every_teacher(c, _reads_no_prompt)),
     OfRun(_PROMPT, "the teachers' texts are the published ones", lambda c: _every_teacher(c, _is_published)),
     OfRun(("prompt.teacher_forcing",), "the method's teachers are never told the answer", _forces_nobody),
     OfRun(("prompt.template",), "only forced and unforced prompts have a template",
           lambda c: not {PromptKind.forced, PromptKind.unforced} & set(prompt_kinds(c.method, c.prompt))),
     OfRun(("prompt.example_source",), "prompt.examples=0", lambda c: c.prompt.examples == 0),
-    OfRun(("rationales.retry",), "scripted teachers have no token limit",
-          lambda c: _every_teacher(c, _is_scripted)),
+    OfRun(("rationales.retry",), "the teachers have no token limit",
+          lambda c: _every_teacher(c, _reads_no_prompt)),
     OfRun(("rationales.recorded",), "only data.source=release has published texts",
           lambda c: c.data.source is not Source.release),
     OfRun(_of("weighting", WeightingConfig), "the method teaches no teacher's text", lambda c: not weighs_texts(c)),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
 
-from tinyllm.config import ExperimentConfig, TeacherConfig
+from tinyllm.config import Engine, ExperimentConfig, TeacherConfig
 from tinyllm.methods import prompt_kinds
 from tinyllm.records import PromptKind
 from tinyllm.teachers.stored import is_recorded
 
-PUBLISHED, GENERATED, SCRIPTED = "published", "generated", "scripted"
-"""Of the paper's authors; written by a model that was asked; by one of minilab's scripted teachers."""
+PUBLISHED, GENERATED, SCRIPTED, GIVEN = "published", "generated", "scripted", "given in a file"
+"""Of the paper's authors; written by a model that was asked; by one of minilab's scripted teachers; by whomever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ def _of(config: ExperimentConfig, teacher: TeacherConfig, kind: PromptKind) -> T
     name = teacher.stored_name
     if is_recorded(config, teacher, kind):
         return TeacherTexts(name, PUBLISHED)
+    if teacher.engine is Engine.file:
+        return TeacherTexts(name, GIVEN, Path(teacher.model).name, asked=str(kind))
     if not teacher.reads_prompts:
         wrong = "" if teacher.share is None else f", wrong in {teacher.share:g}"
         return TeacherTexts(name, SCRIPTED, f"voice {teacher.model}{wrong}", asked=str(kind))

@@ -160,6 +160,7 @@ class StudentModule(LightningModule):
 
     def on_validation_start(self) -> None:
         self._check_loss()
+        release_memory()  # of the steps: answers want other sizes
         if self.whole is not None:
             gather(self.model, self.whole.model)
             cast(Any, self.whole.model).to(self.device).eval()
@@ -188,6 +189,8 @@ class StudentModule(LightningModule):
 
     def validation_step(self, batch: QuestionBatch, batch_idx: int) -> None:
         """The accuracies of `config.Metric`, as shares of 1."""
+        if (batch_idx + 1) % RELEASE_EVERY == 0:
+            release_memory()
         student = self.whole or self.student
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled="bf16" in student.precision):
             predictions = student.answer(batch)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
-from tinyllm.config import PromptConfig, PromptTemplate, TeacherConfig
+from tinyllm.config import Engine, PromptConfig, PromptTemplate, TeacherConfig
+from tinyllm.errors import UserError
 from tinyllm.records import PromptKind
 from tinyllm.runs import pinned_topic
 
@@ -38,9 +40,16 @@ def prompt_key(
         dataset: its name.
         pool: `pool.pool_name` of the in-context examples.
         recorded: the texts were published, whatever the prompt settings of this run say.
+
+    Raises:
+        UserError: the file with the teacher's texts is missing: its content is in the key.
     """
     if recorded:
         return _digest({"recorded": 1})
+    if teacher.engine is Engine.file:
+        return _digest(
+            {"file": digest_of_file(Path(teacher.model).expanduser()), "kind": str(kind), "dataset": dataset}
+        )
     if not teacher.reads_prompts:
         script: dict[str, object] = {"voice": teacher.model, "knows": str(teacher.knows), "version": SCRIPT_VERSION}
         wrong = {} if teacher.share is None else {"share": teacher.share}
@@ -104,6 +113,17 @@ def confidence_key(teacher: TeacherConfig, texts: str) -> str:
     """
     names = ("model", "revision", "gguf_file")
     return _digest({"confidence": CONFIDENCE_VERSION, "texts": texts} | {n: getattr(teacher, n) for n in names})
+
+
+def digest_of_file(file: Path) -> str:
+    """Of a file of texts.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not file.is_file():
+        raise UserError(f"teachers.<name>.model={file}: expected a file of JSON lines with the texts, found none")
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def _digest(shape: dict[str, object]) -> str:

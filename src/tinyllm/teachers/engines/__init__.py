@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinyllm.config import Engine as EngineName
@@ -27,6 +28,10 @@ def open_engine(teacher: TeacherConfig, published: Published | None = None) -> E
         from tinyllm.teachers.engines.scripted import ScriptedEngine
 
         return ScriptedEngine(voice=teacher.model, sample=teacher.sample, knows=teacher.knows, share=teacher.share)
+    if teacher.engine is EngineName.file:
+        from tinyllm.teachers.engines.file import FileEngine
+
+        return FileEngine(Path(teacher.model).expanduser())
     if teacher.engine is EngineName.openai:
         from tinyllm.teachers.engines.openai import OpenAIEngine
 
