@@ -63,7 +63,10 @@ def identity_of(config: ExperimentConfig | None, result: Result) -> Identity:
     if config is None:
         return Identity(result.config_hash, result.config_hash, result.config_hash, {NO_CONFIG: result.config_hash})
     data = replace(config.data, seed=0)
-    shaping = replace(config, seed=0, data=data, evaluation=EvaluationConfig())
+    # What `auto` becomes on most machines; a report notes where students computed in other ways.
+    precision = "auto" if config.trainer.precision == "bf16-mixed" else config.trainer.precision
+    trainer = replace(config.trainer, precision=precision)
+    shaping = replace(config, seed=0, data=data, trainer=trainer, evaluation=EvaluationConfig())
     which = which_teachers(config)
     if result.method == TEACHER:
         all_questions = replace(data, train_fraction=1.0)

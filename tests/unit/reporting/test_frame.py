@@ -86,6 +86,15 @@ def test_the_plain_row_is_of_the_default_settings_whatever_the_others_have(make_
     assert sorted(frame.variant) == ["", *["rationales.clean=False"] * 3, *["weighting.drop_conflicts=True"] * 3]
 
 
+def test_a_precision_that_auto_becomes_is_no_variant(make_run: MakeRun, tmp_path: Path) -> None:
+    for seed, precision in enumerate(["auto", "bf16-mixed", "32-true"]):
+        make_run(
+            "tinyllm", seed=seed, config=lambda c, p=precision: replace(c, trainer=replace(c.trainer, precision=p))
+        )
+    frame = collect([tmp_path / "runs"]).frame.sort_values("seed")
+    assert list(frame.variant) == ["", "", "trainer.precision=32-true"]
+
+
 def test_a_teacher_of_weight_0_is_left_out_and_no_candidate(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("tinyllm", alpha={"terse": 1.0, "wordy": 0.0})
     make_run("tinyllm", alpha={"terse": 1.0, "wordy": 1.0})
