@@ -16,7 +16,7 @@ _LEAD_IN = re.compile(
     re.IGNORECASE,
 )
 # What a model that reasons writes before its answer; the opening mark may stand in its chat template.
-_THOUGHTS = re.compile(r".*</(think|thinking|thought|reasoning)>", re.IGNORECASE | re.DOTALL)
+_THOUGHTS = re.compile(r".*</(?:think|thinking|thought|reasoning)>", re.IGNORECASE | re.DOTALL)
 _OPEN_THOUGHTS = re.compile(r"<(?:think|thinking|thought|reasoning)>.*", re.IGNORECASE | re.DOTALL)
 _BOXED = re.compile(r"\\boxed\{\s*(?:\\text\{([^{}]*)\}|([^{}]*))\s*\}")
 _SET_APART = re.compile(r"`([^`]*)`|\$(\(?[A-Za-z]\)?)\$")
