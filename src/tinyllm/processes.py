@@ -184,7 +184,7 @@ def count(trainer: TrainerConfig) -> int:
     return torch.cuda.device_count() if trainer.accelerator is Accelerator.gpu else 1
 
 
-def alone(trainer: TrainerConfig) -> bool:
+def is_single(trainer: TrainerConfig) -> bool:
     """Whether a run has one process."""
     return count(trainer) * trainer.num_nodes == 1
 

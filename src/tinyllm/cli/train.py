@@ -48,7 +48,10 @@ def run(config: ExperimentConfig, folder: Path) -> None:
         if first:
             runs.check_questions(config.data, folder)
             # Another process may have finished it meanwhile; those of this run can't know, and go on together.
-            if processes.alone(config.trainer) and (result := runs.finished(folder, runs.hash_of(config))) is not None:
+            if (
+                processes.is_single(config.trainer)
+                and (result := runs.finished(folder, runs.hash_of(config))) is not None
+            ):
                 log.info("finished already: %s", runs.summary(result, folder))
                 return
         _run(config, folder)

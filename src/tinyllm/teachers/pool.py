@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from tinyllm.config import DataConfig, ExampleSource, PromptConfig, Source, TeacherConfig
-from tinyllm.teachers.prompt_key import pool_key
+from tinyllm.teachers.prompt_key import digest_of_file, pool_key
 from tinyllm.teachers.store import RationaleStore
 
 
@@ -31,4 +30,4 @@ def pool_name(store: RationaleStore, teacher: TeacherConfig, prompt: PromptConfi
 
 def digest_of(file: Path) -> str | None:
     """Of the content; None where there is no such file."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
+    return digest_of_file(file) if file.is_file() else None
