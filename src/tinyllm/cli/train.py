@@ -11,7 +11,7 @@ from lightning.pytorch import seed_everything
 
 from tinyllm import processes, runs
 from tinyllm.cli.ignored import log_ignored
-from tinyllm.config import ExperimentConfig
+from tinyllm.config import ExperimentConfig, Metric
 from tinyllm.data.questions import check_splits, load_questions
 from tinyllm.deviations import deviations
 from tinyllm.evaluation.evaluate import evaluate, make_result
@@ -104,10 +104,8 @@ def _run(config: ExperimentConfig, folder: Path) -> None:
         runs.write_evaluation(evaluation.predictions, result, folder)
         log_result(loggers, result, evaluation.predictions)
         if 2 * result.unparsed > result.n:
-            log.info(
-                "%d of %d written answers name no option: compare students by ranking ('tinyllm report "
-                "metric=accuracy_ranked'), and let it select too (trainer.select_by=accuracy_ranked)",
-                result.unparsed,
-                result.n,
-            )
+            ranked = config.trainer.select_by is Metric.accuracy_ranked or not config.method.train
+            also = "" if ranked else ", and let it select too (trainer.select_by=accuracy_ranked)"
+            mute = f"{result.unparsed} of {result.n} written answers name no option"
+            log.info("%s: compare students by ranking ('tinyllm report metric=accuracy_ranked')%s", mute, also)
         log.info("%s (%.0f s in total)", runs.summary(result, folder), time.perf_counter() - started)
