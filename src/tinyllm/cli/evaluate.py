@@ -24,8 +24,10 @@ from tinyllm.student.trainer import resolve_precision
 from tinyllm.teachers.stored import source_rationales
 
 log = logging.getLogger(__name__)
-_READ_WITH_RUN = ("run=", "output=", "cache=", "store=", "data=", "data.", "evaluation.", "hydra")
-_READ_OF_TRAINER = ("trainer=", "trainer.precision=", "trainer.accelerator=")
+_READ_WITH_RUN = (
+    "run=", "output=", "cache=", "store=", "data=", "data.", "evaluation.", "hydra",
+    "trainer=", "trainer.precision=", "trainer.accelerator=",
+)  # fmt: skip
 """Beginnings of overrides that an evaluation of a run reads."""
 
 
@@ -39,7 +41,7 @@ def main(config: EvaluateConfig, _: Path) -> None:
         return
     trained = Path(config.run).expanduser() if config.run is not None else None
     for override in HydraConfig.get().overrides.task if trained else ():
-        if not override.lstrip("+").startswith(_READ_WITH_RUN + _READ_OF_TRAINER):
+        if not override.lstrip("+").startswith(_READ_WITH_RUN):
             log.info("%s has no effect: the run has its own", override)
     processes.check_gpu(config.trainer)
     own = runs.read_config(trained) if trained is not None else config

@@ -182,7 +182,7 @@ class OpenAIEngine:
         return Completion(request.id, "", "error", error=f"{problem.text}, {self.max_retries + 1} times", lost=lost)
 
     async def _try(self, client: AsyncOpenAI, request: Request) -> Completion:
-        """One try, or two where the first tells the name of the token limit.
+        """One try, or several where a refusal tells which parameters the server takes.
 
         Raises:
             _Again: worth another try.
