@@ -273,12 +273,12 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", module=r"(lightning|peft|torch|transformers)\b.*")
     log_visibly(force=True)
-    arguments = [stage, *literal(stage, in_order(arguments[1:]))]
+    arguments = [stage, *literal(stage, arguments[1:])]
     register(own_folder(arguments[1:]))
 
     def run(given: list[str]) -> None:
         GlobalHydra.instance().clear()  # a search runs several sweeps
-        sys.argv = [f"tinyllm {stage}", *given]
+        sys.argv = [f"tinyllm {stage}", *in_order(given)]
         _hydra_main(stage)()
 
     searches: list[Search] = []

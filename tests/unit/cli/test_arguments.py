@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Callable
 
 import pytest
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from tinyllm.checks import refuse_changed_texts
+from tinyllm.cli import main
 from tinyllm.cli.main import in_order, literal
 from tinyllm.errors import UserError
 
@@ -57,6 +61,27 @@ def test_options_may_stand_anywhere() -> None:
     given = ["seed=0,1", "-m", "data=jsonl", "--config-dir", "mine", "a=b", "--cfg=job", "-c", "job"]
     assert in_order(given) == ["seed=0,1", "data=jsonl", "a=b", "-m", "--config-dir", "mine", "--cfg=job", "-c", "job"]
     assert in_order(["--config-dir"]) == ["--config-dir"]
+
+
+@pytest.mark.parametrize("search", ["grid", "staged"])
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_the_arguments_of_a_search_are_such_as_hydra_takes(
+    monkeypatch: pytest.MonkeyPatch, search: str, place: int
+) -> None:
+    """The search adds weights of its own to the call; wherever `-m` stands, argparse has to take them all."""
+    taken = []
+
+    def called(stage: str) -> Callable[[], None]:
+        return lambda: taken.append(get_args_parser().parse_args(sys.argv[1:]))
+
+    given = ["method=tinyllm", f"alpha={search}", "seed=0"]
+    monkeypatch.setattr(sys, "argv", ["tinyllm", "train", *given[:place], "-m", *given[place:]])
+    monkeypatch.setattr(main, "_hydra_main", called)
+    main.main()
+    assert len(taken) == {"grid": 1, "staged": 2}[search]
+    for arguments in taken:
+        names = [override.partition("=")[0] for override in arguments.overrides]
+        assert names == ["method", "alpha", "seed", "alpha.terse", "alpha.wordy"] and arguments.multirun
 
 
 @pytest.mark.parametrize(
