@@ -1,6 +1,6 @@
 """Run an experiment's sweeps, then its report: what `make experiment NAME=... SCALE=...` calls.
 
-python experiments/run.py table1 minilab [Hydra overrides] [--list | --report]
+python experiments/run.py table1 minilab [Hydra overrides] [--list | --report | --pack | --unpack]
 
 Reads `experiments/<name>/sweep.yaml`: for each scale the stages in order, and for each stage its sweeps, as overrides.
 Runs go to `runs/` and rationales to `store/` of the current folder, shared by all experiments: a cell that another
@@ -25,11 +25,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import cast
 
+import archive
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -41,8 +42,10 @@ from tinyllm.cli.alpha_grid import search_of, with_alpha_grid
 from tinyllm.cli.alpha_staged import known_jobs
 from tinyllm.cli.main import MISTAKES, STAGES, one_line
 from tinyllm.compose import compose, config_folder
-from tinyllm.config import Accelerator, EvaluateConfig, ReportConfig
+from tinyllm.config import Accelerator, DataConfig, EvaluateConfig, ReportConfig
+from tinyllm.data.questions import load_questions
 from tinyllm.errors import UserError
+from tinyllm.records import Question
 
 HERE = Path(__file__).resolve().parent
 INTERRUPTED = 130
@@ -174,6 +177,18 @@ def state(folder: Path) -> str:
     return "interrupted" if (folder / runs.CONFIG).is_file() else "new"
 
 
+def questions(one: Cell) -> list[Question]:
+    """Those of a cell's dataset, of all splits."""
+    data = composed_cell(one.stage, one.overrides).data
+    return _questions(OmegaConf.to_yaml(data))
+
+
+@cache
+def _questions(data: str) -> list[Question]:
+    typed = OmegaConf.merge(OmegaConf.structured(DataConfig), OmegaConf.create(data))
+    return [q for own in load_questions(cast(DataConfig, OmegaConf.to_object(typed))).values() for q in own]
+
+
 def described(counts: Counter[str]) -> str:
     """`5 finished, 1 failed`."""
     return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
@@ -239,6 +254,10 @@ def main() -> int:
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--list", action="store_true", help="only list the cells and their states")
     only.add_argument("--report", action="store_true", help="only write the report of the cells that are finished")
+    only.add_argument("--pack", action="store_true", help=f"only add the finished cells to the scale's {archive.NAME}")
+    only.add_argument(
+        "--unpack", action="store_true", help=f"only take cells that are finished there from {archive.NAME}"
+    )
     options, extra = parser.parse_known_args()
     moved = [o for o in extra if o.startswith(("hydra.run.dir", "hydra.sweep", "output=", "run="))]
     if moved:
@@ -254,6 +273,14 @@ def main() -> int:
     output = HERE / options.name / options.scale
     reports = [overrides for stage, overrides in plan if stage == "report"]
     title = f"{options.name} at scale {options.scale}"
+    if options.pack:
+        packed = archive.pack(dict.fromkeys(one.folder for one in cells), output / archive.NAME)
+        print(f"{output / archive.NAME}: {packed} finished cells, without weights and without texts of questions")
+        return 0
+    if options.unpack:
+        wanted = {one.folder: partial(questions, one) for one in cells}
+        print(f"{len(archive.unpack(wanted, output / archive.NAME))} finished cells taken from {output / archive.NAME}")
+        return 0
     if options.report:
         for overrides in reports:
             write_report(dict.fromkeys(one.folder for one in cells), output, title, overrides)

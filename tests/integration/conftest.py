@@ -101,12 +101,16 @@ def finish(folder: Path, *arguments: str, timeout: float = 300) -> str:
 
 
 def load_script(path: Path) -> ModuleType:
-    """A Python file that belongs to no package, as a module."""
+    """A Python file that belongs to no package, as a module; it may import its neighbours, as when it is run."""
     spec = importlib.util.spec_from_file_location(f"script_{path.parent.name}_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
     return module
 
 

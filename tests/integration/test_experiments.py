@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -153,7 +154,8 @@ def test_an_experiment_runs_its_cells_and_reports(tmp_path: Path) -> None:
         "report": ["metric=accuracy_ranked"],
     }
     (home / "small" / "sweep.yaml").write_text(yaml.safe_dump({"minilab": lines}, sort_keys=False))
-    (home / "run.py").write_text((EXPERIMENTS / "run.py").read_text())
+    for script in ("run.py", "archive.py"):
+        (home / script).write_text((EXPERIMENTS / script).read_text())
 
     def call(*arguments: str) -> tuple[int, str]:
         command = [sys.executable, "experiments/run.py", *arguments]
@@ -172,6 +174,17 @@ def test_an_experiment_runs_its_cells_and_reports(tmp_path: Path) -> None:
     code, out = call("small", "minilab", "hydra/launcher=basic")
     assert code == 0 and "2 cells (2 finished)" in out, out
     assert len(list(tmp_path.glob("runs/minilab/tiny/*"))) == 2, "the planned folders are those that runs take"
+    report = (output / "report.md").read_bytes()
+    code, out = call("small", "minilab", "--pack")
+    assert code == 0 and "4 finished cells" in out, out
+    packed = (output / "runs.tar.xz").read_bytes()
+    shutil.move(tmp_path / "runs", tmp_path / "before")
+    code, out = call("small", "minilab", "--unpack")
+    assert code == 0 and "4 finished cells taken" in out, out
+    code, out = call("small", "minilab", "--report")
+    assert code == 0 and (output / "report.md").read_bytes() == report, "the same report on another machine"
+    code, out = call("small", "minilab", "--pack")
+    assert code == 0 and (output / "runs.tar.xz").read_bytes() == packed, out
     (output / "report.md").unlink()
     (next(tmp_path.glob("runs/minilab/tiny/full_ft-*")) / "result.json").unlink()
     code, out = call("small", "minilab", "--report")
