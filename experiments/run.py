@@ -42,7 +42,7 @@ from tinyllm.cli.alpha_grid import search_of, with_alpha_grid
 from tinyllm.cli.alpha_staged import known_jobs
 from tinyllm.cli.main import MISTAKES, STAGES, one_line
 from tinyllm.compose import compose, config_folder
-from tinyllm.config import Accelerator, DataConfig, EvaluateConfig, ReportConfig
+from tinyllm.config import Accelerator, EvaluateConfig, ExperimentConfig, ReportConfig
 from tinyllm.data.questions import load_questions
 from tinyllm.errors import UserError
 from tinyllm.records import Question
@@ -177,16 +177,12 @@ def state(folder: Path) -> str:
     return "interrupted" if (folder / runs.CONFIG).is_file() else "new"
 
 
-def questions(one: Cell) -> list[Question]:
-    """Those of a cell's dataset, of all splits."""
-    data = composed_cell(one.stage, one.overrides).data
-    return _questions(OmegaConf.to_yaml(data))
-
-
-@cache
-def _questions(data: str) -> list[Question]:
-    typed = OmegaConf.merge(OmegaConf.structured(DataConfig), OmegaConf.create(data))
-    return [q for own in load_questions(cast(DataConfig, OmegaConf.to_object(typed))).values() for q in own]
+def questions(one: Cell, known: dict[str, list[Question]]) -> list[Question]:
+    """Those of a cell's dataset, of all splits; what has been read once is taken from `known`."""
+    data = cast(ExperimentConfig | EvaluateConfig, OmegaConf.to_object(composed_cell(one.stage, one.overrides))).data
+    if repr(data) not in known:
+        known[repr(data)] = [question for split in load_questions(data).values() for question in split]
+    return known[repr(data)]
 
 
 def described(counts: Counter[str]) -> str:
@@ -278,7 +274,8 @@ def main() -> int:
         print(f"{output / archive.NAME}: {packed} finished cells, without weights and without texts of questions")
         return 0
     if options.unpack:
-        wanted = {one.folder: partial(questions, one) for one in cells}
+        known: dict[str, list[Question]] = {}
+        wanted = {one.folder: partial(questions, one, known) for one in cells}
         print(f"{len(archive.unpack(wanted, output / archive.NAME))} finished cells taken from {output / archive.NAME}")
         return 0
     if options.report:
