@@ -1,15 +1,17 @@
 """Finished cells of an experiment in one file, from which its report can be made anew on any machine.
 
 `experiments/<name>/<scale>/runs.tar.xz` holds what a report reads of a run: its result, configuration, metrics and
-predictions. Weights are left out, and so are the texts of questions and options, which belong to the dataset: unpacking
-reads them there.
+predictions. Weights are left out, and later evaluations of a run, and the texts of questions and options, which belong
+to the dataset: unpacking reads them there.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -39,6 +41,16 @@ def pack(folders: Iterable[Path], path: Path) -> int:
     Raises:
         UserError: for an archive that can't be read.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # another call may be packing
+        return _add(folders, path)
+    finally:
+        os.close(descriptor)
+
+
+def _add(folders: Iterable[Path], path: Path) -> int:
     members = _read(path) if path.exists() else {}
     for folder in folders:
         if not (folder / runs.RESULT).is_file():
@@ -108,7 +120,7 @@ def _without_texts(lines: bytes) -> bytes:
         row["asked"] = _digest(row.pop("question"), choices)
         for field in CHOSEN:
             row[field] = choices.index(row[field]) if row[field] in choices else row[field]
-        row["scores"] = [round(score, DECIMALS) for score in row["scores"]]
+        row["scores"] = [round(score, DECIMALS) for score in row["scores"] or ()]
         rows.append(json.dumps(row, ensure_ascii=False))
     return ("\n".join(rows) + "\n").encode()
 

@@ -45,6 +45,7 @@ from tinyllm.compose import compose, config_folder
 from tinyllm.config import Accelerator, EvaluateConfig, ExperimentConfig, ReportConfig
 from tinyllm.data.questions import load_questions
 from tinyllm.errors import UserError
+from tinyllm.methods import prompt_kinds
 from tinyllm.records import Question
 
 HERE = Path(__file__).resolve().parent
@@ -72,7 +73,8 @@ def sweeps(name: str, scale: str) -> list[tuple[str, list[str]]]:
 def narrowed(plan: Sequence[tuple[str, list[str]]], given: Sequence[str]) -> list[tuple[str, list[str]]]:
     """The sweeps with the call's overrides in place of their own: `data=obqa` keeps one dataset of several.
 
-    `method=` and `ablation=` choose among the sweeps: those without such cells are left out.
+    `method=` and `ablation=` choose among the sweeps: those without such cells are left out, and no teacher is asked
+    where none of the methods learns from one.
 
     Raises:
         UserError: no cell is left.
@@ -87,20 +89,28 @@ def narrowed(plan: Sequence[tuple[str, list[str]]], given: Sequence[str]) -> lis
             left.append((stage, overrides))
             continue
         own = dict(override.split("=", 1) for override in overrides if "=" in override)
+        out = False
         kept = [o for o in overrides if o.partition("=")[0].lstrip("+") not in keys]
         for key, names in wanted.items():
             if key in own:
                 found = [name for name in own[key].split(",") if name in names]
-                kept = [f"{key}={','.join(found)}" if o.startswith(f"{key}=") else o for o in kept] if found else []
-            elif stage == "train" and composed_cell(stage, jobs(stage, overrides)[0])[key].name not in names:
-                kept = []
-            if not kept:
-                break
-        if kept:
+                kept = [f"{key}={','.join(found)}" if o.startswith(f"{key}=") else o for o in kept]
+                out |= not found
+            elif stage == "train":
+                out |= composed_cell(stage, jobs(stage, overrides)[0])[key].name not in names
+            elif stage == "rationales" and key == "method":
+                out |= not any(map(asks_teachers, names))
+        if not out:
             left.append((stage, [*kept, *others]))
     if not any(stage in ("evaluate", "train") for stage, _ in left):
         raise UserError(f"{' '.join(f'{key}={values[key]}' for key in wanted)}: the experiment has no such cells")
     return left
+
+
+def asks_teachers(method: str) -> bool:
+    """Whether a method learns from teachers' texts."""
+    config = cast(ExperimentConfig, OmegaConf.to_object(composed_options("train", (f"method={method}",))))
+    return bool(prompt_kinds(config.method, config.prompt))
 
 
 @dataclass(frozen=True)
@@ -275,8 +285,13 @@ def main() -> int:
         return 0
     if options.unpack:
         known: dict[str, list[Question]] = {}
-        wanted = {one.folder: partial(questions, one, known) for one in cells}
-        print(f"{len(archive.unpack(wanted, output / archive.NAME))} finished cells taken from {output / archive.NAME}")
+        taken: set[Path] = set()
+        while found := archive.unpack(
+            {one.folder: partial(questions, one, known) for one in cells}, output / archive.NAME
+        ):
+            taken |= set(found)
+            cells, _ = planned(plan)  # what a search runs last follows from what it ran first
+        print(f"{len(taken)} finished cells taken from {output / archive.NAME}")
         return 0
     if options.report:
         for overrides in reports:

@@ -217,6 +217,8 @@ def test_a_method_of_the_call_chooses_among_the_sweeps() -> None:
         ["experiment=minilab", "method=full_ft", "trainer.max_epochs=12", "trainer.valid_every=12", "seed=0"],
     ]
     assert "rationales" not in {stage for stage, _ in left}
+    for given in (["seed=0"], ["method=full_ft,one_teacher", "seed=0"]):
+        assert [o for stage, o in experiments.narrowed(plan, given) if stage == "rationales"] == [["seed=0"]]
     (shuffled,) = [o for stage, o in experiments.narrowed(plan, ["ablation=shuffled_rationales"]) if stage == "train"]
     assert "ablation=shuffled_rationales" in shuffled
     with pytest.raises(UserError, match="method=pinto: the experiment has no such cells"):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from tinyllm.reporting.choose import at_one_rate
+from tinyllm.reporting.choose import at_one_rate, validation_means
 from tinyllm.reporting.claims import BEST, WORST, Budget, CellSpec
 from tinyllm.reporting.labels import label
 from tinyllm.reporting.study import Study
@@ -52,7 +52,10 @@ def teachers_of(study: Study, student: str, dataset: str) -> list[str]:
 
 def best_by_validation(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Of several settings' runs, those with the highest mean validation accuracy; of equals the first."""
-    return max(parts, key=lambda runs: float(runs["valid_accuracy"].fillna(0.0).mean()))
+    every = pd.concat(parts, ignore_index=True)
+    which = pd.Series(np.repeat(np.arange(len(parts)), [len(runs) for runs in parts]), name="part")
+    means = validation_means(every, which)
+    return max(enumerate(parts), key=lambda one: float(means.get(one[0], 0.0)))[1]
 
 
 def name_of(cells: Sequence[CellSpec]) -> str:
@@ -103,9 +106,7 @@ def _with_alpha(runs: pd.DataFrame, alpha: str) -> pd.DataFrame:
             for run in runs.to_dict("records")
         ]
         return runs[pd.Series(same, index=runs.index, dtype=bool)]
-    scores = runs.pivot_table(index="setting", columns="seed", values="valid_accuracy").dropna(how="all")
-    common = scores.dropna(axis="columns", how="any")
-    means = (common if common.shape[1] else scores).mean(axis="columns")
+    means = validation_means(runs, runs["setting"])
     if len(means) < 2:
         return runs.iloc[:0]
     ranked = sorted(means.index, key=lambda setting: (-means[setting], setting))

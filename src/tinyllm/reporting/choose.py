@@ -90,9 +90,28 @@ def at_one_rate(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs at one learning rate: where several were tried, that of the setting that validation puts first."""
     if runs["learning_rate"].nunique() < 2:
         return runs
-    means = runs.groupby(["learning_rate", "setting"])["valid_accuracy"].mean().fillna(0.0)
-    rate = max(means.index, key=lambda key: float(means[key]))[0]
-    found: pd.DataFrame = runs[runs["learning_rate"] == rate]
+    means = validation_means(runs, runs["setting"])
+    rates = dict(zip(runs["setting"], runs["learning_rate"], strict=True))
+    best = min(rates, key=lambda setting: (-means.get(setting, 0.0), rates[setting], setting))
+    found: pd.DataFrame = runs[runs["learning_rate"] == rates[best]]
+    return found
+
+
+def validation_means(runs: pd.DataFrame, by: pd.Series) -> pd.Series:
+    """Mean validation accuracy of each group, on the seeds that all groups have; on their own where they share none.
+
+    Args:
+        runs: rows of the frame.
+        by: the group of each.
+    """
+    scores = _by_seed(runs, by)
+    common = scores.dropna(axis="columns", how="any")
+    return (common if common.shape[1] else scores).mean(axis="columns")
+
+
+def _by_seed(runs: pd.DataFrame, by: pd.Series) -> pd.DataFrame:
+    """A row a group that has a validation accuracy, a column a seed."""
+    found: pd.DataFrame = runs.groupby([by, "seed"])["valid_accuracy"].mean().unstack("seed").dropna(how="all")
     return found
 
 
@@ -113,9 +132,9 @@ def choose(frame: pd.DataFrame) -> list[Choice]:
     for _, runs in frame.groupby(list(GROUP), sort=False, dropna=False):
         if runs["setting"].nunique() < 2:
             continue
-        scores = runs.groupby(["setting", "seed"])["valid_accuracy"].mean().unstack("seed").dropna(how="all")
+        scores = _by_seed(runs, runs["setting"])
         common = scores.dropna(axis="columns", how="any")
-        means = (common if common.shape[1] else scores).mean(axis="columns")
+        means = validation_means(runs, runs["setting"])
         names = {str(run["setting"]): setting_name(run) for _, run in runs.iterrows()}
         candidates = list(means.index) or list(names)
         taken = min(candidates, key=lambda setting: (-means.get(setting, 0.0), names[setting], setting))

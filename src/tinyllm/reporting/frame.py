@@ -13,6 +13,7 @@ import pandas as pd
 
 from tinyllm.config import (
     ExperimentConfig,
+    Source,
     WhichTeachers,
 )
 from tinyllm.deviations import deviations
@@ -44,6 +45,7 @@ class Collected(NamedTuple):
     - `alpha/<teacher>`: weight of that teacher's stream, NaN where the run knows no such stream;
     - `subset/<name>/<score>`: scores of a named part of the split;
     - `train_fraction`, `data_seed`: of the configuration; 1 and the run's seed without one;
+    - `redrawn`: each seed of the data draws questions of its own (minilab);
     - `method_teacher`: the teacher of a single-teacher method, "" for other methods;
     - `untrained`: the method trains nothing (a teacher too), so `train_fraction` says nothing of it;
     - `composed_alpha`: α as configured, before an ablation takes its teachers' streams away, as text;
@@ -240,6 +242,7 @@ def _of_config(config: ExperimentConfig | None, result: Result) -> dict[str, Any
         own = {
             "train_fraction": 1.0,
             "data_seed": result.seed,
+            "redrawn": False,
             "method_teacher": "",
             "learning_rate": float("nan"),
             "untrained": result.method == TEACHER,
@@ -257,6 +260,7 @@ def _of_config(config: ExperimentConfig | None, result: Result) -> dict[str, Any
         own = {
             "train_fraction": config.data.train_fraction,
             "data_seed": config.data.seed,
+            "redrawn": config.data.source is Source.builtin,
             "method_teacher": single_teacher_of(config),
             "learning_rate": config.optimizer.lr if config.method.train else float("nan"),
             "untrained": result.method == TEACHER or not config.method.train,

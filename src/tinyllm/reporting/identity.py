@@ -58,18 +58,27 @@ def single_teacher_of(config: ExperimentConfig) -> str:
     return config.method.teacher or next(iter(config.teachers), "")
 
 
+def seedless(config: ExperimentConfig) -> ExperimentConfig:
+    """Equal for runs that differ in their seeds and in their evaluation alone, on whatever device."""
+    # What `auto` becomes on most machines; a report notes where students computed in other ways.
+    precision = "auto" if config.trainer.precision == "bf16-mixed" else config.trainer.precision
+    return replace(
+        config,
+        seed=0,
+        data=replace(config.data, seed=0),
+        trainer=replace(config.trainer, precision=precision),
+        evaluation=EvaluationConfig(),
+    )
+
+
 def identity_of(config: ExperimentConfig | None, result: Result) -> Identity:
     """Of a run; without a configuration nothing tells it from others but its hash."""
     if config is None:
         return Identity(result.config_hash, result.config_hash, result.config_hash, {NO_CONFIG: result.config_hash})
-    data = replace(config.data, seed=0)
-    # What `auto` becomes on most machines; a report notes where students computed in other ways.
-    precision = "auto" if config.trainer.precision == "bf16-mixed" else config.trainer.precision
-    trainer = replace(config.trainer, precision=precision)
-    shaping = replace(config, seed=0, data=data, trainer=trainer, evaluation=EvaluationConfig())
+    shaping = seedless(config)
     which = which_teachers(config)
     if result.method == TEACHER:
-        all_questions = replace(data, train_fraction=1.0)
+        all_questions = replace(shaping.data, train_fraction=1.0)
         shaping = ExperimentConfig(
             data=all_questions,
             student=StudentConfig(name=result.student),

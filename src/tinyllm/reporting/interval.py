@@ -15,17 +15,24 @@ def interval(runs: pd.DataFrame, column: str) -> tuple[float, float, float]:
     Args:
         runs: one or more rows of the frame.
         column: an accuracy; `<column>_low` and `<column>_high` are a run's own (Wilson's) interval, taken where there
-            is one run. Several have Student's t interval over the runs; where all are equal, it would have no width,
-            and the widest of their own takes its place.
+            is one run. Several have Student's t interval over the runs. Where all seeds ask the same questions, it says
+            nothing of how these were drawn, so it reaches at least as far as the runs' own do on average; so, too,
+            where all runs are equal and it has no width.
     """
-    if runs[column].nunique() > 1:
-        return over_seeds(list(runs[column]))
-    if len(runs) > 1:
-        return within(
-            float(runs[column].iloc[0]), float(runs[f"{column}_low"].min()), float(runs[f"{column}_high"].max())
-        )
-    value, low, high = (float(runs[name].iloc[0]) for name in (column, f"{column}_low", f"{column}_high"))
-    return within(value, low, high)
+    value = float(runs[column].mean())
+    below, above = reach(runs, column)
+    if runs[column].nunique() < 2:
+        return within(value, value + below, value + above)
+    value, low, high = over_seeds(list(runs[column]))
+    if runs["redrawn"].all():
+        return value, low, high
+    return within(value, min(low, value + below), max(high, value + above))
+
+
+def reach(runs: pd.DataFrame, column: str) -> tuple[float, float]:
+    """How far the runs' own intervals go below and above their accuracies, on average; the first is negative."""
+    below, above = (float((runs[f"{column}_{end}"] - runs[column]).mean()) for end in ("low", "high"))
+    return below, above
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:

@@ -33,6 +33,16 @@ def label(run: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
+def named(run: Mapping[str, Any]) -> str:
+    """`label` of a row of the frame, with the learning rate where its family has several."""
+    return label(run) + (f" at learning rate {run['learning_rate']}" if run["learning_rate"] else "")
+
+
+def fraction_text(fraction: float) -> str:
+    """What a title adds where not all questions were trained on."""
+    return "" if fraction == 1 else f" · {100 * fraction:g}% of the training questions"
+
+
 def order(run: Mapping[str, Any]) -> tuple[bool, int, int, str]:
     """Sort key of a run: teachers, the paper's methods, other methods; then ablations and variants in the same way."""
     changed = run["ablation"] != "none" or bool(run.get("variant"))

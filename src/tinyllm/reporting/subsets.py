@@ -11,7 +11,7 @@ from math import factorial
 import numpy as np
 import pandas as pd
 
-from tinyllm.reporting.labels import label
+from tinyllm.reporting.labels import fraction_text, named
 from tinyllm.reporting.paired import Pair
 from tinyllm.reporting.study import Study
 
@@ -25,9 +25,9 @@ class Lattice:
     dataset: str
     student: str
     name: str
-    """Of the whole, as `label` has it."""
+    """Of the whole, as `labels.named` has it."""
     alpha: str
-    """Of the whole: `terse=3 wordy=3`."""
+    """Of the whole: `terse=3 wordy=3`, and the training fraction where not all questions were trained on."""
     teachers: tuple[str, ...]
     """The whole set, in its order."""
     runs: Mapping[Teachers, pd.DataFrame]
@@ -74,8 +74,8 @@ def lattices(study: Study) -> list[Lattice]:
             if len(runs) > 1:
                 runs |= {frozenset(): _once(empty)} if len(empty) else {}
                 order = tuple(m for m in first["teacher_set"].split("+") if m in frozenset(json.loads(text)))
-                named = (str(dataset), str(student), label(first.to_dict()), str(first["alpha"]))
-                found.append(Lattice(*named, order, runs))
+                alpha = f"{first['alpha']}{fraction_text(first['train_fraction'])}"
+                found.append(Lattice(str(dataset), str(student), named(first.to_dict()), alpha, order, runs))
     return found
 
 

@@ -88,7 +88,7 @@ _OWN_CHANGE = ("examples", "asked")
 def differing(whole: RunTexts, ablation: RunTexts) -> list[str]:
     """Where the texts of an ablation are not those of the whole method but for one thing; empty where they are.
 
-    A teacher that only one of the two has doesn't count: leaving it out is what the ablation changes. In-context
+    A teacher that only the whole method has doesn't count: leaving it out is what the ablation changes. In-context
     examples or the kind of prompt may differ, not both. Origin, model and decoding have to be the same: else a
     difference in accuracy could be theirs.
 
@@ -97,7 +97,10 @@ def differing(whole: RunTexts, ablation: RunTexts) -> list[str]:
     """
     found: dict[str, None] = {}
     changed: set[str] = set()
+    known = {one.teacher for one in whole.teachers}
     for own in ablation.teachers:
+        if own.teacher not in known:
+            found[f"{own.teacher}: no teacher of the whole method"] = None
         for other in (one for one in whole.teachers if one.teacher == own.teacher):
             unlike = dict(_unlike(other, own))
             if "origin" in unlike:  # nothing else of published texts is known

@@ -8,7 +8,6 @@ from typing import Any
 
 from tinyllm.config import (
     AblationConfig,
-    EvaluationConfig,
     ExperimentConfig,
     MethodConfig,
     PromptConfig,
@@ -20,6 +19,7 @@ from tinyllm.config import (
 from tinyllm.methods import alpha_of, chosen_teachers, two_samples_of
 from tinyllm.paper import ONE_TEACHER
 from tinyllm.records import PromptKind, Result
+from tinyllm.reporting.identity import seedless
 from tinyllm.reporting.texts import RunTexts, texts_of
 from tinyllm.runs import TEACHER, config_hash, hash_of
 
@@ -97,10 +97,7 @@ def _untaught(config: ExperimentConfig) -> str:
 
 def _hash_but(config: ExperimentConfig, **others: Any) -> str:
     """Equal for runs that differ in seeds, teachers, ablation and evaluation alone, and in what is replaced."""
-    data = replace(config.data, seed=0)
-    alike = replace(
-        config, seed=0, data=data, teachers={}, alpha={}, ablation=AblationConfig(), evaluation=EvaluationConfig()
-    )
+    alike = replace(seedless(config), teachers={}, alpha={}, ablation=AblationConfig())
     return hash_of(replace(alike, **others))
 
 
@@ -119,17 +116,16 @@ def _streams(config: ExperimentConfig, result: Result) -> int:
 
 def _apart_from_texts(config: ExperimentConfig) -> str:
     kept = RationalesConfig(clean=config.rationales.clean, reject=config.rationales.reject)
+    alike = seedless(config)
     return hash_of(
         replace(
-            config,
-            seed=0,
-            data=replace(config.data, seed=0, train_fraction=1.0),
+            alike,
+            data=replace(alike.data, train_fraction=1.0),
             teachers={},
             alpha={},
             method=replace(config.method, teacher=None),
             ablation=AblationConfig(),
             prompt=PromptConfig(),
             rationales=kept,
-            evaluation=EvaluationConfig(),
         )
     )

@@ -56,7 +56,7 @@ class Whole:
         return _advice("; ".join(_problems(runs[runs["dataset"] == dataset], ablation)))
 
     def _same_apart_from_texts(self, runs: pd.DataFrame) -> pd.DataFrame:
-        every = self._study.runs
+        every, names = self._study.runs, set(runs["teachers"].iloc[0].split("+"))
         found: pd.DataFrame = every[
             (every["dataset"] == runs["dataset"].iloc[0])
             & (every["student"] == self._student)
@@ -64,6 +64,7 @@ class Whole:
             & (every["ablation"] == "none")
             & (every["variant"] != "")
             & (every["apart_from_texts"] == runs["apart_from_texts"].iloc[0])
+            & (every["teachers"].map(lambda joined: set(joined.split("+"))) == names)
         ]
         return found
 

@@ -16,6 +16,7 @@ from tinyllm.config import (
     Engine,
     ExperimentConfig,
     MethodConfig,
+    Source,
     StreamConfig,
     StudentConfig,
     Target,
@@ -91,7 +92,12 @@ def make_run(tmp_path: Path) -> MakeRun:
         made = config(
             ExperimentConfig(
                 seed=seed,
-                data=DataConfig(name=dataset, seed=seed, train_fraction=fraction),
+                data=DataConfig(
+                    name=dataset,
+                    source=Source.builtin if dataset == "minilab" else Source.hub,
+                    seed=seed,
+                    train_fraction=fraction,
+                ),
                 student=StudentConfig(name=student),
                 teachers={
                     name: TeacherConfig(name=name, engine=Engine.scripted, model=name, prefix=f"{name}: ")

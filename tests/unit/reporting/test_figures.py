@@ -36,10 +36,11 @@ def run(method: str, accuracy: float, seed: int = 0, **columns: Any) -> dict[str
         "learning_rate": "", "alpha": " ".join(f"{n}={a:g}" for n, a in alpha.items()),
         "train_fraction": 1.0, "valid_accuracy": 0.5, "train_tokens": 1000, "parameters": 10, "folder": "nowhere",
         "taught": "", "untaught": "", "without_teachers": "", "teacher_set": "",
-        "weighting": "", "weights": "", "wrong_share": math.nan, "dropped": "",
+        "weighting": "", "weights": "", "wrong_share": math.nan, "dropped": "", "redrawn": True, "data_seed": seed,
     }  # fmt: skip
     row |= columns
-    row["setting"] = str({key: value for key, value in row.items() if key not in ("seed", "valid_accuracy", "folder")})
+    own = ("seed", "data_seed", "valid_accuracy", "folder")
+    row["setting"] = str({key: value for key, value in row.items() if key not in own})
     scores = {"accuracy": accuracy, "accuracy_low": accuracy - 0.05, "accuracy_high": accuracy + 0.04}
     ranked = {key.replace("accuracy", "accuracy_ranked"): value + 0.1 for key, value in scores.items()}
     return scores | ranked | row

@@ -14,7 +14,6 @@ from tinyllm.reporting.figures.drawing import (
     by_number,
     errorbar,
     floor_of,
-    fraction_text,
     metric_text,
     new_canvas,
     panels_of,
@@ -22,6 +21,7 @@ from tinyllm.reporting.figures.drawing import (
     seeds_a_setting,
     student_runs,
 )
+from tinyllm.reporting.labels import fraction_text
 from tinyllm.reporting.study import Study
 
 

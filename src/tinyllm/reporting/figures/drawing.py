@@ -120,11 +120,6 @@ def percent_interval(runs: pd.DataFrame, metric: str) -> tuple[float, float, flo
     return 100 * mean, 100 * low, 100 * high
 
 
-def fraction_text(fraction: float) -> str:
-    """What a title adds where not all questions were trained on."""
-    return "" if fraction == 1 else f" · {100 * fraction:g}% of the training questions"
-
-
 LINE = ["dataset", "student", "method", "ablation", "variant"]
 """Runs that are one line, or one marker, of a figure."""
 

@@ -15,7 +15,6 @@ from tinyllm.reporting.figures.drawing import (
     add_legend,
     by_number,
     chosen_runs,
-    fraction_text,
     looks_of,
     metric_text,
     new_canvas,
@@ -23,7 +22,7 @@ from tinyllm.reporting.figures.drawing import (
     records,
     seeds_a_setting,
 )
-from tinyllm.reporting.labels import label, order
+from tinyllm.reporting.labels import fraction_text, label, order
 from tinyllm.reporting.study import Study
 from tinyllm.runs import METRICS
 

@@ -16,12 +16,12 @@ from tinyllm.reporting.figures.drawing import (
     by_number,
     errorbar,
     floor_of,
-    fraction_text,
     metric_text,
     new_canvas,
     percent_interval,
     student_runs,
 )
+from tinyllm.reporting.labels import fraction_text
 from tinyllm.reporting.study import Study
 from tinyllm.reporting.tables.weights import settings_of
 
@@ -75,6 +75,7 @@ def misleading(study: Study) -> list[Figure]:
         for number, (name, own) in enumerate(by_name):
             if own.empty:
                 continue
+            own = _on_shared_seeds(own, "wrong_share")
             look = (*LOOKS[number % len(LOOKS)], str(name))
             shares = by_number(own, "wrong_share")
             errorbar(left, [(share, *percent_interval(at, metric)) for share, at in shares], *look)
@@ -87,7 +88,8 @@ def misleading(study: Study) -> list[Figure]:
     add_legend(canvas, axes)
     caption = (
         f"Left: accuracy by {metric_text(metric)}, with 95% intervals. Right: mean weight over questions and seeds; "
-        "uniform is 1. Where runs differ in other settings too, those of most runs are shown."
+        "uniform is 1. A line is of the seeds that all of its points have. "
+        "Where runs differ in other settings too, those of most runs are shown."
     )
     return [Figure("misleading", "A teacher that misleads", caption, canvas)]
 
@@ -95,6 +97,13 @@ def misleading(study: Study) -> list[Figure]:
 def _most(runs: pd.DataFrame, column: str) -> pd.DataFrame:
     """Those with the value that most of them have."""
     return runs[runs[column] == runs[column].mode().iloc[0]] if len(runs) else runs
+
+
+def _on_shared_seeds(runs: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Those of the seeds that every value of the column has; all where there is no such seed."""
+    every = runs[column].nunique()
+    shared = runs.groupby(["seed", "data_seed"])[column].transform("nunique") == every
+    return runs[shared] if shared.any() else runs
 
 
 def _weight(runs: pd.DataFrame) -> float:

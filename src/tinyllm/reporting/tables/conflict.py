@@ -9,7 +9,7 @@ from typing import Any, cast
 from tinyllm.evaluation.statistics import t_interval
 from tinyllm.parsing import single_spaces
 from tinyllm.reporting.interval import over_seeds
-from tinyllm.reporting.labels import label, order
+from tinyllm.reporting.labels import fraction_text, named, order
 from tinyllm.reporting.study import Study
 from tinyllm.reporting.table import Cell, Table
 from tinyllm.reporting.tables import notes
@@ -71,7 +71,8 @@ def _lines(study: Study, runs: Any, differs: Mapping[str, bool]) -> list[tuple[C
         first = cast(dict[str, Any], own.iloc[0].to_dict())
         cells = [_cell([value for value in values if value is not None], over_seeds) for values in columns]
         cells.append(_cell(gaps, t_interval))
-        name = label(first) + (f" ({first['alpha']})" if own["method"].iloc[0] == "tinyllm" and first["alpha"] else "")
+        name = named(first) + (f" ({first['alpha']})" if own["method"].iloc[0] == "tinyllm" and first["alpha"] else "")
+        name += fraction_text(first["train_fraction"])
         lines.append((order(first), (Cell(text=name), *cells, Cell(text=str(len(by_seed))))))
     return [cells for _, cells in sorted(lines, key=lambda one: one[0])]
 

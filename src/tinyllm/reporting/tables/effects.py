@@ -38,6 +38,15 @@ def minimum_effects(study: Study, rows: Sequence[Row], columns: Sequence[Column]
     return found
 
 
+def minimum_effects_of(study: Study, tests: Sequence[tuple[Row, Row, Column, Sequence[Pair]]]) -> list[str]:
+    """Of every column that has tests, the largest minimum detectable effect of these, as text."""
+    found = []
+    for column in dict.fromkeys(column for _, _, column, _ in tests):
+        effects = [_minimum_effect(study, one, other, pairs) for one, other, at, pairs in tests if at == column]
+        found.append(f"{column.name}: {max(effects)[1]}")
+    return found
+
+
 def _minimum_effect(study: Study, first: Row, second: Row, pairs: Sequence[Pair]) -> tuple[float, str]:
     """As a share of 1, and in words."""
     averages = study.averages(pairs)

@@ -13,7 +13,7 @@ import pandas as pd
 from tinyllm import paper
 from tinyllm.config import Metric
 from tinyllm.reporting.choose import setting_name, tries_text
-from tinyllm.reporting.interval import interval, measurements, over_seeds, within
+from tinyllm.reporting.interval import interval, measurements, over_seeds, reach, within
 from tinyllm.reporting.labels import label, order, seeds_text
 from tinyllm.reporting.paired import Pair
 from tinyllm.reporting.study import LEVEL, Study, corrected
@@ -186,16 +186,22 @@ def _total(study: Study, row: Row, column: Column) -> Cell:
         .mean(axis="columns", skipna=False)
     )
     trained = (row.runs["train_examples"] > 0).any()
+    mean = float(np.mean(values))
     if trained and len(by_seed) > 1 and by_seed.notna().all():
-        value, low, high = over_seeds(list(by_seed))
-    else:  # Newcombe's square-and-add of the cells' intervals
-        mean = float(np.mean(values))
-        low, high = (
-            mean + side * math.hypot(*(getattr(c, end) - (c.value or 0.0) for c in cells)) / len(cells)
-            for side, end in ((-1, "low"), (1, "high"))
-        )
-        value, low, high = within(mean, low, high)
+        mean, *over = over_seeds(list(by_seed))
+        metric = str(study.metric)
+        own = [reach(row.on(d), metric) for d in column.datasets if not row.on(d)["redrawn"].all()]
+        below, above = (_added(ends, len(cells)) for ends in zip(*own, strict=True)) if own else (0.0, 0.0)
+        value, low, high = within(mean, min(over[0], mean - below), max(over[1], mean + above))
+    else:
+        ends = [[getattr(cell, end) - (cell.value or 0.0) for cell in cells] for end in ("low", "high")]
+        value, low, high = within(mean, mean - _added(ends[0], len(cells)), mean + _added(ends[1], len(cells)))
     return Cell(value, low, high, paper=reported, note=f"mean of {len(cells)} datasets")
+
+
+def _added(distances: Sequence[float], datasets: int) -> float:
+    """Newcombe's square-and-add, of a mean over datasets."""
+    return math.hypot(*distances) / datasets
 
 
 def pairs_of(study: Study, first: Row, second: Row, column: Column) -> list[Pair]:

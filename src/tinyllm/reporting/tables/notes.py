@@ -21,15 +21,17 @@ ACCURACY = {
 }
 INTERVALS = (
     "In brackets: 95% confidence intervals, Student's t over seeds or, for a single seed, Wilson's over questions "
-    "(with the design effect, where questions come in groups)."
+    "(with the design effect, where questions come in groups). Where all seeds ask the same questions, the wider of "
+    "the two."
 )
 MAJORITY = (
     "Majority class: accuracy of the most frequent answer of the training questions, on datasets whose questions all "
     "have the same options."
 )
 TOTALS = (
-    "A total is the mean over the datasets. Its interval is Student's t over the seeds' totals or, where datasets do "
-    "not share several seeds, the datasets' intervals combined (Newcombe's square-and-add)."
+    "A total is the mean over the datasets. Its interval is Student's t over the seeds' totals, at least as wide as "
+    "the runs' own intervals combined (Newcombe's square-and-add). Where datasets do not share several seeds, it is "
+    "their intervals combined."
 )
 BOLD = (
     "Bold: the best row of a column (teachers aside), if it is significantly better than the second best (paired "

@@ -9,7 +9,7 @@ import pandas as pd
 from tinyllm import paper
 from tinyllm.config import Metric
 from tinyllm.reporting.interval import interval, measurements
-from tinyllm.reporting.labels import label, order, seeds_text
+from tinyllm.reporting.labels import named, order, seeds_text
 from tinyllm.reporting.study import Study
 from tinyllm.reporting.table import Cell, Table
 from tinyllm.reporting.tables import notes
@@ -27,6 +27,7 @@ def settings(study: Study) -> list[Table]:
     head += ["valid", "unparsed", "tokens read", "seconds"]
     scores = [*map(str, _HEAD), *(f"subset/{s}/{metric}" for s in subsets)]
     groups = [runs for _, runs in frame.groupby(["setting", "student", "method"], sort=False, dropna=False)]
+    fraction = ("training fraction",) if frame["train_fraction"].nunique() == 1 else ()
     lines = []
     for runs in sorted(groups, key=_order):
         first = _first(runs)
@@ -34,7 +35,7 @@ def settings(study: Study) -> list[Table]:
             (
                 Cell(text=str(first["dataset"])),
                 Cell(text=str(first["student"])),
-                Cell(text=label(first)),
+                Cell(text=named(first)),
                 Cell(text=" or ".join(dict.fromkeys(map(str, runs["alpha"])))),  # several: see `strongest`
                 Cell(text=f"{100 * first['train_fraction']:g}%"),
                 Cell(text=seeds_text(runs["seed"])),
@@ -60,7 +61,7 @@ def settings(study: Study) -> list[Table]:
         ),
         (notes.INTERVALS,),
         in_terminal=len(lines) <= _TERMINAL_ROWS and len(frame[["dataset", "student"]].drop_duplicates()) == 1,
-        files_only=("dataset", "student", "training fraction", "n", "exact", *subsets, "valid", "tokens read"),
+        files_only=("dataset", "student", *fraction, "n", "exact", *subsets, "valid", "tokens read"),
     )
     return [table]
 

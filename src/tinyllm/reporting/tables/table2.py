@@ -12,7 +12,7 @@ from tinyllm.evaluation.statistics import Difference
 from tinyllm.reporting.study import Study, corrected
 from tinyllm.reporting.table import Cell, Table
 from tinyllm.reporting.tables import notes
-from tinyllm.reporting.tables.effects import minimum_effects, minimum_effects_note
+from tinyllm.reporting.tables.effects import minimum_effects, minimum_effects_note, minimum_effects_of
 from tinyllm.reporting.tables.grid import (
     Grid,
     Row,
@@ -74,12 +74,15 @@ def _of_student(study: Study, student: str, ablated: Sequence[Row]) -> list[Tabl
 
 def _differences(study: Study, student: str, grid: Grid, whole: Whole) -> list[Table]:
     ablated = [row for row in grid.rows if not row.plain]
-    tests = []
+    tests, tested = [], []
     for i, row in enumerate(ablated):
         for j, column in enumerate(grid.columns):
             runs = whole.of(row.on(column.datasets[0]), row.label)
             if runs is not None and (pair := study.pair(row.on(column.datasets[0]), runs, column.subset)) is not None:
                 tests.append((i, j, [pair]))
+                tested.append(
+                    (row_of(study, student, "tinyllm", variant=str(runs["variant"].iloc[0])), row, column, [pair])
+                )
     if not tests:
         return []
     raw = study.differences([pairs for _, _, pairs in tests])
@@ -104,7 +107,7 @@ def _differences(study: Study, student: str, grid: Grid, whole: Whole) -> list[T
             "this table.",
             *whole.notes(),
             *_dropped_teachers(grid.rows),
-            minimum_effects_note(minimum_effects(study, grid.rows, grid.columns)),
+            minimum_effects_note(minimum_effects_of(study, tested)),
         ),
         (notes.TESTS, notes.MINIMUM_EFFECT, study.selection),
     )

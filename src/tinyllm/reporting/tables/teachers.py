@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pandas as pd
 
 from tinyllm.evaluation.statistics import Difference
 from tinyllm.reporting.interval import interval, over_seeds
@@ -13,6 +16,9 @@ from tinyllm.reporting.study import Study
 from tinyllm.reporting.subsets import Lattice, Teachers, brings, lattices, shapley
 from tinyllm.reporting.table import Cell, Table
 from tinyllm.reporting.tables import notes
+
+_COLUMNS = {"alone": "alone", "left out": "leave-one-out", "Shapley": "Shapley value"}
+"""How a teacher is asked about -> the column."""
 
 
 def teachers(study: Study) -> list[Table]:
@@ -26,46 +32,65 @@ def teachers(study: Study) -> list[Table]:
 def _attribution(study: Study, lattice: Lattice, number: int) -> Table | None:
     nobody, whole = frozenset[str](), lattice.whole
     pairs: dict[tuple[str, str], Pair | None] = {}
+    one_by_one = _at_shared_seeds(lattice, [nobody, *(frozenset({m}) for m in lattice.teachers)])
+    left_out = _at_shared_seeds(lattice, [nobody, whole, *(whole - {m} for m in lattice.teachers)])
     for m in lattice.teachers:
-        pairs[m, "alone"] = brings(study, lattice, m, nobody)
-        pairs[m, "left out"] = brings(study, lattice, m, whole - {m})
+        pairs[m, "alone"] = brings(study, one_by_one, m, nobody)
+        pairs[m, "left out"] = brings(study, left_out, m, whole - {m})
         pairs[m, "Shapley"] = shapley(study, lattice, m)
-    everything = None
-    if nobody in lattice.runs:
-        everything = study.pair(lattice.runs[whole], lattice.runs[nobody])
     pairs["", "Shapley"] = _whole(study, lattice)
-    pairs["", "left out"] = everything
+    pairs["", "left out"] = study.pair(left_out.runs[whole], left_out.runs[nobody]) if nobody in lattice.runs else None
     keys = [key for key, pair in pairs.items() if pair is not None]
     if not keys:
         return None
     tested = study.differences([[pair] for pair in (pairs[key] for key in keys) if pair is not None])
     found = dict(zip(keys, tested, strict=True))
-    rows = [
-        (Cell(text=m), *(_cell(found.get((m, how))) for how in ("alone", "left out", "Shapley")))
-        for m in lattice.teachers
-    ]
+    rows = [(Cell(text=m), *(_cell(found.get((m, how))) for how in _COLUMNS)) for m in lattice.teachers]
     rows.append(
         (Cell(text="all of them"), Cell(), _cell(found.get(("", "left out"))), _cell(found.get(("", "Shapley"))))
     )
-    shared = pairs["", "Shapley"]
-    count = len(shared.seeds) if shared is not None else 0
-    seeds = f" on {count} seed{'s' if count > 1 else ''}" if count else ""
     return Table(
         f"teachers_{number}",
         f"What each teacher brings in points: {lattice.title}",
-        ("teacher", "alone", "leave-one-out", "Shapley value"),
+        ("teacher", *_COLUMNS.values()),
         tuple(rows),
         (
             "Alone: the teacher alone minus full fine-tuning. Leave-one-out: the whole set minus the set without the "
             "teacher. Last line: the whole set minus full fine-tuning.",
             "Shapley value: what a teacher adds to a set of others, averaged over all orders in which the set can "
-            f"grow; exact, over all {2 ** len(lattice.teachers)} subsets{seeds}. They add up to the last line."
+            f"grow; exact, over all {2 ** len(lattice.teachers)} subsets. They add up to the last line."
             if lattice.complete
             else "Shapley value: missing, as not every subset of these teachers was run.",
+            f"Each column is on the seeds that all of its sets have: {_seeds_of_columns(pairs)}.",
             "95% intervals of the paired tests, not corrected for their number.",
         ),
         (notes.ACCURACY[study.metric], notes.TESTS),
     )
+
+
+def _seeds_of_columns(pairs: Mapping[tuple[str, str], Pair | None]) -> str:
+    by_column: dict[str, set[int]] = {}
+    for (_, column), pair in pairs.items():
+        if pair is not None:
+            by_column.setdefault(column, set()).update(seed for seed, _ in pair.seeds)
+    return "; ".join(f"{_COLUMNS[column]} {seeds_text(seeds)}" for column, seeds in by_column.items())
+
+
+def _at_shared_seeds(lattice: Lattice, sets: Sequence[Teachers]) -> Lattice:
+    """With the runs of these sets on the seeds that all of them have; as it is where they share none."""
+    own = {one: lattice.runs[one] for one in sets if one in lattice.runs}
+    shared = _shared(list(own.values()))
+    kept = {
+        one: runs[[drawn in shared for drawn in zip(runs["seed"], runs["data_seed"], strict=True)]]
+        for one, runs in own.items()
+    }
+    return replace(lattice, runs={**lattice.runs, **kept}) if shared else lattice
+
+
+def _shared(parts: Sequence[pd.DataFrame]) -> set[tuple[int, int]]:
+    """(seed, seed of the data) that all parts have."""
+    sets = [set(zip(runs["seed"], runs["data_seed"], strict=True)) for runs in parts]
+    return set.intersection(*sets) if sets else set()
 
 
 def _whole(study: Study, lattice: Lattice) -> Pair | None:
@@ -137,9 +162,7 @@ def shared_seeds(study: Study, lattice: Lattice) -> list[tuple[int, int]]:
         one for one in firsts if one in lattice.runs
     }
     metric = study.metric.value
-    own = [lattice.runs[one].dropna(subset=[metric]) for one in drawn]
-    sets = [set(zip(runs["seed"], runs["data_seed"], strict=True)) for runs in own]
-    return sorted(set.intersection(*sets)) if sets else []
+    return sorted(_shared([lattice.runs[one].dropna(subset=[metric]) for one in drawn]))
 
 
 def _mean(study: Study, lattice: Lattice, sets: list[Teachers], seeds: Sequence[tuple[int, int]]) -> Point | None:

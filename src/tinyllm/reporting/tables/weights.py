@@ -8,7 +8,7 @@ from typing import Any, cast
 import pandas as pd
 
 from tinyllm.evaluation.statistics import t_interval
-from tinyllm.reporting.labels import label, order
+from tinyllm.reporting.labels import fraction_text, named, order
 from tinyllm.reporting.study import Study
 from tinyllm.reporting.table import Cell, Table
 
@@ -51,5 +51,7 @@ def settings_of(study: Study) -> list[tuple[str, pd.DataFrame]]:
     found = []
     for _, runs in frame.groupby(["dataset", "student", "setting"], sort=False):
         first = cast(dict[str, Any], runs.iloc[0].to_dict())
-        found.append((order(first), f"{label(first)} at α {first['alpha']}", runs))
+        found.append(
+            (order(first), f"{named(first)} at α {first['alpha']}{fraction_text(first['train_fraction'])}", runs)
+        )
     return [(name, runs) for _, name, runs in sorted(found, key=lambda one: one[0])]
