@@ -384,3 +384,19 @@ def test_settings_tried_are_told(make_run: MakeRun, tmp_path: Path) -> None:
     (note,) = [note for note in claims(made(tmp_path))[0].notes if note.startswith("Settings tried")]
     assert "TinyLLM 3" in note and "Full fine-tuning 1" in note and "120 validation questions" in note
     assert "not equally many" in note
+
+
+def test_the_better_teacher_is_found_on_shared_seeds(make_run: MakeRun, tmp_path: Path) -> None:
+    """`no_t5` has one good seed; on that one, `no_llama` is better."""
+    for seed, valid in enumerate((0.7, 0.5, 0.5)):
+        make_run("tinyllm", seed=seed, right=first(32))
+        make_run("tinyllm", seed=seed, right=first(28), valid=valid, **ablated("no_llama"))
+    make_run("tinyllm", right=first(12), valid=0.6, **ablated("no_t5"))
+    told = [
+        text
+        for line in judged(made(tmp_path)).values()
+        for text in (c.text or "" for c in line.values())
+        if "against" in text
+    ]
+    assert any("against TinyLLM w/o LLaMA" in text for text in told)
+    assert not any("against TinyLLM w/o T5" in text for text in told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,14 @@ def test_few_settings_of_one_dataset_are_shown_in_the_terminal(make_run: MakeRun
     assert settings(made(tmp_path))[0].in_terminal
     make_run("tinyllm", dataset="arc", right=first(20))
     assert not settings(made(tmp_path))[0].in_terminal
+
+
+def test_settings_that_differ_in_rate_or_share_are_told_apart(make_run: MakeRun, tmp_path: Path) -> None:
+    for rate in (1e-4, 3e-4):
+        make_run("lora", config=lambda c, rate=rate: replace(c, optimizer=replace(c.optimizer, lr=rate)))
+    for fraction in (0.5, 1.0):
+        make_run("full_ft", fraction=fraction)
+    (table,) = settings(made(tmp_path))
+    names = [line[table.columns.index("method")].text for line in table.rows]
+    assert {"LoRA at learning rate 0.0001", "LoRA at learning rate 0.0003"} <= set(names)
+    assert "training fraction" not in table.files_only

@@ -140,3 +140,35 @@ def test_an_ablation_may_change_one_thing_of_the_texts(make_run: MakeRun, tmp_pa
     assert labels(differences) == ["TinyLLM w/o in-context", "TinyLLM w/o teacher-forcing"]
     (note,) = [note for note in accuracies.notes if note.startswith("Not compared")]
     assert "TinyLLM mine" in note and "unforced" in note
+
+
+def wrong_in(share: float, *dropped: str, **more: str) -> Callable[[ExperimentConfig], ExperimentConfig]:
+    """`wordy` misleads in a share of its texts."""
+
+    def changed(config: ExperimentConfig) -> ExperimentConfig:
+        teachers = config.teachers | {"wordy": replace(config.teachers["wordy"], share=share)}
+        return replace(config, teachers=teachers, ablation=replace(config.ablation, drop=list(dropped), **more))
+
+    return changed
+
+
+def test_an_ablation_meets_the_same_teachers(make_run: MakeRun, tmp_path: Path) -> None:
+    """Without `wordy` there is nothing left by which texts could differ; still that is no TinyLLM to compare with."""
+    for seed in range(4):  # most runs: what is called TinyLLM
+        make_run("tinyllm", seed=seed, right=first(32), config=wrong_in(1.0))
+    for seed in range(3):
+        make_run("tinyllm", seed=seed, right=first(36), config=wrong_in(0.5))
+        make_run("tinyllm", seed=seed, alpha={"terse": 1.0}, right=first(24), config=wrong_in(1.0, "wordy"))
+        make_run(
+            "tinyllm", seed=seed, right=first(25), config=wrong_in(0.5, name="shuffled_rationales"),
+            result={"ablation": "shuffled_rationales"},
+        )  # fmt: skip
+    accuracies, differences = table2(made(tmp_path))
+    assert cell(accuracies, "TinyLLM", "minilab").value == pytest.approx(32 / 40)
+    assert cell(differences, "TinyLLM shuffled rationales", "minilab").value == pytest.approx((25 - 36) / 40)
+    (effect,) = [note for note in differences.notes if note.startswith("Minimum detectable")]
+    assert "TinyLLM [teachers.wordy.share=0.5] vs. TinyLLM shuffled rationales, 3 seeds" in effect
+
+    without_partner = Study(made(tmp_path).frame.query("wrong_share == 1 or ablation != 'none'").reset_index(drop=True))
+    (alone,) = table2(without_partner)
+    assert any("Not compared with TinyLLM: TinyLLM shuffled rationales" in note for note in alone.notes)

@@ -25,6 +25,7 @@ from tinyllm.config import (
 )
 from tinyllm.reporting.figures import all_figures
 from tinyllm.reporting.subsets import lattices
+from tinyllm.reporting.tables import all_tables
 from tinyllm.reporting.tables.conflict import conflict
 from tinyllm.reporting.tables.teachers import count_curve, teachers
 from tinyllm.reporting.tables.weights import weights
@@ -298,3 +299,32 @@ def test_weights_are_json_in_the_frame(make_run: MakeRun, tmp_path: Path) -> Non
     make_run(config=weighted("correct"), alpha={"terse": 3.0, "wordy": 3.0}, result={"weights": own})
     frame = made(tmp_path).frame
     assert json.loads(frame["weights"][0]) == own and frame["weighting"][0] == "correct"
+
+
+def test_a_column_is_of_the_seeds_that_its_sets_share(make_run: MakeRun, tmp_path: Path) -> None:
+    """A second seed of the whole set and of full fine-tuning alone: it counts in no column."""
+    for seed, whole in ((0, 30), (1, 40)):
+        make_run("full_ft", seed=seed, right=first(20), config=of_set([]))
+        make_run("tinyllm", seed=seed, right=first(whole), **taught(["a", "b"]))
+    make_run("tinyllm", right=first(24), **taught(["a"]))
+    make_run("tinyllm", right=first(22), **taught(["b"]))
+    table = next(one for one in all_tables(made(tmp_path)) if one.name == "teachers_1")
+    assert cell(table, "all of them", "leave-one-out").value == pytest.approx(10 / 40)
+    assert cell(table, "all of them", "Shapley value").value == pytest.approx(10 / 40)
+    assert "alone 0; leave-one-out 0; Shapley value 0." in next(note for note in table.notes if "Each column" in note)
+
+
+def test_a_seed_on_a_gpu_is_a_seed_like_others(make_run: MakeRun, tmp_path: Path) -> None:
+    """`auto` is bf16-mixed there: the same setting, so the same sets of teachers."""
+    for seed, precision in ((0, "auto"), (1, "bf16-mixed")):
+
+        def on(device: str, change: Change = lambda c: c) -> Change:
+            return lambda c: replace(change(c), trainer=replace(c.trainer, precision=device))
+
+        make_run("full_ft", seed=seed, right=first(20), config=on(precision, of_set([])))
+        for names, right in ((["a"], 24), (["b"], 22), (["a", "b"], 30)):
+            more = taught(names)
+            make_run("tinyllm", seed=seed, right=first(right), **more | {"config": on(precision, more["config"])})
+    tables = [one for one in all_tables(made(tmp_path)) if one.name.startswith("teachers_")]
+    assert len(tables) == 1
+    assert "Shapley value 0,1." in next(note for note in tables[0].notes if "Each column" in note)
