@@ -30,9 +30,10 @@ from tinyllm.config import (
     TeacherConfig,
     TrainerConfig,
     Weighting,
+    WhichTeachers,
 )
 from tinyllm.errors import UserError
-from tinyllm.methods import BY_VALIDATION, check_stream, chosen_teachers, teaches, uses_single_teacher
+from tinyllm.methods import BY_VALIDATION, check_stream, chosen_teachers, single_teacher, teaches, uses_single_teacher
 
 _TEXTS = ("choices", "question", "context", "rationales", "data.columns.fixed_choices", "data.columns.labels")
 """Keys whose texts may look like numbers."""
@@ -153,6 +154,7 @@ def _check_experiment(config: ExperimentConfig) -> None:
     chosen_teachers(config.method, config.teachers, config.alpha, config.ablation.drop)
     _check_ablation(config)
     _check_method(config.method)
+    _check_single_teacher(config)
     _check_prompt(config.prompt)
     _check_trainer(config.trainer)
     _check_shuffle(config)
@@ -188,6 +190,19 @@ def _check_method(method: MethodConfig) -> None:
         raise UserError(
             f"method.streams: expected one with target answer, whose prefix asks the student, found {found}"
         )
+
+
+def _check_single_teacher(config: ExperimentConfig) -> None:
+    """Without its one teacher, a method would be full fine-tuning under another name."""
+    method = config.method
+    taught = [s for s in method.streams.values() if s.weight != 0 and s.target is Target.rationale]
+    if not any(stream.teachers is WhichTeachers.one for stream in taught):
+        return
+    name = single_teacher(method, config.teachers)
+    if not chosen_teachers(method, config.teachers, config.alpha, config.ablation.drop):
+        dropped = name in config.ablation.drop
+        why = f"which ablation={config.ablation.name} drops" if dropped else f"but alpha.{name} is 0"
+        raise UserError(f"method={method.name} reads {name}, {why}: set method.teacher=<another>, or leave that out")
 
 
 def _check_prompt(prompt: PromptConfig) -> None:

@@ -21,7 +21,11 @@ _OPEN_THOUGHTS = re.compile(r"<(?:think|thinking|thought|reasoning)>.*", re.IGNO
 _BOXED = re.compile(r"\\boxed\{\s*(?:\\text\{([^{}]*)\}|([^{}]*))\s*\}")
 _SET_APART = re.compile(r"`([^`]*)`|\$(\(?[A-Za-z]\)?)\$")
 _LETTER_CALLED = re.compile(r"\((?:letter|option)\)\s*(?=\(?[A-Za-z]\b)", re.IGNORECASE)
-_PROMPT_REPEATS = re.compile(r"^[ \t]*(?:question|answer choices|context)\s*:", re.IGNORECASE | re.MULTILINE)
+_PROMPT_REPEATS = re.compile(
+    r"^[ \t]*(?:#+[ \t]*)?(?:question|answer choices|context)\s*:"
+    r"|(?<=\n)[ \t]*(?:#+[ \t]*)?(?:(?:qu\w*|q)[ \t]*\.?[ \t]*\d+[ \t]*[.:)]|q[.:](?=\s))",
+    re.IGNORECASE | re.MULTILINE,
+)
 _CONCLUSION = re.compile(
     r"\b(?:answer|choice|option)(?:\s+(?:to\s+(?:the|this)\s+question|choice|option))?"
     r"\s*(?:is|would be|must be|:)\s*:?\s*",
@@ -29,14 +33,16 @@ _CONCLUSION = re.compile(
 )
 # "The second option is ..." describes an option, "the wrong answer is ..." excludes one.
 _NO_CONCLUSION = re.compile(
-    r"\b(?:first|second|third|fourth|fifth|last|next|other|another|each|which|wrong|incorrect|not(?:\s+the)?)\s+$",
+    r"\b(?:first|second|third|fourth|fifth|last|next|one|other|another|each|which|wrong|incorrect|worst|least\s+\w+"
+    r"|not(?:\s+the)?)\s+$",
     re.IGNORECASE,
 )
 _OR = re.compile(r",?\s+or\s+", re.IGNORECASE)
+_AND = re.compile(r",?\s+and\s+|,\s+", re.IGNORECASE)
 _ARTICLE = re.compile(r"^(?:the|a|an)\s+", re.IGNORECASE)
 # (b) or B) or B. or a letter that stands alone; a bare lower-case `a` before a word is an article.
 _LETTER = re.compile(
-    r"(?:option\s+|choice\s+)?(?:\(([A-Za-z])\)|([A-Za-z])\)|([A-Za-z])(?=\s*(?:[.,:;]|$))|([B-Z])\b)\s*[:.\-]?\s*"
+    r"(?:option\s+|choice\s+)?(?:\(([A-Za-z])\)|([A-Za-z])\)|([A-Za-z])(?=\s*(?:[.,:;]|$))|([B-Z])\b)\s*(?:[:.\-](?![.\d]))?\s*"
 )
 _BETWEEN_SENTENCES = re.compile(r"((?<=[.!?])\s+|\n+)")
 _LABEL_ON_ITS_OWN = re.compile(r":[ \t]*\n\s*")
@@ -48,10 +54,11 @@ _CONNECTORS = re.compile(
 )
 # "X is the right answer", "(b) is correct": the option comes first.
 _VERDICT_AFTER = re.compile(
-    r"\b(?:is|are|be|seems|was)\s+(?:\w+\s+)?(?:(?:the|my)\s+(?:\w+\s+){0,2}(?:answer|choice|option|one)\b"
+    r"\b(?:is|are|be|seems|was)\s+(?:(?!not\b)\w+\s+)?(?:(?:the|my)\s+(?:\w+\s+){0,2}(?:answer|choice|option|one)\b"
     r"|(?:right|correct)(?=\s*(?:[.,;!]|$|because|since|as\b)))",
     re.IGNORECASE,
 )
+_BECAUSE = re.compile(r"^[^.!?]*?\b(?:because|since)\s+(?=\w)", re.IGNORECASE)
 _FEWEST_WORDS = 2
 _EXAMPLE = re.compile(
     r"question\s*:\s*(?P<question>.+?)\s*answer choices\s*:\s*(?P<options>.+?)\s*^\s*(?:right |correct )?answer\s*:\s*"
@@ -103,11 +110,12 @@ def parse_answer(text: str, choices: Sequence[str]) -> str | None:
     """The option that a teacher's free text concludes on, or None.
 
     The last `the answer is ...` (or `Answer: ...`) that names an option counts, by letter, by text or by both; both
-    must agree, and no second option may follow behind an `or`. Without one, the last `\\boxed{...}`, or else the last
-    line, counts where it is nothing but an option. Anything else is None: a text that only mentions options (`the
-    second option is ...`) concludes on none, and so do a model's thoughts (`<think>...</think>`).
+    must agree, and no second option may follow behind an `or` or `and`. Without one, the last `\\boxed{...}`, or else
+    the last line, counts where it is nothing but an option, and no line before it is another. Anything else is None: a
+    text that only mentions options (`the second option is ...`) concludes on none, and so do a model's thoughts
+    (`<think>...</think>`) and what follows where it goes on to another question.
     """
-    said = without_thoughts(text)
+    said = _on_this_question(without_thoughts(text))
     text = _unmarked(said)
     for conclusion in reversed(_conclusions(text)):
         rest = text[conclusion.end() :]
@@ -117,8 +125,10 @@ def parse_answer(text: str, choices: Sequence[str]) -> str | None:
         if _LETTER.match(rest):
             return None  # a letter that no option has, or a letter and a text that disagree
     boxed = [found[1] or found[2] for found in _BOXED.finditer(said)]
-    lines = boxed or text.splitlines()
-    return match_choice(lines[-1], choices) if lines else None
+    lines = boxed or [line for line in text.splitlines() if line.strip()]
+    last = match_choice(lines[-1], choices) if lines else None
+    listed = not boxed and any(match_choice(line, choices) not in (None, last) for line in lines)
+    return None if listed else last
 
 
 def without_thoughts(text: str) -> str:
@@ -138,33 +148,46 @@ def _conclusions(text: str) -> list[re.Match[str]]:
 
 
 def _leaves_open(text: str, named: str, choices: Sequence[str]) -> bool:
-    """Whether another option follows the named one: `(a) or (b)`."""
-    parts = _OR.split(_BETWEEN_SENTENCES.split(text.strip())[0])
-    return not _OR.search(named) and any(_named_at_start(part, choices) not in (None, named) for part in parts[1:])
+    """Whether another option follows the named one: `(a) or (b)`, or at once `(a) and (b)`."""
+    sentence = _BETWEEN_SENTENCES.split(text.strip())[0]
+    first, *others = _AND.split(sentence, maxsplit=1)
+    others = others if match_choice(first, choices) is not None else []
+    others += [] if _OR.search(named) else _OR.split(sentence)[1:]
+    return any(_named_at_start(other, choices) not in (None, named) for other in others)
 
 
 def clean_rationale(text: str) -> str:
     """What of a teacher's text is its rationale; may be empty.
 
     Three things go: a model's thoughts (`<think>...</think>`), what leads in (`Rationale:`, `Let's think step by
-    step.`), and everything from the line where the prompt repeats (a line that begins with `Question:`, `Answer
-    Choices:` or `Context:`). `Q:` inside a sentence is text as any other.
+    step.`), and everything from the line where the prompt repeats or another question comes (a line that begins with
+    `Question:`, `Answer Choices:`, `Context:`, `Q2.` or the like). `Q:` inside a sentence is text as any other.
     """
     text = without_thoughts(text)
     while lead_in := _LEAD_IN.match(text):
         text = text[lead_in.end() :]
+    return _up_to_repeat(text).strip()
+
+
+def _on_this_question(text: str) -> str:
+    """Without another question at its end; a text that begins with its own is left as it is."""
+    return _up_to_repeat(text).strip() or text
+
+
+def _up_to_repeat(text: str) -> str:
+    """Up to the line where the prompt repeats, or another question comes."""
     repeats = _PROMPT_REPEATS.search(text)
-    return text[: repeats.start()].strip() if repeats else text.strip()
+    return text[: repeats.start()] if repeats else text
 
 
 def without_conclusion(text: str, choices: Sequence[str]) -> str:
     """The text without what it says the answer is, sentence by sentence; may be empty.
 
     A verdict names an option, by letter or text, behind `the answer is` (or `choice`, `option`) or before
-    `is the right answer`. A reason before it in the same sentence stays: of `Sand sinks, so the answer is (b) sand.`
-    there is `Sand sinks.` A sentence that only mentions an option stays whole.
+    `is the right answer`. A reason in the same sentence stays: of `Sand sinks, so the answer is (b) sand.` and of `The
+    answer is (b) sand because sand sinks.` there is `Sand sinks.` A sentence that only mentions an option stays whole.
     """
-    parts = _BETWEEN_SENTENCES.split(_LABEL_ON_ITS_OWN.sub(": ", text.strip()))
+    parts = _BETWEEN_SENTENCES.split(_LABEL_ON_ITS_OWN.sub(": ", _on_this_question(text).strip()))
     reasons = [_reason(sentence, choices) for sentence in parts[::2]]
     while reasons and (not reasons[-1] or match_choice(_unmarked(reasons[-1]), choices) is not None):
         reasons.pop()
@@ -173,18 +196,26 @@ def without_conclusion(text: str, choices: Sequence[str]) -> str:
 
 
 def _reason(sentence: str, choices: Sequence[str]) -> str:
-    """A sentence up to its verdict; empty where next to nothing stands before it."""
+    """A sentence up to its verdict, or what follows it behind a `because`; empty where neither says anything."""
     plain = _unmarked(sentence)
     for found in _conclusions(plain):
         rest = plain[found.end() :]
         if _named_at_start(rest, choices) is not None or _LETTER.match(rest):
-            return _closed(_CONNECTORS.sub("", plain[: found.start()]))
+            return _closed(_CONNECTORS.sub("", plain[: found.start()])) or _because(rest)
     for found in _VERDICT_AFTER.finditer(plain):
         subject = plain[: found.start()]
         clause = re.split(r"[,;:]\s|\b(?:so|therefore|thus|hence|because|since)\b", subject)[-1]
         if _named_at_start(clause.strip(), choices) is not None or _LETTER.match(clause.strip()):
-            return _closed(_CONNECTORS.sub("", subject[: len(subject) - len(clause)]))
+            before = _closed(_CONNECTORS.sub("", subject[: len(subject) - len(clause)]))
+            return before or _because(plain[found.end() :])
     return sentence.strip()
+
+
+def _because(rest: str) -> str:
+    """The reason behind a verdict, as a sentence."""
+    found = _BECAUSE.match(rest)
+    reason = rest[found.end() :].strip() if found else ""
+    return reason[0].upper() + reason[1:] if len(reason.split()) >= _FEWEST_WORDS else ""
 
 
 def _closed(head: str) -> str:

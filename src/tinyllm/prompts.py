@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from datetime import date
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from tinyllm.records import PromptKind, Question
 
@@ -23,6 +24,10 @@ RATIONALE_LABEL = "\nRationale:"
 """What stands between the options of a student's source and a rationale."""
 SOLVE = "Answer the question. Think step by step, and end with: The answer is (letter) option."
 """Instruction of `solve` prompts."""
+
+DAY = date(2024, 7, 26)
+FIXED_DATE: dict[str, Any] = {"date_string": f"{DAY:%d %b %Y}", "strftime_now": DAY.strftime}
+"""What a chat template is given to put a date in: always this one, so that a run's texts do not depend on the day."""
 
 
 class Message(TypedDict):

@@ -22,16 +22,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tinyllm import paper
-from tinyllm.config import DataConfig, EvaluateConfig, ExperimentConfig, Source, TeacherConfig
+from tinyllm.config import DataConfig, Engine, EvaluateConfig, ExperimentConfig, Source, TeacherConfig
 from tinyllm.errors import BusyError, UserError
-from tinyllm.methods import chosen_teachers, two_samples_of
+from tinyllm.methods import chosen_teachers, prompt_kinds, two_samples_of
 from tinyllm.records import Prediction, Result
 
 CONFIG, METRICS, PREDICTIONS, RESULT = "config.yaml", "metrics.csv", "predictions.jsonl", "result.json"
 PATIENCE = 20.0
 """Seconds that a process waits for another one to leave a run."""
-QUESTIONS = "questions.sha256"
-"""Of the user's own file: a changed one is another run."""
+QUESTIONS, TEXTS = "questions.sha256", "texts.sha256"
+"""Of the user's own files, of questions and of teachers' texts: a changed one is another run."""
 ERROR = "error.txt"
 """Why a job of a sweep failed; the next call tries again."""
 CHECKPOINTS, BEST, LAST = "checkpoints", "checkpoints/best.ckpt", "checkpoints/last.ckpt"
@@ -214,17 +214,19 @@ def as_trained(config: ExperimentConfig, folder: Path) -> ExperimentConfig:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
     """Keep other processes out of a run folder; the system lets go of it when the process ends, however it does.
 
-    A process of a killed run may need some seconds to end.
+    Args:
+        folder: of the run.
+        patience: seconds that another process is waited for; one of a killed run may need some to end.
 
     Raises:
         BusyError: another process is at this run, and stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     try:
         while True:
             try:
@@ -242,35 +244,53 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def check_questions(data: DataConfig, folder: Path) -> None:
-    """Note which questions of the user's own file a run is about, and compare where that is noted.
+def check_files(config: ExperimentConfig, folder: Path) -> None:
+    """Note what the user's own files hold that a run is about, its questions and texts; compare where that is noted.
 
     Raises:
-        UserError: the file has changed since the run began.
+        UserError: one has changed since the run began.
     """
-    if data.source is not Source.jsonl or data.root is None:
-        return
-    root = Path(data.root).expanduser()
-    files = sorted(root.glob("*.jsonl")) if root.is_dir() else [root]
-    digest = hashlib.sha256(b"\n".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
-    noted = folder / QUESTIONS
-    if not noted.is_file():
-        write_whole(noted, digest + "\n")
-    elif noted.read_text().strip() != digest:
-        raise UserError(
-            f"{root} has changed since the run in {folder} began: choose another hydra.run.dir or data.name, or remove "
-            "the folder"
-        )
+    for name, files in _own_files(config).items():
+        digest = hashlib.sha256(b"\n".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
+        noted = folder / name
+        if not noted.is_file():
+            write_whole(noted, digest + "\n")
+        elif noted.read_text().strip() != digest:
+            raise UserError(
+                f"{', '.join(map(str, files))}: changed since the run in {folder} began: choose another hydra.run.dir, "
+                "or remove the folder"
+            )
 
 
-def discard(folder: Path) -> None:
+def _own_files(config: ExperimentConfig) -> dict[str, list[Path]]:
+    """Name of the note -> files."""
+    found: dict[str, list[Path]] = {}
+    if config.data.root is not None:
+        root = Path(config.data.root).expanduser()
+        if config.data.source is Source.jsonl:
+            found[QUESTIONS] = sorted(root.glob("*.jsonl")) if root.is_dir() else [root]
+        elif config.data.source is Source.hub and config.data.name not in paper.DATASETS:
+            found[QUESTIONS] = sorted(root.rglob("*.parquet"))
+    texts = [Path(t.model).expanduser() for t in config.teachers.values() if t.engine is Engine.file]
+    if texts and prompt_kinds(config.method, config.prompt):
+        found[TEXTS] = texts
+    return found
+
+
+def discard(folder: Path, digest: str | None) -> None:
     """Remove what a run has left that ended in a mistake before its first checkpoint: the folder is free again.
 
-    Empty folders above it go too, up to the working directory.
+    Another run's stays, and what another process is at. Empty folders above it go too, up to the working directory.
+
+    Args:
+        folder: of the run.
+        digest: its `config_hash`; None where it has not come to one.
     """
-    if not (folder / LAST).exists():
-        for name in (CONFIG, METRICS, QUESTIONS):
-            (folder / name).unlink(missing_ok=True)
+    with suppress(BusyError, UserError), alone(folder, patience=0.0):
+        own = not (folder / CONFIG).exists() or hash_of(read_config(folder)) == digest
+        if own and not (folder / LAST).exists():
+            for name in (CONFIG, METRICS, QUESTIONS, TEXTS):
+                (folder / name).unlink(missing_ok=True)
     here = Path.cwd()
     with suppress(OSError):  # the first that holds something
         for one in (folder, *folder.parents):
@@ -360,8 +380,14 @@ NOT_RESULT_INSIDE = {
     "trainer": ("devices", "num_nodes", "accelerator", "strategy", "strategy_options", "log_every", "progress_bar"),
     "evaluation": ("batch_size",),
     "data": ("root",),
+    "rationales": ("retry",),
 }
 """The same, by group; `data.root` counts all the same where the questions are the user's own."""
+_NOT_RESULT_OF_TEACHER = (
+    "batch_size", "device_map", "base_url", "api_key_env", "concurrency", "timeout", "max_retries",
+    "price_prompt", "price_completion", "licence",
+)  # fmt: skip
+"""Of a teacher: where and how fast it runs, and at what price."""
 _EARLIER_VALUES = {"accelerator": {"cuda": "gpu", "auto": "cpu"}, "strategy": {"single_device": "auto"}}
 """Of `trainer`: values that earlier versions took, and what they are now; none of them shapes a result."""
 RENAMED = {"trainer": {"accumulate_grad_batches": "accumulate"}}
@@ -393,8 +419,17 @@ def _without_defaults(values: Any, default: Any) -> Any:
     return {key: value for key, value in kept.items() if value != {}}
 
 
+def _wherever_it_runs(teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """With the keys that no result depends on as the teacher's own file had them when hashes left them out."""
+    defaults = hash_defaults()
+    usual = defaults["TeacherConfig"] | defaults["teachers"].get(str(teacher.get("name")), {})
+    return {key: usual[key] if key in _NOT_RESULT_OF_TEACHER else value for key, value in teacher.items()}
+
+
 def config_hash(values: Mapping[str, Any]) -> str:
-    """First 12 hex digits of the SHA-256 of what shapes a result: not of paths, loggers, devices or progress bars.
+    """First 12 hex digits of the SHA-256 of what shapes a result.
+
+    Not of paths, loggers, devices or progress bars, nor of where, how fast and at what price a teacher runs.
 
     Values that equal those of `hash_defaults` are left out.
 
@@ -416,7 +451,7 @@ def config_hash(values: Mapping[str, Any]) -> str:
     unset = defaults["ExperimentConfig"]["data"] | {"topic": pinned_topic(values.get("data", {}).get("name", ""))}
     shaping = _without_defaults(kept, defaults["ExperimentConfig"] | {"data": unset})
     shaping["teachers"] = {
-        name: _without_defaults(teacher, defaults["TeacherConfig"])
+        name: _without_defaults(_wherever_it_runs(teacher), defaults["TeacherConfig"])
         for name, teacher in kept.get("teachers", {}).items()
     }
     shaping.setdefault("method", {})["streams"] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -298,3 +299,38 @@ def test_no_published_text_says_the_answer_afterwards(shared: Path) -> None:
         assert concluded, "otherwise nothing is tested"
         left = [i for i, text in texts.items() if parse_answer(without_conclusion(text, by_id[i]), by_id[i])]
         assert left == []
+
+
+@pytest.mark.parametrize(
+    ("text", "choices", "answer"),
+    [
+        ("So the answer is b.\nQ2.\nWhich star is closest?\nAnswer:\nd", "pqrs", "q"),
+        ("Sand sinks, so the answer is (a).\n\n### Question 13:\nWhat floats?\nThe answer is (b).", "ab", "a"),
+        ("Question: What sinks?\nThe answer is (a).", "ab", "a"),
+        ("Answers:\n(a) water\n(b) bleach\n(c) air", ["water", "bleach", "air"], None),
+        ("Air rises.\nair\nair", ["water", "bleach", "air"], "air"),
+        ("Therefore, the answer is (b) -5.", ["5", "-5", "10"], "-5"),
+        ("The answer is (a) and (c).", "xyz", None),
+        ("The answer is (a), (b) and (c).", "xyz", None),
+        ("The answer is (b) salt and pepper.", ["oil", "salt and pepper"], "salt and pepper"),
+        ("The answer is (b), because sand sinks and (a) is sand.", ["sand", "wood"], "wood"),
+        ("One option is (a). But it fails.", "xy", None),
+        ("The least likely answer is (a).", "xy", None),
+    ],
+)
+def test_a_conclusion_is_one_option_of_this_question(text: str, choices: Sequence[str], answer: str | None) -> None:
+    assert parse_answer(text, list(choices)) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("The answer is (a) sand because sand is denser than water.", "Sand is denser than water."),
+        ("(a) sand is correct because it sinks at once.", "It sinks at once."),
+        ("(a) is not correct because wood floats.", "(a) is not correct because wood floats."),
+        ("Sand sinks, so the answer is (a) sand because it is heavy.", "Sand sinks."),
+        ("The answer is (a) sand because.", ""),
+    ],
+)
+def test_a_reason_behind_a_verdict_stays(text: str, left: str) -> None:
+    assert without_conclusion(text, ["sand", "wood"]) == left

@@ -51,8 +51,8 @@ def open_teachers(stage: str, arguments: list[str]) -> list[str]:
     Where it names one method and one ablation, only those that the method learns from.
     """
     chosen = [a for a in arguments if a.split("=")[0] in ("teachers", "experiment")]
-    shaping = [a for a in arguments if a.split("=")[0] in ("method", "method.teacher", "ablation")]
-    single = [a for a in shaping if "," not in a]
+    shaping = [a for a in arguments if a.split("=")[0] in ("method", "method.teacher", "ablation", "ablation.drop")]
+    single = [a for a in shaping if "," not in re.sub(r"\[[^]]*\]", "", a)]  # a list of dropped teachers is one value
     config = cast(ExperimentConfig, OmegaConf.to_object(compose(stage, [*chosen, *single, *own_folders(arguments)])))
     names = list(config.teachers)
     if single == shaping:

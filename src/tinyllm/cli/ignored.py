@@ -113,7 +113,11 @@ def _forces_nobody(config: ExperimentConfig) -> bool:
 TEACHER_RULES = (
     OfTeacher(("revision", *_DECODING, *_LOCAL, *_SERVED), "a scripted teacher", _is_scripted),
     OfTeacher(("revision", *_DECODING, *_LOCAL, *_SERVED), "a teacher whose texts are in a file", _is_file),
-    OfTeacher((*_DECODING, *_LOCAL, *_SERVED), "a teacher whose texts are the published ones", _is_published),
+    OfTeacher(
+        ("engine", "model", "revision", *_DECODING, *_LOCAL, *_SERVED),
+        "a teacher whose texts are the published ones",
+        _is_published,
+    ),
     OfTeacher(_SERVED, "engine=transformers", lambda c, t: t.engine is Engine.transformers),
     OfTeacher(_LOCAL, "engine=openai", lambda c, t: t.engine is Engine.openai),
     OfTeacher(("top_p", "seed"), "a teacher at temperature 0", lambda c, t: t.temperature == 0),

@@ -145,6 +145,7 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
     begun = any((folder / name).exists() for name in (runs.CONFIG, runs.METRICS))
     if sweep and not other:
         print(f"job: tinyllm {stage} {shown.one_line(_as_typed())}", file=sys.stderr)
+    typed = None
     try:
         typed = checked(composed, folder)
         module = importlib.import_module(f"tinyllm.cli.{stage}")
@@ -160,7 +161,7 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
             sys.exit(2)
         busy = isinstance(error, BusyError)
         if stage == "train" and not begun and not busy:
-            runs.discard(folder)
+            runs.discard(folder, runs.hash_of(typed) if typed is not None else None)
         if not sweep:
             _end(one_line(error))
         if stage == "train" and not busy:
@@ -213,6 +214,8 @@ def _usage() -> str:
 
 _WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd")
 """Hydra's options that a value follows."""
+_WITH_OPTIONAL_VALUE = ("--info", "-i", "--experimental-rerun")
+"""And those that one may follow."""
 _LITERAL = ("question", "context")
 """Keys of `predict` whose texts are taken as they are."""
 
@@ -220,11 +223,15 @@ _LITERAL = ("question", "context")
 def in_order(arguments: list[str]) -> list[str]:
     """Overrides first and options last: argparse takes no overrides on both sides of an option."""
     overrides, options = [], []
-    rest = iter(arguments)
-    for argument in rest:
+    rest = iter(enumerate(arguments))
+    for place, argument in rest:
         if argument.startswith("-"):
             options.append(argument)
-            options += [value for value in [next(rest, None)] if value] if argument in _WITH_VALUE else []
+            following = arguments[place + 1 : place + 2]
+            taken = argument in _WITH_VALUE or (
+                argument in _WITH_OPTIONAL_VALUE and not any("=" in f for f in following)
+            )
+            options += [next(rest)[1] for _ in following] if taken else []
         else:
             overrides.append(argument)
     return [*overrides, *options]

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 def main(config: ExperimentConfig, folder: Path) -> None:
     """Train and evaluate, in processes of its own where there are several devices and nobody else has started them."""
     if (result := runs.finished(folder, runs.hash_of(config))) is not None:
-        runs.check_questions(config.data, folder)
+        runs.check_files(config, folder)
         log.info("finished already: %s", runs.summary(result, folder))
         return
     processes.check(config.trainer)
@@ -46,7 +46,7 @@ def run(config: ExperimentConfig, folder: Path) -> None:
     first = processes.rank() == 0
     with runs.alone(folder) if first else nullcontext(), processes.handled(processes.PREEMPTION):
         if first:
-            runs.check_questions(config.data, folder)
+            runs.check_files(config, folder)
             # Another process may have finished it meanwhile; those of this run can't know, and go on together.
             if (
                 processes.is_single(config.trainer)

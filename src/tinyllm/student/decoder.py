@@ -44,6 +44,7 @@ from tinyllm.config import Accelerator
 from tinyllm.data.steps import Pair, TargetText
 from tinyllm.data.tokens import Form, end_of
 from tinyllm.errors import UserError
+from tinyllm.prompts import FIXED_DATE
 from tinyllm.student.cpu_speed import accelerate
 from tinyllm.student.generation import greedy
 from tinyllm.student.losses import Batch, batch_loss, mean_by_text, moved, ranks, token_fields
@@ -59,8 +60,6 @@ FLEX_FROM = 1024
 """On a GPU, keys of a batch from which FlexAttention, which skips what no token sees, replaces one masked product."""
 FLEX_BLOCK = 128
 """Tokens of one side of a FlexAttention block."""
-DATE = "26 Jul 2024"
-"""The date that a chat template puts in: always this one, so that a run's texts do not depend on the day."""
 
 
 @dataclass(slots=True)
@@ -616,7 +615,7 @@ def form(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> Form:
 
     def rendered(messages: list[dict[str, str]], **options: Any) -> str:
         text: Any = tokenizer.apply_chat_template(
-            messages, tokenize=False, date_string=DATE, enable_thinking=False, **options
+            messages, tokenize=False, enable_thinking=False, **FIXED_DATE, **options
         )
         return cast(str, text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,8 @@ from tinyllm.student.cpu_speed import RELEASE_EVERY, release_memory
 from tinyllm.student.losses import Batch, mean_by_text, stream_losses
 from tinyllm.student.sharding import gather
 from tinyllm.student.student import Student
+
+log = logging.getLogger(__name__)
 
 
 class StudentModule(LightningModule):
@@ -223,6 +226,10 @@ class StudentModule(LightningModule):
             groups.append({"params": [self.log_variance], "weight_decay": 0.0, "lr": self.learned_lr})
         groups = [group for group in groups if group["params"]]  # DeepSpeed drops an empty one, schedulers count it
         optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=True)
+        steps = self.trainer.estimated_stepping_batches
+        if self.warmup_steps >= steps:
+            told = "optimizer.warmup_steps=%d, but there are %s steps: the rate never reaches optimizer.lr"
+            log.info(told, self.warmup_steps, steps)
         if self.schedule is Schedule.constant:
             scheduler = get_constant_schedule_with_warmup(optimizer, self.warmup_steps)
         else:

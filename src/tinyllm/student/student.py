@@ -19,8 +19,10 @@ from tinyllm.config import Accelerator, ExperimentConfig
 from tinyllm.data.question_batches import QuestionBatch, question_batches
 from tinyllm.data.steps import Pair
 from tinyllm.data.tokens import Form, SourceTokens, has_seams
+from tinyllm.errors import UserError
 from tinyllm.methods import Stream, answer_prefix
 from tinyllm.parsing import is_right, match_choice
+from tinyllm.prompts import instruction
 from tinyllm.records import Prediction, Question
 from tinyllm.student import models
 from tinyllm.student.cpu_speed import RELEASE_EVERY, release_memory
@@ -89,6 +91,8 @@ class Student:
         cache = Path(config.cache).expanduser()
         prefix = answer_prefix(config.method)
         made = cls(*loaded, prefix, voices, student.max_source_length, precision, cache, student.chat)
+        if made.form.behind:
+            _check_instructions(streams)
         if made.form.behind and has_seams(made.tokenizer, made.form):  # a chat form that can't be had is refused here
             log.warning(
                 "this student's tokenizer splits a text in parts differently from the whole: it learns from the parts; "
@@ -302,3 +306,15 @@ class Student:
         ids = self.family.generate(self.model, memory, lead, ends=self.ends, max_new_tokens=max_new_tokens)
         texts: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [text.strip() for text in texts]
+
+
+def _check_instructions(streams: Sequence[Stream]) -> None:
+    """Two prefixes may be one instruction: `answer: ` and `predict: ` are both `Answer:`."""
+    first: dict[str, Stream] = {}
+    for stream in streams:
+        other = first.setdefault(instruction(stream.prefix), stream)
+        if other.prefix != stream.prefix:
+            raise UserError(
+                f"expected an instruction of its own for every stream, found {instruction(stream.prefix)!r} for "
+                f"{other.name} and {stream.name}: set teachers.<name>.prefix"
+            )

@@ -63,6 +63,8 @@ def training_streams(config: ExperimentConfig, questions: Sequence[Question]) ->
     parts = (config.method, config.teachers, config.alpha, config.ablation.drop, questions)
     if not config.method.train:
         return build_streams(*parts, {})
+    if config.teachers and teaches(config.method, Target.rationale) and not chosen_teachers(*parts[:4]):
+        log.warning("no teacher is left: method=%s is full fine-tuning here", config.method.name)
     return build_streams(
         *parts,
         training_texts(config, questions),
@@ -243,12 +245,16 @@ def _stored(
 def check_unchanged(
     config: ExperimentConfig, questions: Iterable[Question], found: Mapping[str, Rationale], split: Split
 ) -> None:
-    """Refuse texts about other questions than the file of the user's own has under their ids.
+    """Refuse texts about other questions than a dataset of the user's own has under their ids.
+
+    Ids of the paper's datasets and of minilab say which question it is, even where two sources word it differently.
 
     Raises:
         UserError: naming the first.
     """
-    if config.data.source is not Source.jsonl:
+    if config.data.source is not Source.jsonl and (
+        config.data.source is not Source.hub or config.data.name in paper.DATASETS
+    ):
         return
     asked = {record.question_id: record.asked for record in found.values() if record.asked is not None}
     changed = [q.id for q in questions if q.id in asked and asked[q.id] != asked_hash(q)]

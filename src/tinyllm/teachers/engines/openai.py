@@ -34,6 +34,11 @@ _FILTERED = frozenset({"content_filter", "safety", "sensitive", "recitation", "p
 _BROKEN_OFF = frozenset({"error", "abort", "aborted", "cancelled", "insufficient_system_resource", "network_error"})
 # How a server says that this prompt will never be answered.
 _TOO_LONG = ("context length", "context_length", "context size", "context window", "too long", "too large")
+# That no prompt at all will be, with this limit.
+_TOO_MUCH_ASKED = re.compile(
+    r"max_(?:completion_)?tokens\b.*(?:too large|too high|greater than|exceed|at most|maximum)"
+)
+_ABOUT_PROMPT = re.compile(r"context|input|prompt|message")
 _NO_MONEY = ("insufficient_quota", "billing", "insufficient balance", "insufficient credit")
 
 
@@ -207,12 +212,20 @@ class OpenAIEngine:
                 ) from None
             told = f"{error.code} {message}".lower()
             if status == 402 or (status == 429 and any(words in told for words in _NO_MONEY)):
-                raise UserError(f"{self._server()} wants to be paid first (HTTP {status}: {message})") from None
+                raise UserError(
+                    f"{self._server()} refuses for lack of credit (HTTP {status}: {message}): add credit, or "
+                    "choose another server"
+                ) from None
             if status in (408, 409, 429) or status >= 500:
                 raise _Again(f"HTTP {status}: {message}"[:300], _retry_after(error)) from None
             if status in (400, 422):
                 if self._learns(told, limit_name, sends_seed):
                     return await self._try(client, request)
+                if _TOO_MUCH_ASKED.search(told) and not _ABOUT_PROMPT.search(told):
+                    raise UserError(
+                        f"{self._server()} refuses {self.max_new_tokens} tokens a text (HTTP {status}: {message}): "
+                        "lower teachers.<name>.max_new_tokens"
+                    ) from None
                 if error.param == "temperature" or ("temperature" in told and "support" in told):
                     raise UserError(
                         f"{self._server()} refuses the temperature (HTTP {status}: {message}): set "
