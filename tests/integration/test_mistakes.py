@@ -144,6 +144,8 @@ MISTAKES = [
     (["train", "method=lora", "method.lora.target_modules=[]"], ["method.lora.target_modules", "one name or more"]),
     (["train", "ablation.drop=[ters]"], ["ablation.drop", "terse, wordy", "found ters"]),
     (["train", "ablation.drop=[terse, ters]"], ["ablation.drop", "terse, wordy", "found ters"]),
+    (["train", "ablation=no_t5", "method=step_by_step"], ["step_by_step reads terse", "ablation=no_t5 drops"]),
+    (["train", "alpha.terse=0", "method=one_teacher"], ["one_teacher reads terse", "alpha.terse is 0"]),
     (["train", "ablation=no_t5", "teachers=smollm2"], ["ablation.drop", "smollm2", "flan_t5_xl"]),
     (["train", "ablation.strongest=nobody"], ["ablation.strongest=nobody", "valid", "terse, wordy"]),
     (["train", "optimizer.lr=0"], ["optimizer.lr", "above 0", "found 0"]),

@@ -239,10 +239,10 @@ def test_questions_that_changed_are_another_run(stage: Stage, tmp_path: Path) ->
     assert code == 0 and "finished already" in err
     file.write_text(file.read_text().replace("3?", "Is it 3?"))
     code, _, err = stage("train", *call)
-    assert code == 2 and "q.jsonl has changed since the run in" in err
+    assert code == 2 and "q.jsonl: changed since the run in" in err
     (tmp_path / "run" / "result.json").unlink()  # as if it had been killed before
     code, _, err = stage("train", *call)
-    assert code == 2 and "q.jsonl has changed since the run in" in err
+    assert code == 2 and "q.jsonl: changed since the run in" in err
 
 
 def test_two_evaluations_of_a_run_both_stay(stage: Stage, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from tinyllm import runs
 from tinyllm.config import (
     DataConfig,
+    Engine,
     EvaluateConfig,
     ExperimentConfig,
     MethodConfig,
@@ -254,6 +255,13 @@ def put(path: str, value: Any) -> Callable[[ExperimentConfig], None]:
         ("evaluation.batch_size", 1),
         ("logger.name", "wandb"),
         ("logger.project", "another"),
+        ("rationales.retry", ["cut"]),
+        ("teachers.owl.base_url", "http://node7:8000/v1"),
+        ("teachers.owl.concurrency", 3),
+        ("teachers.owl.timeout", 9.0),
+        ("teachers.owl.price_prompt", 1.5),
+        ("teachers.owl.licence", "MIT"),
+        ("teachers.owl.batch_size", 3),
     ],
 )
 def test_paths_devices_and_loggers_leave_the_hash(path: str, value: Any) -> None:
@@ -371,3 +379,37 @@ def test_broken_predictions_are_refused(tmp_path: Path, text: str) -> None:
 def test_missing_predictions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"predictions\.jsonl"):
         runs.read_predictions(tmp_path)
+
+
+def test_a_mistake_leaves_another_runs_files_and_those_that_are_in_use(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    runs.write_config(config(), folder)
+    (folder / "metrics.csv").write_text("step")
+    runs.discard(folder, "another hash")
+    runs.discard(folder, None)
+    with runs.alone(folder):
+        runs.discard(folder, runs.hash_of(config()))
+    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "metrics.csv"]
+    runs.discard(folder, runs.hash_of(config()))
+    assert list(folder.iterdir()) == []
+
+
+def test_files_of_ones_own_are_noted_and_compared(tmp_path: Path) -> None:
+    """Parquet files, and texts of a teacher: what is in them is not in the hash."""
+    own = config()
+    (tmp_path / "data").mkdir()
+    questions, texts = tmp_path / "data" / "train.parquet", tmp_path / "texts.jsonl"
+    for file in (questions, texts):
+        file.write_text("first")
+    own.data.source, own.data.root = Source.hub, str(questions.parent)
+    own.teachers["owl"].engine, own.teachers["owl"].model = Engine.file, str(texts)
+    runs.check_files(own, tmp_path / "run")
+    runs.check_files(own, tmp_path / "run")
+    for file in (questions, texts):
+        file.write_text("second")
+        with pytest.raises(UserError, match=f"{file.name}: changed since the run in .*run began"):
+            runs.check_files(own, tmp_path / "run")
+        file.write_text("first")
+    own.method.streams = {name: s for name, s in own.method.streams.items() if s.target is Target.answer}
+    texts.write_text("second")
+    runs.check_files(own, tmp_path / "run")  # nothing is read of it

@@ -61,6 +61,8 @@ def test_options_may_stand_anywhere() -> None:
     given = ["seed=0,1", "-m", "data=jsonl", "--config-dir", "mine", "a=b", "--cfg=job", "-c", "job"]
     assert in_order(given) == ["seed=0,1", "data=jsonl", "a=b", "-m", "--config-dir", "mine", "--cfg=job", "-c", "job"]
     assert in_order(["--config-dir"]) == ["--config-dir"]
+    assert in_order(["--info", "defaults", "seed=1"]) == ["seed=1", "--info", "defaults"]
+    assert in_order(["--info", "seed=1"]) == ["seed=1", "--info"]
 
 
 @pytest.mark.parametrize("search", ["grid", "staged"])

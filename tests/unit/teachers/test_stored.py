@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,10 +28,11 @@ from tinyllm.data.minilab import VOICES, argue, generate
 from tinyllm.errors import UserError
 from tinyllm.parsing import parse_answer, without_conclusion
 from tinyllm.prompts import student_source
-from tinyllm.records import PromptKind, Question, Rationale, Split
+from tinyllm.records import PromptKind, Question, Rationale, Split, asked_hash
 from tinyllm.teachers.prompt_key import prompt_key
 from tinyllm.teachers.store import RationaleStore
 from tinyllm.teachers.stored import (
+    check_unchanged,
     is_recorded,
     shuffle_by_options,
     source_rationales,
@@ -199,3 +201,23 @@ def test_reading_loads_no_model_library_no_engine_and_nothing_that_asks() -> Non
         for name in loaded
         if name.split(".")[0] in heavy or name.startswith(("tinyllm.teachers.engines", "tinyllm.teachers.asking"))
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "refused"),
+    [
+        ("mine", Source.jsonl, True), ("mine", Source.hub, True),
+        ("obqa", Source.hub, False), ("obqa", Source.release, False), ("minilab", Source.builtin, False),
+    ],
+)  # fmt: skip
+def test_texts_about_other_questions_than_a_dataset_of_ones_own_has_are_refused(
+    tmp_path: Path, name: str, source: Source, refused: bool
+) -> None:
+    """A row that was put in front moves all ids that are row numbers."""
+    here = replace(config(tmp_path, KD), data=DataConfig(name=name, source=source))
+    moved = replace(QUESTIONS[0], id=QUESTIONS[1].id)
+    asked = asked_hash(QUESTIONS[1])
+    record = Rationale(name, Split.train, moved.id, "owl", 0, "k", "It is.", None, "stop", 3, "2026-01-01", asked=asked)
+    check_unchanged(here, QUESTIONS, {record.key: record}, Split.train)
+    with pytest.raises(UserError, match="q1 is the first") if refused else nullcontext():
+        check_unchanged(here, [moved], {record.key: record}, Split.train)

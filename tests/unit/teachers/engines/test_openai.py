@@ -363,6 +363,18 @@ def test_what_no_question_gets_past_ends_the_run_with_the_servers_words(
     assert len(server.bodies) <= 12
 
 
+def test_a_limit_that_no_prompt_gets_ends_the_run_at_once() -> None:
+    """It is no prompt that is too large."""
+    told = "max_tokens is too large: 40960. This model supports at most 16384 completion tokens."
+    error = {"message": told, "param": "max_tokens"}
+    with (
+        serving(lambda body, count: (400, {"error": error})) as server,
+        pytest.raises(UserError, match=r"supports at most 16384 .*: lower teachers\.<name>\.max_new_tokens"),
+    ):
+        asked(server, 40, api_key_env="NO_KEY", concurrency=4, max_retries=1)
+    assert len(server.bodies) <= 4
+
+
 LONG = [f"prompt {i}" for i in range(3)]
 
 
