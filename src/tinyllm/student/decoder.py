@@ -44,7 +44,7 @@ from tinyllm.config import Accelerator
 from tinyllm.data.steps import Pair, TargetText
 from tinyllm.data.tokens import Form, end_of
 from tinyllm.errors import UserError
-from tinyllm.prompts import FIXED_DATE
+from tinyllm.prompts import on_a_fixed_day
 from tinyllm.student.cpu_speed import accelerate
 from tinyllm.student.generation import greedy
 from tinyllm.student.losses import Batch, batch_loss, mean_by_text, moved, ranks, token_fields
@@ -615,7 +615,7 @@ def form(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> Form:
 
     def rendered(messages: list[dict[str, str]], **options: Any) -> str:
         text: Any = tokenizer.apply_chat_template(
-            messages, tokenize=False, enable_thinking=False, **FIXED_DATE, **options
+            messages, tokenize=False, enable_thinking=False, **on_a_fixed_day(tokenizer), **options
         )
         return cast(str, text)
 

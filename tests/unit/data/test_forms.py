@@ -107,10 +107,13 @@ def test_what_ends_a_target() -> None:
 def test_a_template_with_a_date_gives_the_same_text_every_day() -> None:
     """As Llama 3.2's does: today's date, unless it is given one."""
     tokenizer = byte_level(TEXTS)
+    turns = tokenizer.chat_template
     tokenizer.chat_template = (
         "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y %H:%M:%S') %}{% endif %}"
-        "Today: {{ date_string }}\n" + tokenizer.chat_template
+        "Today: {{ date_string }}\n" + turns
     )
+    assert decoder.form(tokenizer, chat=True).start == "Today: 26 Jul 2024\n<|im_start|>user\n"
+    tokenizer.chat_template = "Today: {{ strftime_now('%d %B %Y') }}\n" + turns  # whatever it is given
     assert decoder.form(tokenizer, chat=True).start == "Today: 26 Jul 2024\n<|im_start|>user\n"
 
 

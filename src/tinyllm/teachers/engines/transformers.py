@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinyllm.errors import UserError
 from tinyllm.pretrained import folder_of, loading, why
-from tinyllm.prompts import FIXED_DATE, without_special_tokens
+from tinyllm.prompts import on_a_fixed_day, without_special_tokens
 from tinyllm.teachers.engines.protocol import STOP, Completion, Request, ScoreRequest, in_batches, seed_of
 
 if TYPE_CHECKING:
@@ -249,7 +249,8 @@ class TransformersEngine:
             return self._plain([request.prompt])[0]
         words = self._plain([turn["content"] for turn in request.prompt])
         turns = [{**turn, "content": said} for turn, said in zip(request.prompt, words, strict=True)]
-        text: str = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **FIXED_DATE)
+        day = on_a_fixed_day(self._tokenizer)
+        text: str = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **day)
         return text
 
     def _room(self) -> int | None:
