@@ -59,7 +59,8 @@ def findings(text: str, question: Question, finish_reason: str = "stop") -> set[
         found.add(Finding.wrong_options)
     if _is_answer_only(text, question):
         found.add(Finding.answer_only)
-    if _DEBRIS.search(text) or _is_foreign(text):
+    asked = " ".join((question.context, question.question, *question.choices))
+    if _DEBRIS.search(text) or (_is_foreign(text) and not _is_foreign(asked)):
         found.add(Finding.debris)
     return found
 
@@ -230,6 +231,7 @@ def _is_answer_only(text: str, question: Question) -> bool:
 
 
 def _is_foreign(text: str) -> bool:
+    """Whether a text is in another script, or a longer one has the words of another language than English."""
     letters = [character for character in text if character.isalpha()]
     if letters and sum(ord(character) > 0x24F for character in letters) > 0.2 * len(letters):
         return True

@@ -121,3 +121,21 @@ def test_table_and_file(tmp_path: Path) -> None:
     assert content["dataset"] == "d"
     assert [row["teacher"] for row in content["audits"]] == ["t", "u"]
     assert content["audits"][0]["raw"] == dict.fromkeys(map(str, Finding), 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "options", "text"),
+    [
+        ("Что тонет в воде?", ("песок", "дерево"), "Песок плотнее воды, поэтому он тонет."),
+        (
+            "Eine Lehrerin wirft Dinge in ein Glas mit Wasser und fragt die Klasse, welches davon zuerst zu Boden sinkt?",
+            ("Sand", "Holz"),
+            "Sand ist dichter als Wasser und sinkt sofort auf den Grund, Holz dagegen schwimmt oben, weil seine Dichte "
+            "kleiner ist als jene von Wasser, wie man leicht selbst sieht.",
+        ),
+    ],
+)  # fmt: skip
+def test_a_text_in_the_language_of_its_question_is_no_debris(asked: str, options: tuple[str, ...], text: str) -> None:
+    assert Finding.debris not in findings(text, Question("q", asked, options, options[0]))
+    english = Question("q", "What is it that sinks in the water?", ("sand", "wood"), "sand")
+    assert Finding.debris in findings(text, english)

@@ -8,6 +8,7 @@ from itertools import groupby
 
 from rich.console import Console
 
+from tinyllm.config import Engine as EngineName
 from tinyllm.config import ShardConfig
 from tinyllm.errors import UserError
 from tinyllm.records import Question, Split
@@ -98,6 +99,11 @@ def _take_turn(
     console: Console,
 ) -> Summary:
     teacher = turn.teacher
+    if teacher.sample > 0 and teacher.engine is EngineName.file:
+        raise UserError(
+            f"teacher {teacher.name}: a file has one text per question: give the second texts as another teacher, with "
+            "a file of its own"
+        )
     if teacher.sample > 0 and teacher.repeats_itself:
         raise UserError(
             f"teacher {teacher.name}: sample {teacher.sample} of greedy decoding is the first text again; set "
