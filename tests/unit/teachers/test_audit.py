@@ -128,7 +128,7 @@ def test_table_and_file(tmp_path: Path) -> None:
     [
         ("Что тонет в воде?", ("песок", "дерево"), "Песок плотнее воды, поэтому он тонет."),
         (
-            "Eine Lehrerin wirft Dinge in ein Glas mit Wasser und fragt, welches davon wohl zuerst auf den Boden sinkt?",
+            "Eine Lehrerin wirft Dinge in ein Glas mit Wasser und fragt, welches davon zuerst auf den Boden sinkt?",
             ("Sand", "Holz"),
             "Sand ist dichter als Wasser und sinkt sofort auf den Grund, Holz dagegen schwimmt oben, weil seine Dichte "
             "kleiner ist als jene von Wasser, wie man leicht selbst sieht.",
