@@ -410,7 +410,7 @@ def test_a_conflict_is_looked_for_in_the_text_that_is_trained_on(tmp_path: Path)
     """Behind its rationale a teacher goes on with a question of its own, which cleaning cuts off."""
     here = config(tmp_path, drop_conflicts=True)
     key = prompt_key(here.teachers["fox"], here.prompt, PromptKind.forced, "minilab", pool=None, recorded=False)
-    text = f"{TEXTS['fox']['q3']}\n\nQuestion: What floats?\nAnswer Choices:\n(a) a cork\nAnswer: a brick"
+    text = "It rings every hour.\n\nQuestion: What sinks? It is a brick."
     record = Rationale("minilab", Split.train, "q3", "fox", 0, key, text, None, "stop", 5, "2025")
     RationaleStore(Path(here.store)).append([record])  # the oldest of several counts
     keep(here)
