@@ -207,7 +207,8 @@ def _usage() -> str:
     lines = ["usage: tinyllm <stage> [group=option ...] [key=value ...] [-m] [--cfg job] [--help]", "", "stages:"]
     lines += [f"  {name:<12}{text}" for name, text in STAGES.items()]
     lines += ["", "-m runs a sweep over comma-separated values; --cfg job prints the configuration and runs nothing."]
-    lines += ["First try: tinyllm rationales && tinyllm train && tinyllm report"]
+    lines += ["First try:"]
+    lines += ["  tinyllm rationales && tinyllm train -m experiment=minilab method=full_ft,tinyllm && tinyllm report"]
     lines += ["'tinyllm <stage> --help' shows a stage's groups and keys; 'tinyllm --version' prints the version."]
     return "\n".join(lines)
 
@@ -256,7 +257,8 @@ def literal(stage: str, arguments: list[str]) -> list[str]:
 def main() -> None:
     """Entry point of the console script.
 
-    Exit codes: 0, 2 where a user's mistake is all that went wrong, 1 for anything else.
+    Exit codes: 0; 2 where a user's mistake is all that went wrong; 130 after Ctrl-C, and 144 where a run was told to
+    make room, both with a checkpoint; 1 for anything else.
     """
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
