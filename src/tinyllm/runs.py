@@ -244,6 +244,11 @@ def alone(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_own(source: object, dataset: object) -> bool:
+    """Whether questions are the user's own: their ids say nothing of what stands under them."""
+    return source == Source.jsonl or (source == Source.hub and dataset not in paper.DATASETS)
+
+
 def check_files(config: ExperimentConfig, folder: Path) -> None:
     """Note what the user's own files hold that a run is about, its questions and texts; compare where that is noted.
 
@@ -265,12 +270,10 @@ def check_files(config: ExperimentConfig, folder: Path) -> None:
 def _own_files(config: ExperimentConfig) -> dict[str, list[Path]]:
     """Name of the note -> files."""
     found: dict[str, list[Path]] = {}
-    if config.data.root is not None:
+    if config.data.root is not None and is_own(config.data.source, config.data.name):
         root = Path(config.data.root).expanduser()
-        if config.data.source is Source.jsonl:
-            found[QUESTIONS] = sorted(root.glob("*.jsonl")) if root.is_dir() else [root]
-        elif config.data.source is Source.hub and config.data.name not in paper.DATASETS:
-            found[QUESTIONS] = sorted(root.rglob("*.parquet"))
+        pattern = "*.jsonl" if config.data.source is Source.jsonl else "**/*.parquet"
+        found[QUESTIONS] = sorted(root.glob(pattern)) if root.is_dir() else [root]
     texts = [Path(t.model).expanduser() for t in config.teachers.values() if t.engine is Engine.file]
     if texts and prompt_kinds(config.method, config.prompt):
         found[TEXTS] = texts
@@ -444,8 +447,7 @@ def config_hash(values: Mapping[str, Any]) -> str:
         if key in {f.name for f in fields(ExperimentConfig)} and key not in _NOT_RESULT
     }
     data = kept.get("data", {})
-    own = data.get("source") == Source.hub and data.get("name") not in paper.DATASETS
-    if data.get("source") == Source.jsonl or own:  # there the path says which questions they are
+    if is_own(data.get("source"), data.get("name")):  # there the path says which questions they are
         kept["data"]["root"] = values["data"]["root"]
     defaults = hash_defaults()
     unset = defaults["ExperimentConfig"]["data"] | {"topic": pinned_topic(values.get("data", {}).get("name", ""))}

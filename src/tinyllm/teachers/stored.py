@@ -24,6 +24,7 @@ from tinyllm.methods import (
 )
 from tinyllm.parsing import clean_rationale, is_right, without_conclusion
 from tinyllm.records import Finding, PromptKind, Question, Rationale, Split, asked_hash, text_key
+from tinyllm.runs import is_own
 from tinyllm.teachers.audit import audit, for_training
 from tinyllm.teachers.pool import pool_name
 from tinyllm.teachers.prompt_key import confidence_key, prompt_key, scores_key
@@ -252,9 +253,7 @@ def check_unchanged(
     Raises:
         UserError: naming the first.
     """
-    if config.data.source is not Source.jsonl and (
-        config.data.source is not Source.hub or config.data.name in paper.DATASETS
-    ):
+    if not is_own(config.data.source, config.data.name):
         return
     asked = {record.question_id: record.asked for record in found.values() if record.asked is not None}
     changed = [q.id for q in questions if q.id in asked and asked[q.id] != asked_hash(q)]
