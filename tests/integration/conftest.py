@@ -17,6 +17,7 @@ from types import ModuleType
 import pytest
 import torch
 from hydra._internal.hydra import Hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 
 SMALL = [
@@ -60,6 +61,8 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.Capture
     monkeypatch.chdir(tmp_path)
     # Hydra composes twice, first to look for `hydra.mode`, which no test sets: half a second a call.
     monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
+    # A teacher of one's own becomes a set of that name, which the next test may call otherwise.
+    monkeypatch.setitem(ConfigStore.instance().repo, "teachers", {})
 
     def call(*arguments: str) -> tuple[int, str, str]:
         from tinyllm.cli.main import main
