@@ -34,7 +34,8 @@ class Budget:
 
     A request that is under way counts what it may cost at most: a token for each byte of its prompt (tokens of text
     are a byte long or longer), what its teacher's chat template may add, and the longest text allowed. Tries of it that
-    cost something and give nothing come on top: they are counted once the last one is over.
+    cost something and give nothing come on top: they are counted once the last one is over, at most where the server
+    did not answer in time.
     """
 
     limits: BudgetConfig = field(default_factory=BudgetConfig)
@@ -99,8 +100,9 @@ class Budget:
         spent = most if silent else _Cost(*done.paid)
         if done.prompt_tokens:
             self._template[teacher.name] = max(self._template.get(teacher.name, 0), done.prompt_tokens - most.text)
-        self.tokens += spent.prompt + spent.completion
-        self.money += _money(spent, teacher)
+        for cost in (spent, *[most] * done.late):
+            self.tokens += cost.prompt + cost.completion
+            self.money += _money(cost, teacher)
 
     def __str__(self) -> str:
         """How much of which limit is spent."""

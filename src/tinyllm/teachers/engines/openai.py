@@ -8,7 +8,8 @@ import logging
 import os
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -39,7 +40,8 @@ _TOO_MUCH_ASKED = re.compile(
     r"max_(?:completion_)?tokens\b.*(?:too large|too high|greater than|exceed|at most|maximum)"
 )
 _ABOUT_PROMPT = re.compile(r"context|input|prompt|message")
-_NO_MONEY = ("insufficient_quota", "billing", "insufficient balance", "insufficient credit")
+# That no request will be, before someone has paid; what limits a rate may name the page of bills, too.
+_NO_MONEY = ("insufficient_quota", "billing details", "billing_", "insufficient balance", "insufficient credit")
 
 
 class OpenAIEngine:
@@ -48,9 +50,11 @@ class OpenAIEngine:
     Retried: 408, 409, 429, 5xx, timeouts, cut connections, answers that are no JSON, lack a text or were broken off.
     `Retry-After` is followed. An answer that is finished and whose text is null has an empty one: it was paid for, and
     another try would cost as much. What is refused for its own sake (400, 403, 413, 422) fails alone, and for good
-    where the prompt is too long or filtered. A wrong key or model name and an empty account end the run, and so does a
-    server of which `concurrency` questions in a row got no answer (`FEWEST_FAILURES` or more, where it answers at all).
-    A sampling seed is left out once a server has refused it.
+    where the prompt is filtered, or too long where others are not. A wrong key or model name and an empty account end
+    the run, and so does a server of which `concurrency` questions in a row got no answer (`FEWEST_FAILURES` or more,
+    where it has answered before). What is under way then is waited for: it may be paid already.
+    A sampling seed is left out once a server has refused it, and so are a temperature and top_p that are its default
+    or not the teacher's own.
 
     The key is read from the environment when the first request is made; it is in no message of this class.
 
@@ -89,11 +93,16 @@ class OpenAIEngine:
         self.max_retries = max_retries
         self.first_pause = first_pause
         self._limit_name = "max_tokens"
-        self._sends_seed = True
+        self._refused: set[tuple[str, float | None]] = set()
+        """Parameters that the server doesn't take, with the value that it refused (None: any)."""
         self._answered = False
         """Whether the server has answered any question."""
         self._problems: list[_Problem] = []
         """Of the questions in a row that got no answer."""
+        self._too_long: dict[str, str] = {}
+        """What the server said of the prompts that it found too long, by id."""
+        self._ending = asyncio.Event()
+        """Set where the run is about to end: nothing is tried again."""
 
     def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
         """Completions as they come, in any order.
@@ -102,10 +111,12 @@ class OpenAIEngine:
             UserError: no key, a wrong key, an unknown model, a server that doesn't answer.
         """
         client = self._client()
-        self._problems, self._answered = [], False
+        self._problems, self._too_long, self._answered, self._ending = [], {}, False, asyncio.Event()
         loop = asyncio.new_event_loop()
         under_way: set[asyncio.Task[Completion]] = set()
         iterator = iter(requests)
+        held: list[Completion] = []  # of prompts found too long, until another shows that not all are
+        failure: BaseException | None = None
         try:
             more = True
             while more or under_way:
@@ -119,20 +130,26 @@ class OpenAIEngine:
                     done, under_way = loop.run_until_complete(
                         asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
                     )
-                    # What was answered is handed over before a failure ends the run.
-                    answered = [task.result() for task in done if task.exception() is None]
-                    if answered:
-                        yield answered
-                    for task in done:
-                        task.result()
-                    last = self._problems[-1] if self._problems else None
-                    enough = self.concurrency if last is None or last.silent else max(self.concurrency, FEWEST_FAILURES)
-                    if last is not None and len(self._problems) >= enough:
-                        raise UserError(
-                            f"{self._server()} answered none of the last {len(self._problems)} questions "
-                            f"({last.text}): {last.remedy}, then run the same command again; answers so far are in the "
-                            "store"
-                        )
+                    held += [task.result() for task in done if task.exception() is None]
+                    ready = [c for c in held if self._answered or c.id not in self._too_long]
+                    held = [] if self._answered else [c for c in held if c.id in self._too_long]
+                    if ready:
+                        yield ready
+                    failure = failure or next((task.exception() for task in done if task.exception()), None)
+                    failure = failure or self._given_up()
+                    if failure is not None:
+                        more = False
+                        self._ending.set()
+            if failure is not None:
+                raise failure
+            if len(held) >= FEWEST_FAILURES:
+                raise UserError(
+                    f"{self._server()} found all {len(held)} prompts too long ({self._too_long[held[0].id]}): lower "
+                    f"teachers.<name>.max_new_tokens ({self.max_new_tokens}), or let the server take a longer context, "
+                    "then run the same command again"
+                )
+            if held:
+                yield held
         finally:
             for task in under_way:
                 task.cancel()
@@ -140,6 +157,19 @@ class OpenAIEngine:
                 loop.run_until_complete(asyncio.wait(under_way))
             loop.run_until_complete(client.close())
             loop.close()
+
+    def _given_up(self) -> UserError | None:
+        """Of a server that answers nothing any more."""
+        if not self._problems:
+            return None
+        last = self._problems[-1]
+        enough = self.concurrency if last.silent and not self._answered else max(self.concurrency, FEWEST_FAILURES)
+        if len(self._problems) < enough:
+            return None
+        return UserError(
+            f"{self._server()} answered none of the last {len(self._problems)} questions ({last.text}): {last.remedy}, "
+            "then run the same command again; answers so far are in the store"
+        )
 
     def _client(self) -> AsyncOpenAI:
         try:
@@ -171,20 +201,27 @@ class OpenAIEngine:
             ) from error
 
     async def _answer(self, client: AsyncOpenAI, request: Request) -> Completion:
-        lost = (0, 0)
+        lost, late = (0, 0), 0
         for attempt in range(self.max_retries + 1):
             try:
                 completion = await self._try(client, request)
             except _Again as again:
-                problem, asked_for = _Problem(str(again), silent=again.silent), again.pause
-                lost = (lost[0] + again.paid[0], lost[1] + again.paid[1])
+                problem, asked_for = _Problem(str(again), again.remedy, silent=again.silent), again.pause
+                if again.paid is None:
+                    late += 1
+                else:
+                    lost = (lost[0] + again.paid[0], lost[1] + again.paid[1])
                 if attempt < self.max_retries:
                     pause = self.first_pause * 2**attempt * random.uniform(0.75, 1.25)
-                    await asyncio.sleep(min(max(pause, asked_for), LONGEST_PAUSE))
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._ending.wait(), min(max(pause, asked_for), LONGEST_PAUSE))
+                if self._ending.is_set():
+                    break
             else:
-                return replace(completion, lost=lost)
+                return replace(completion, lost=lost, late=late)
         self._problems.append(problem)
-        return Completion(request.id, "", "error", error=f"{problem.text}, {self.max_retries + 1} times", lost=lost)
+        error = f"{problem.text}, {attempt + 1} times"
+        return Completion(request.id, "", "error", error=error, lost=lost, late=late)
 
     async def _try(self, client: AsyncOpenAI, request: Request) -> Completion:
         """One try, or several where a refusal tells which parameters the server takes.
@@ -195,10 +232,10 @@ class OpenAIEngine:
         """
         import openai
 
-        limit_name, sends_seed = self._limit_name, self._sends_seed
+        parameters = self._parameters(request)
         try:
             async with asyncio.timeout(self.timeout):  # the client's own is one between two pieces of an answer
-                answer = await self._send(client, request, limit_name, sends_seed)
+                answer = await self._send(client, request, parameters)
         except openai.APIStatusError as error:
             status, message = error.status_code, self._safe(_server_message(error))
             if status == 401:
@@ -211,7 +248,8 @@ class OpenAIEngine:
                     "check teachers.<name>.model and .base_url"
                 ) from None
             told = f"{error.code} {message}".lower()
-            if status == 402 or (status == 429 and any(words in told for words in _NO_MONEY)):
+            limited = status == 429 and error.code != "rate_limit_exceeded"
+            if status == 402 or (limited and any(words in told for words in _NO_MONEY)):
                 raise UserError(
                     f"{self._server()} refuses for lack of credit (HTTP {status}: {message}): add credit, or "
                     "choose another server"
@@ -219,21 +257,23 @@ class OpenAIEngine:
             if status in (408, 409, 429) or status >= 500:
                 raise _Again(f"HTTP {status}: {message}"[:300], _retry_after(error)) from None
             if status in (400, 422):
-                if self._learns(told, limit_name, sends_seed):
+                if self._learns(told, error.param, parameters, own=request.sampling is None):
                     return await self._try(client, request)
                 if _TOO_MUCH_ASKED.search(told) and not _ABOUT_PROMPT.search(told):
                     raise UserError(
                         f"{self._server()} refuses {self.max_new_tokens} tokens a text (HTTP {status}: {message}): "
                         "lower teachers.<name>.max_new_tokens"
                     ) from None
-                if error.param == "temperature" or ("temperature" in told and "support" in told):
-                    raise UserError(
-                        f"{self._server()} refuses the temperature (HTTP {status}: {message}): set "
-                        "teachers.<name>.temperature to one that the model takes"
-                    ) from None
+                for name in ("temperature", "top_p"):
+                    if error.param == name or (name in told and "support" in told):
+                        raise UserError(
+                            f"{self._server()} refuses the {name} (HTTP {status}: {message}): set "
+                            f"teachers.<name>.{name} to one that the model takes"
+                        ) from None
             return self._refusal(request, status, message, told)
         except (openai.APITimeoutError, TimeoutError):
-            raise _Again(f"no answer in {self.timeout:g} s", silent=True) from None
+            remedy = "check that it is running, or raise teachers.<name>.timeout"
+            raise _Again(f"no answer in {self.timeout:g} s", paid=None, silent=True, remedy=remedy) from None
         except openai.APIConnectionError as error:
             raise _Again(f"connection failed ({type(error.__cause__ or error).__name__})", silent=True) from None
         except (openai.OpenAIError, ValueError, TypeError) as error:
@@ -242,42 +282,60 @@ class OpenAIEngine:
         self._problems, self._answered = [], True
         return completion
 
-    def _learns(self, told: str, limit_name: str, sends_seed: bool) -> bool:
-        """Whether a refusal tells to send a parameter by another name, or not at all."""
-        unsupported = any(
-            word in told for word in ("unsupported", "not supported", "instead", "extra", "not permitted")
-        )
-        if self.chat and unsupported and limit_name == "max_tokens" and "max_completion_tokens" in told:
+    def _learns(self, told: str, named: str | None, parameters: Mapping[str, Any], *, own: bool) -> bool:
+        """Whether a refusal tells to send a parameter by another name, or not at all.
+
+        Args:
+            told: what the server says.
+            named: the parameter that it names for it, if it does.
+            parameters: those that were sent.
+            own: temperature and top_p are the teacher's.
+        """
+        unsupported = any(word in told for word in ("unsupported", "not support", "instead", "extra", "not permitted"))
+        if not unsupported:
+            return False
+        if self.chat and "max_tokens" in parameters and "max_completion_tokens" in told:
             self._limit_name = "max_completion_tokens"
             return True
-        if sends_seed and unsupported and re.search(r"\bseed\b", told):
-            if self._sends_seed:
-                log.warning("%s takes no seed: sampled texts can't be drawn again", self._server())
-            self._sends_seed = False
-            return True
+        for name in ("seed", "temperature", "top_p"):
+            if name not in parameters or not (named == name or re.search(rf"\b{name}\b", told)):
+                continue
+            if name == "seed":
+                if ("seed", None) not in self._refused:
+                    log.warning("%s takes no seed: sampled texts can't be drawn again", self._server())
+                self._refused.add(("seed", None))
+                return True
+            if not own or parameters[name] == 1:
+                self._refused.add((name, parameters[name]))
+                return True
         return False
 
     def _refusal(self, request: Request, status: int, message: str, told: str) -> Completion:
         """Of a prompt that the server won't answer, whatever the others get."""
         filtered = "content_filter" in told or "content management policy" in told
-        final = status == 413 or (status != 403 and (filtered or any(words in told for words in _TOO_LONG)))
+        long = status == 413 or (status != 403 and any(words in told for words in _TOO_LONG))
+        final = long or (status != 403 and filtered)
+        if long and not filtered:
+            self._too_long[request.id] = f"HTTP {status}: {message}"[:300]
         if not (final or self._answered):
             remedy = f"check the environment variable {self.api_key_env}" if status == 403 else "change what it refuses"
             self._problems.append(_Problem(f"HTTP {status}: {message}"[:300], remedy))
         return Completion(request.id, "", "error", error=f"HTTP {status}: {message}"[:300], final=final)
 
-    async def _send(self, client: AsyncOpenAI, request: Request, limit_name: str, sends_seed: bool) -> Any:
+    def _parameters(self, request: Request) -> dict[str, Any]:
+        """What a request carries beside its prompt."""
         temperature, top_p = request.sampling or (self.temperature, self.top_p)
-        common: dict[str, Any] = {"model": self.model, "temperature": temperature}
-        common[limit_name] = self.max_new_tokens
+        sent: dict[str, Any] = {"temperature": temperature, self._limit_name: self.max_new_tokens}
         if temperature > 0:
-            common |= {"top_p": top_p}
-            if sends_seed:
-                common |= {"seed": request.seed}
+            sent |= {"top_p": top_p, "seed": request.seed}
+        refused = {name for name, value in self._refused if value is None or sent.get(name) == value}
+        return {name: value for name, value in sent.items() if name not in refused}
+
+    async def _send(self, client: AsyncOpenAI, request: Request, parameters: Mapping[str, Any]) -> Any:
         endpoint: Any = client.chat.completions if self.chat else client.completions
         if self.chat:
-            return await endpoint.create(messages=request.prompt, **common)
-        return await endpoint.create(prompt=request.prompt, stop=[STOP], **common)
+            return await endpoint.create(model=self.model, messages=request.prompt, **parameters)
+        return await endpoint.create(model=self.model, prompt=request.prompt, stop=[STOP], **parameters)
 
     def _read(self, request: Request, answer: Any) -> Completion:
         """The text of an answer, which the client hands over unchecked: any field may be absent or of another type."""
@@ -323,7 +381,7 @@ class _Problem:
     """Why a question got no answer."""
 
     text: str
-    remedy: str = "check that it is running"
+    remedy: str
     silent: bool = False
     """The server said nothing at all."""
 
@@ -332,14 +390,21 @@ class _Again(Exception):
     """A failure that another try may mend."""
 
     def __init__(
-        self, problem: str, pause: float = 0.0, paid: tuple[int, int] = (0, 0), *, silent: bool = False
+        self,
+        problem: str,
+        pause: float = 0.0,
+        paid: tuple[int, int] | None = (0, 0),
+        *,
+        silent: bool = False,
+        remedy: str = "check that it is running",
     ) -> None:
         super().__init__(problem)
         self.silent = silent
+        self.remedy = remedy
         self.pause = pause
         """Seconds that the server asks for."""
         self.paid = paid
-        """Prompt and completion tokens, where the server says that it took some."""
+        """Prompt and completion tokens, where the server says that it took some; None where it may have, and didn't."""
 
 
 def _server_message(error: Any) -> str:

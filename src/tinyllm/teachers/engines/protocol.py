@@ -76,6 +76,8 @@ class Completion:
     """The teacher's own choice, from an engine that knows it; otherwise it is parsed from the text."""
     lost: tuple[int, int] = (0, 0)
     """Prompt and completion tokens of tries before that gave nothing: paid for, and not in the counts above."""
+    late: int = 0
+    """Tries before that had no answer in time: what they cost is unknown, at most as much as one that is answered."""
     final: bool = False
     """Of an error: no other try of this prompt could give a text, so it is kept as an empty one."""
 

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -413,6 +414,107 @@ def test_prompts_that_a_server_never_answers_do_not_keep_the_others_from_it(
     assert {i: done.final for i, done in found.items() if done.error} == {f"q{i}": final for i in range(3)}
     assert all(message in str(found[f"q{i}"].error) for i in range(3))
     assert {i for i, done in found.items() if done.text == "Because."} == {"q3", "q4", "q5"}
+
+
+TOO_LONG = {"error": {"message": "This model's maximum context length is 1024 tokens."}}
+
+
+def test_a_server_that_finds_every_prompt_too_long_is_believed_of_none() -> None:
+    """Its context is too short, or the limit of tokens too high: what it says will not be so of another server."""
+    with (
+        serving(lambda body, count: (400, TOO_LONG)) as server,
+        pytest.raises(UserError, match=r"all 20 prompts too long .*1024 tokens.*max_new_tokens \(256\), or let"),
+    ):
+        asked(server, 20, concurrency=4)
+    with serving(lambda body, count: (400, TOO_LONG)) as server:
+        assert [done.final for done in asked(server, 2).values()] == [True, True], "two may well be too long"
+
+
+def test_a_limit_of_the_rate_is_waited_for_even_where_it_speaks_of_bills() -> None:
+    told = "Rate limit reached. Add a payment method at https://example.org/account/billing to increase it."
+    error = {"message": told, "code": "rate_limit_exceeded"}
+    with serving(lambda body, count: (429, {"error": error}) if count == 1 else (200, answered("Because."))) as server:
+        assert asked(server)["q0"].text == "Because."
+
+
+def test_what_is_under_way_when_a_run_ends_is_handed_over() -> None:
+    """The server answers it, and is paid for it."""
+
+    def reply(body: Body, count: int) -> tuple[int, object]:
+        if body["messages"][-1]["content"] == "prompt 3":
+            return 402, {"error": {"message": "no credit"}}
+        time.sleep(0.3)
+        return 200, answered("Because.")
+
+    found: dict[str, Completion] = {}
+    with serving(reply) as server:
+        engine = OpenAIEngine(model="m", base_url=server.url, concurrency=8)
+        with pytest.raises(UserError, match="no credit"):
+            for batch in engine.complete(requests(40)):
+                found |= {done.id: done for done in batch}
+    assert found.keys() == {f"q{i}" for i in range(8) if i != 3} and len(server.bodies) == 8
+
+
+def test_nothing_is_tried_again_when_a_run_ends() -> None:
+    def reply(body: Body, count: int) -> tuple[int, object]:
+        return (401, {}) if body["messages"][-1]["content"] == "prompt 3" else (500, {})
+
+    start = time.monotonic()
+    with serving(reply) as server:
+        engine = OpenAIEngine(model="m", base_url=server.url, concurrency=8, first_pause=30.0)
+        with pytest.raises(UserError, match="HTTP 401"):
+            list(engine.complete(requests(8)))
+    assert time.monotonic() - start < 20 and len(server.bodies) == 8
+
+
+def test_tries_without_an_answer_in_time_are_counted() -> None:
+    def reply(body: Body, count: int) -> tuple[int, object]:
+        if count < 3:
+            time.sleep(1.0)
+        return 200, answered("Because.")
+
+    with serving(reply) as server:
+        done = asked(server, timeout=0.3)["q0"]
+    assert (done.text, done.late, done.paid) == ("Because.", 2, (7, 3))
+
+
+def test_one_slow_question_does_not_end_a_run_of_one_at_a_time() -> None:
+    def reply(body: Body, count: int) -> tuple[int, object]:
+        if body["messages"][-1]["content"] == "prompt 2":
+            time.sleep(1.0)
+        return 200, answered("Because.")
+
+    with serving(reply) as server:
+        found = asked(server, 5, concurrency=1, timeout=0.3, max_retries=1)
+    assert found["q2"].error == "no answer in 0.3 s, 2 times"
+    assert [found[f"q{i}"].text for i in (0, 1, 3, 4)] == ["Because."] * 4
+
+
+@pytest.mark.parametrize("refused", [("temperature",), ("temperature", "top_p")])
+@pytest.mark.parametrize(
+    ("temperature", "sampling"), [(1.0, None), (0.0, (0.7, 0.9))], ids=["the default", "of invented examples"]
+)
+def test_sampling_that_a_server_fixes_is_left_to_it(
+    refused: tuple[str, ...], temperature: float, sampling: tuple[float, float] | None
+) -> None:
+    def reply(body: Body, count: int) -> tuple[int, object]:
+        for name in refused:
+            if name in body:
+                error = {"message": f"Unsupported parameter: '{name}' is not supported.", "param": name}
+                return 400, {"error": error}
+        return 200, answered("Because.")
+
+    with serving(reply) as server:
+        engine = OpenAIEngine(model="m", base_url=server.url, temperature=temperature, concurrency=1)
+        asked_for = [replace(request, sampling=sampling) for request in requests(3)]
+        found = [done for batch in engine.complete(asked_for) for done in batch]
+        assert [done.text for done in found] == ["Because."] * 3
+        assert len(server.bodies) == 3 + len(refused), "it is learnt once"
+        with pytest.raises(UserError, match=r"temperature .*teachers\.<name>\.temperature"):
+            list(OpenAIEngine(model="m", base_url=server.url, temperature=0.5).complete(requests(1)))
+        if sampling is not None:  # the teacher's own is another
+            with pytest.raises(UserError, match=r"temperature"):
+                list(engine.complete(requests(1)))
 
 
 def test_a_server_that_takes_no_seed_is_asked_without_one() -> None:
