@@ -18,6 +18,7 @@ _LEAD_IN = re.compile(
 # What a model that reasons writes before its answer; the opening mark may stand in its chat template.
 _THOUGHTS = re.compile(r".*</(?:think|thinking|thought|reasoning)>", re.IGNORECASE | re.DOTALL)
 _OPEN_THOUGHTS = re.compile(r"<(?:think|thinking|thought|reasoning)>.*", re.IGNORECASE | re.DOTALL)
+_ANSWER_LABEL = re.compile(r"\banswer(?:\s+key)?\W*$", re.IGNORECASE)
 _BOXED = re.compile(r"\\boxed\{\s*(?:\\text\{([^{}]*)\}|([^{}]*))\s*\}")
 _SET_APART = re.compile(r"`([^`]*)`|\$(\(?[A-Za-z]\)?)\$")
 _LETTER_CALLED = re.compile(r"\((?:letter|option)\)\s*(?=\(?[A-Za-z]\b)", re.IGNORECASE)
@@ -111,8 +112,9 @@ def parse_answer(text: str, choices: Sequence[str]) -> str | None:
 
     The last `the answer is ...` (or `Answer: ...`) that names an option counts, by letter, by text or by both; both
     must agree, and no second option may follow behind an `or` or `and`. Without one, the last `\\boxed{...}`, or else
-    the last line, counts where it is nothing but an option, and no line before it is another. Anything else is None: a
-    text that only mentions options (`the second option is ...`) concludes on none, and so do a model's thoughts
+    the last line, counts where it is nothing but an option, and no line before it is another. A letter alone needs
+    brackets, the box, a line above it that says `Answer`, or to be all that there is. Anything else is None: a text
+    that only mentions options (`the second option is ...`) concludes on none, and so do a model's thoughts
     (`<think>...</think>`) and what follows where it goes on to another question.
     """
     said = _on_this_question(without_thoughts(text))
@@ -126,9 +128,28 @@ def parse_answer(text: str, choices: Sequence[str]) -> str | None:
             return None  # a letter that no option has, or a letter and a text that disagree
     boxed = [found[1] or found[2] for found in _BOXED.finditer(said)]
     lines = boxed or [line for line in text.splitlines() if line.strip()]
-    last = match_choice(lines[-1], choices) if lines else None
-    listed = not boxed and any(match_choice(line, choices) not in (None, last) for line in lines)
+    if not lines:
+        return None
+    labelled = bool(boxed) or len(lines) == 1 or _ANSWER_LABEL.search(lines[-2]) is not None
+    last = _nothing_but(lines[-1], choices, bare=labelled)
+    listed = not boxed and any(_nothing_but(line, choices) not in (None, last) for line in lines)
     return None if listed else last
+
+
+def _nothing_but(text: str, choices: Sequence[str], *, bare: bool = False) -> str | None:
+    """The option that a text is, as `match_choice` has it, or by a letter without brackets and its text: `C. salt`.
+
+    bare: the letter alone will do: `C`. At the end of prose it may be the first one of a word that was cut off.
+    """
+    text = text.strip()
+    found = _LETTER.match(text)
+    if (named := match_choice(text, choices)) is not None or found is None:
+        return named
+    by_letter = _named_at_start(found[0], choices)
+    rest = text[found.end() :].removesuffix(".")
+    if by_letter is None or not rest:
+        return by_letter if bare else None
+    return by_letter if match_choice(rest, choices) == by_letter else None
 
 
 def without_thoughts(text: str) -> str:
@@ -169,6 +190,11 @@ def clean_rationale(text: str) -> str:
     return _up_to_repeat(text).strip()
 
 
+def goes_on(text: str) -> bool:
+    """Whether the prompt or another question follows the rationale, which cleaning takes away."""
+    return _PROMPT_REPEATS.search(without_thoughts(text)) is not None
+
+
 def _on_this_question(text: str) -> str:
     """Without another question at its end; a text that begins with its own is left as it is."""
     return _up_to_repeat(text).strip() or text
@@ -189,7 +215,7 @@ def without_conclusion(text: str, choices: Sequence[str]) -> str:
     """
     parts = _BETWEEN_SENTENCES.split(_LABEL_ON_ITS_OWN.sub(": ", _on_this_question(text).strip()))
     reasons = [_reason(sentence, choices) for sentence in parts[::2]]
-    while reasons and (not reasons[-1] or match_choice(_unmarked(reasons[-1]), choices) is not None):
+    while reasons and (not reasons[-1] or _nothing_but(_unmarked(reasons[-1]), choices, bare=True) is not None):
         reasons.pop()
     gaps = ["", *parts[1::2]]
     return "".join(gap + reason for gap, reason in zip(gaps, reasons, strict=False) if reason).strip()

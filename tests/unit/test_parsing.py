@@ -113,6 +113,18 @@ def test_a_text_that_describes_its_options_loses_nothing() -> None:
         (r"**Answer:** \boxed{B}", "thermometer"),
         (r"It tells how warm it is: \boxed{\text{thermometer}}", "thermometer"),
         ("The answer is `(b)`.", "thermometer"),
+        # A letter without brackets, where it can only be an answer.
+        (r"It tells how warm it is: \boxed{B}", "thermometer"),
+        (r"So it is \boxed{\text{b}}.", "thermometer"),
+        (r"So it is \boxed{B. thermometer}.", "thermometer"),
+        (r"So it is \boxed{B. water}.", None),
+        ("It tells how warm it is.\n\n### Answer\n\n**B**", "thermometer"),
+        ("It tells how warm it is.\nB) thermometer", "thermometer"),
+        ("It tells how warm it is.\nb. thermometer.", "thermometer"),
+        ("B", "thermometer"),
+        ("It tells how warm it is.\nB", None),  # the first letter of a word that was cut off
+        ("It tells how warm it is.\nB. water", None),
+        ("A) a rope\nB) thermometer", None),
         ("The answer is $(b)$", "thermometer"),
         ("The answer is (letter) b", "thermometer"),
         # A model's thoughts, whole, begun in the template, and cut off.

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tinyllm.cli.ignored import log_ignored
 from tinyllm.config import RationalesStageConfig, Target, TeacherConfig, Weighting, WhichTeachers
-from tinyllm.data.questions import load_questions
+from tinyllm.data.questions import limited, load_whole
 from tinyllm.errors import UserError
 from tinyllm.methods import (
     chosen_teachers,
@@ -26,6 +26,7 @@ from tinyllm.methods import (
 from tinyllm.records import PromptKind, Split
 from tinyllm.teachers.asking.budget import Budget
 from tinyllm.teachers.asking.confidence import ask_for_confidence
+from tinyllm.teachers.asking.in_context import explaining_examples
 from tinyllm.teachers.asking.plan import Turn, plan_turn, plan_turns
 from tinyllm.teachers.asking.scores import ask_for_scores
 from tinyllm.teachers.asking.turns import audit_turns, shard_of, take_turns
@@ -39,7 +40,8 @@ def main(config: RationalesStageConfig, _: Path) -> None:
     if not config.teachers:
         raise UserError("teachers: expected a teacher set with one teacher or more, found none: choose teachers=...")
     log_ignored(config)
-    questions = load_questions(config.data)
+    whole = load_whole(config.data)
+    questions = limited(whole, config.data)
     config = resolve_strongest_teacher(config, questions[Split.valid])
     config = replace(config, teachers=_read_teachers(config))
     scored = teaches(config.method, Target.teacher_options)
@@ -61,12 +63,13 @@ def main(config: RationalesStageConfig, _: Path) -> None:
     _check_prices(config, [*turns, *scoring])
     summaries = []
     for turn in turns:
-        check_unchanged(config, questions[turn.split], store.read(*turn.part, turn.teacher.sample), turn.split)
+        for one in (turn, *explaining_examples(turn)):
+            check_unchanged(config, questions[one.split], store.read(*one.part, one.teacher.sample), one.split)
     if scoring:
         name = single_teacher(config.method, config.teachers)
         check_unchanged(config, questions[Split.train], stored_scores(config, name), Split.train)
     if not config.audit:
-        summaries = take_turns(turns, store, questions, console, shard=config.shard, budget=budget)
+        summaries = take_turns(turns, store, questions, console, held_out=whole, shard=config.shard, budget=budget)
         turns = plan_turns(config, questions)  # examples may have been invented just now
         for turn in scoring:
             asked = shard_of(questions[Split.train], config.shard)

@@ -19,12 +19,26 @@ def load_questions(data: DataConfig) -> dict[Split, list[Question]]:
     Raises:
         UserError: when the source lacks what it needs, or holds rows that can't be used.
     """
+    return limited(load_whole(data), data)
+
+
+def load_whole(data: DataConfig) -> dict[Split, list[Question]]:
+    """`load_questions` without the limits: what in-context examples must keep away from, however few are asked.
+
+    Raises:
+        UserError: as there.
+    """
     splits = dict(_read(data))
     splits[Split.train] = training_subset(splits[Split.train], data.train_fraction, data.seed)
+    return splits
+
+
+def limited(splits: Mapping[Split, Sequence[Question]], data: DataConfig) -> dict[Split, list[Question]]:
+    """The first questions of each split, as many as its limit allows."""
     limits: dict[Split, int | None] = {
         Split.train: data.limit_train, Split.valid: data.limit_valid, Split.test: data.limit_test,
     }  # fmt: skip
-    return {split: splits[split][: limits[split]] for split in limits}
+    return {split: list(splits[split][: limits[split]]) for split in limits}
 
 
 def check_splits(questions: Mapping[Split, Sequence[Question]], needed: Iterable[Split], data: DataConfig) -> None:

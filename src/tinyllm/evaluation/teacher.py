@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tinyllm import runs
 from tinyllm.config import EvaluateConfig, TeacherConfig
-from tinyllm.data.questions import check_splits, load_questions
+from tinyllm.data.questions import check_splits, limited, load_whole
 from tinyllm.evaluation.evaluate import make_result, scored
 from tinyllm.records import Result, Split
 from tinyllm.teachers.answers import teacher_predictions
@@ -35,9 +35,10 @@ def evaluate_teacher(config: EvaluateConfig, teacher: TeacherConfig) -> tuple[Re
         runs.check_output(folder, digest)
     started = time.perf_counter()
     console = Console(width=None if sys.stdout.isatty() else 160, markup=False)
-    questions = load_questions(config.data)
+    whole = load_whole(config.data)
+    questions = limited(whole, config.data)
     check_splits(questions, [config.evaluation.split], config.data)
-    predictions = teacher_predictions(asked, teacher, questions, config.evaluation.split, console)
+    predictions = teacher_predictions(asked, teacher, questions, config.evaluation.split, console, whole)
     evaluation = scored(predictions, 0, time.perf_counter() - started)
     result = make_result(asked, evaluation, questions[Split.train], None, digest)
     result = replace(result, student=teacher.name, method=runs.TEACHER)

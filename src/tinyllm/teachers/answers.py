@@ -23,6 +23,7 @@ def teacher_predictions(
     questions: Mapping[Split, Sequence[Question]],
     split: Split,
     console: Console,
+    held_out: Mapping[Split, Sequence[Question]] | None = None,
 ) -> list[Prediction]:
     """Ask a teacher freely for the answers to a split that are missing from the store, and read all of them.
 
@@ -32,6 +33,7 @@ def teacher_predictions(
         questions: all splits: in-context examples come from train.
         split: the questions to be answered.
         console: where plan, progress and audit are printed.
+        held_out: as in `take_turns`.
 
     Returns:
         One prediction per question, in order, without ranks or scores.
@@ -43,7 +45,7 @@ def teacher_predictions(
     store = RationaleStore(Path(config.store).expanduser())
     turn = plan_turn(config, teacher, PromptKind.solve, split)
     check_unchanged(config, questions[split], store.read(*turn.part, teacher.sample), split)
-    take_turns([turn], store, questions, console)
+    take_turns([turn], store, questions, console, held_out=held_out)
     turn = plan_turn(config, teacher, PromptKind.solve, split)  # its examples may have been invented just now
     console.print(audit_table(audit_turns([turn], store, questions)))
     found = store.read(*turn.part, teacher.sample)

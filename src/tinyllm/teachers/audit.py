@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from tinyllm.parsing import clean_rationale, is_right, normalise, parse_answer, without_conclusion
+from tinyllm.parsing import clean_rationale, goes_on, is_right, normalise, parse_answer, without_conclusion
 from tinyllm.records import Finding, PromptKind, Question, Rationale
 from tinyllm.runs import write_whole
 
@@ -80,7 +80,7 @@ def audit(
         if one.question_id in by_id and (one.option or 0) < len(by_id[one.question_id].choices)
     }
     texts = {key: _text(rationales[key], clean) for key in about}
-    found = {key: findings(text, about[key], rationales[key].finish_reason) for key, text in texts.items()}
+    found = {key: findings(text, about[key], _ended(rationales[key], clean)) for key, text in texts.items()}
     same: defaultdict[str, list[str]] = defaultdict(list)
     for key, text in texts.items():
         same[normalise(text)].append(key)
@@ -184,6 +184,12 @@ def write_audit(file: Path, dataset: str, audits: Iterable[Audit]) -> None:
 
 def _text(rationale: Rationale, clean: bool) -> str:
     return clean_rationale(rationale.text) if clean else rationale.text
+
+
+def _ended(rationale: Rationale, clean: bool) -> str:
+    """Why a text ends where it does: not at the limit of tokens, where cleaning takes away what the limit cut."""
+    ended = rationale.finish_reason
+    return "recorded" if clean and ended == "length" and goes_on(rationale.text) else ended
 
 
 def _counts(all_findings: Iterable[set[Finding]]) -> dict[str, int]:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tinyllm.errors import UserError
-from tinyllm.parsing import clean_rationale, match_choice, normalise, parse_example
+from tinyllm.parsing import clean_rationale, match_choice, normalise, parse_example, without_thoughts
 from tinyllm.prompts import (
     Domain,
     Example,
@@ -200,7 +200,7 @@ def invented_examples(
 
 
 class _Watched:
-    """An engine that keeps count of its failures."""
+    """An engine that keeps count of the failures that another call may mend."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -210,7 +210,7 @@ class _Watched:
     def complete(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
         for batch in self._engine.complete(requests):
             self.asked += len(batch)
-            self.errors += [done.error for done in batch if done.error is not None]
+            self.errors += [done.error for done in batch if done.error is not None and not done.final]
             yield batch
 
 
@@ -302,7 +302,7 @@ def _presentable(example: Example) -> Example | None:
 
 
 def _ask(engine: Engine, prompts: Sequence[str], chat: bool, step: str) -> list[str]:
-    """The teacher's texts in the order of `prompts`, empty where it failed."""
+    """The teacher's texts in the order of `prompts`, without its thoughts, and empty where it failed."""
     requests = [
         Request(
             str(index),
@@ -312,7 +312,7 @@ def _ask(engine: Engine, prompts: Sequence[str], chat: bool, step: str) -> list[
         )
         for index, prompt in enumerate(prompts)
     ]
-    texts = {done.id: done.text for batch in engine.complete(requests) for done in batch}
+    texts = {done.id: without_thoughts(done.text) for batch in engine.complete(requests) for done in batch}
     return [texts.get(request.id, "") for request in requests]
 
 

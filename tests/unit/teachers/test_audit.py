@@ -106,6 +106,17 @@ def test_what_may_be_trained_on_is_never_empty() -> None:
     assert for_training(texts, [Q, q2], reject=["debris"], clean=False) == {}
 
 
+def test_a_text_that_was_cut_behind_its_end_is_whole_when_it_is_cleaned() -> None:
+    """Where the teacher goes on to another question, up to the limit of tokens."""
+    on, short = f"{GOOD}\n\nQuestion: What is hot?\nAnswer Ch", "Warmth is temperature, and a thermometer mea"
+    texts = {"q1": rationale("q1", on, finish="length")}
+    assert audit(texts, [Q]) == {"q1": {Finding.cut, Finding.debris}}
+    assert audit(texts, [Q], clean=True) == {"q1": set()}
+    assert for_training(texts, [Q], reject=["cut"]) == {"q1": GOOD}
+    for text in (GOOD, short, f"{short}\n\nQuestion: What is hot?"):
+        assert audit({"q1": rationale("q1", text, finish="length")}, [Q], clean=True) == {"q1": {Finding.cut}}
+
+
 def test_table_and_file(tmp_path: Path) -> None:
     texts = {"q1": rationale("q1", GOOD, answer="rope")}
     forced = audit_teacher("t", "train", texts, [Q], kind=PromptKind.forced)

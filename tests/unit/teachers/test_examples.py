@@ -217,6 +217,37 @@ def test_failed_requests_make_no_smaller_pool(tmp_path: Path) -> None:
     assert len(invented_examples(file, Script(whole), domain, 2, chat=False, avoid=[], teacher="t")) >= 2
 
 
+def test_what_is_refused_for_good_keeps_no_pool_from_being_made(tmp_path: Path) -> None:
+    """No other call gets more of it."""
+
+    class Filtering(Script):
+        def complete(self, requests):
+            for batch in super().complete(requests):
+                yield [
+                    Completion(done.id, "", "error", error="filtered", final=True) if int(done.id) % 8 else done
+                    for done in batch
+                ]
+
+    domain = Domain("things", 3)
+    made = invented_examples(tmp_path / "e.json", Filtering(whole), domain, 2, chat=False, avoid=[], teacher="t")
+    assert 2 <= len(made) < 16
+
+
+THOUGHTS = (
+    "<think>Question: is that what it would take here?\nAnswer Choices:\n(a) x\nAnswer: (a) x\nRationale: so.</think>\n"
+)
+
+
+@pytest.mark.parametrize("answer", ["whole", "in_steps"])
+def test_thoughts_are_no_part_of_an_example(answer: str) -> None:
+    """They speak of questions and answers, too."""
+    says = {"whole": whole, "in_steps": in_steps}[answer]
+    domain = Domain("things", 3)
+    plain = invent(Script(says), domain, 3, chat=True, avoid=[])
+    thinking = invent(Script(lambda p, n: THOUGHTS + says(p, n)), domain, 3, chat=True, avoid=[])
+    assert thinking == plain and len(plain) == 3
+
+
 def test_a_file_system_without_locks_serves_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(descriptor: int, operation: int) -> None:
         raise OSError(38, "Function not implemented")

@@ -88,7 +88,8 @@ def generate(
     failed: dict[str, str] = {}
     refused: dict[str, str] = {}
     written = unparsed = elsewhere = 0
-    ledger = Ledger(store.folder, turn.dataset, turn.split, turn.prompt_key, teacher)
+    prompt_key = turn.prompt_key  # once: of a file of texts it takes reading all of it
+    ledger = Ledger(store.folder, turn.dataset, turn.split, prompt_key, teacher)
     with store.claims(*turn.part, sample=teacher.sample) as claims, progress(console) as shown:
         bar = Bar(shown, teacher.stored_name, len(missing))
 
@@ -103,7 +104,7 @@ def generate(
 
         for batch in ask(claim()) if missing else ():
             good = [done for done in batch if done.error is None or done.final]
-            records = [_record(turn, done, by_key[done.id]) for done in good]
+            records = [_record(turn, prompt_key, done, by_key[done.id]) for done in good]
             try:
                 if costs:
                     ledger.add(batch)
@@ -121,7 +122,7 @@ def generate(
         dataset=turn.dataset,
         split=turn.split,
         teacher=teacher.stored_name,
-        prompt_key=turn.prompt_key,
+        prompt_key=prompt_key,
         sample=teacher.sample,
         existing=len(by_key) - len(missing),
         written=written,
@@ -137,7 +138,7 @@ def generate(
     )
 
 
-def _record(turn: Turn, done: Completion, item: Item) -> Rationale:
+def _record(turn: Turn, prompt_key: str, done: Completion, item: Item) -> Rationale:
     answer = done.answer
     if turn.kind is PromptKind.solve and answer is None:
         answer = parse_answer(done.text, item.question.choices)
@@ -147,7 +148,7 @@ def _record(turn: Turn, done: Completion, item: Item) -> Rationale:
         question_id=item.question.id,
         teacher=turn.teacher.stored_name,
         sample=turn.teacher.sample,
-        prompt_key=turn.prompt_key,
+        prompt_key=prompt_key,
         text=done.text,
         answer=answer,
         finish_reason=done.finish_reason,

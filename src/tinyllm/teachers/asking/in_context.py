@@ -17,9 +17,10 @@ from tinyllm.config import ExampleSource
 from tinyllm.errors import UserError
 from tinyllm.records import Finding, PromptKind, Question, Split
 from tinyllm.teachers import examples
-from tinyllm.teachers.asking.ask import Choose, ask_engine, generate, no_examples
+from tinyllm.teachers.asking.ask import Choose, ask_engine, generate, no_examples, requests
 from tinyllm.teachers.asking.budget import Budget, BudgetSpentError
-from tinyllm.teachers.asking.plan import Turn, items_of
+from tinyllm.teachers.asking.plan import Turn, estimate, items_of, known_of, speed_of
+from tinyllm.teachers.asking.printing import print_estimate
 from tinyllm.teachers.asking.retry import keep_pool, take_over
 from tinyllm.teachers.audit import for_training
 from tinyllm.teachers.engines.protocol import Completion, Engine, Request
@@ -97,7 +98,7 @@ class _Inventing:
                 missing[request.id] = request
         answered = 0
         for batch in self._budget.let_through(self._engine.complete, missing.values(), self._teacher):
-            good = [(_key(missing[done.id]), done.text) for done in batch if done.error is None]
+            good = [(_key(missing[done.id]), done.text) for done in batch if done.error is None or done.final]
             try:
                 self._ledger.add(batch)
             finally:
@@ -182,16 +183,29 @@ def examples_for(
     return lambda question: examples.pick(orders.get(question.id, ()), rationales, question, n)
 
 
+def explaining_examples(turn: Turn) -> list[Turn]:
+    """The turn in which the teacher explains training questions as examples for `turn`; none where it does not."""
+    shown = turn.reads_prompts and turn.prompt.examples > 0
+    if not shown or turn.prompt.example_source is ExampleSource.generated:
+        return []
+    first = replace(turn, teacher=replace(turn.teacher, sample=0), split=Split.train)
+    return [replace(first, prompt=replace(turn.prompt, examples=0), kind=PromptKind.forced, pool=None)]
+
+
 def _zero_shot_rationales(
     turn: Turn, engine: Engine, store: RationaleStore, pool: Sequence[Question], budget: Budget, console: Console
 ) -> dict[str, str]:
     """The teacher's own rationales for training questions, made with the answer given and no example shown."""
-    first = replace(turn, teacher=replace(turn.teacher, sample=0), split=Split.train)
-    prompt = replace(turn.prompt, examples=0)
-    zero_shot = replace(first, prompt=prompt, kind=PromptKind.forced, pool=None)
+    (zero_shot,) = explaining_examples(turn)
     ask, items = ask_engine(engine, zero_shot, budget), items_of(zero_shot, pool)
     if turn.retry:
         take_over(zero_shot, store, items)
+    existing = store.read(*zero_shot.part)
+    if missing := [item for item in items if item.key not in existing]:
+        lengths = {request.id: request.length for request in requests(zero_shot, missing, no_examples)}
+        known = known_of(zero_shot, store, items, existing, lengths)
+        expected = estimate(turn.teacher, list(lengths.values()), known, speed_of(store, turn.teacher.stored_name))
+        print_estimate(zero_shot, expected, console, when=f"for the rationales of {len(missing)} in-context examples")
     while True:
         summary = generate(store, ask, items, zero_shot, costs=True, console=console)
         if summary.left:

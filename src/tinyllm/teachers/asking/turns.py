@@ -33,6 +33,7 @@ def take_turns(
     questions: Mapping[Split, Sequence[Question]],
     console: Console,
     *,
+    held_out: Mapping[Split, Sequence[Question]] | None = None,
     shard: ShardConfig | None = None,
     budget: Budget | None = None,
 ) -> list[Summary]:
@@ -43,9 +44,10 @@ def take_turns(
     Args:
         turns: as `plan_turns` gives them.
         store: where the texts go.
-        questions: the splits' questions. Give all splits that exist: in-context examples come from train, and none may
-            be a near-duplicate of a validation or test question.
+        questions: the splits' questions. Give all splits that exist: in-context examples come from train.
         console: where plan and progress are printed.
+        held_out: all validation and test questions: no example may be a near-duplicate of one. None takes those of
+            `questions`, which is right where these have no limit.
         shard: the part of each split that is asked; None asks all.
         budget: what may be spent on them; None for no limit.
 
@@ -57,12 +59,14 @@ def take_turns(
     """
     summaries: list[Summary] = []
     budget = budget or Budget()
+    held_out = held_out or questions
+    around = {**questions, **{split: held_out.get(split, ()) for split in (Split.valid, Split.test)}}
     for _, group in groupby(turns, key=lambda turn: (turn.teacher, turn.published)):
         engine: Engine | None = None
         for turn in group:
             engine = engine or open_engine(turn.teacher, turn.published)
             asked = shard_of(questions[turn.split], shard)
-            summaries.append(_take_turn(turn, engine, store, asked, questions, budget, console))
+            summaries.append(_take_turn(turn, engine, store, asked, around, budget, console))
     return summaries
 
 

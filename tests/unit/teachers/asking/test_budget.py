@@ -128,6 +128,17 @@ def test_failures_count_in_budget_and_ledger_with_all_their_tries(
     assert (line.money, summary.left) == (budget.money, 60 - tried)
 
 
+def test_tries_without_an_answer_in_time_count_as_much_as_they_may_have_cost(tmp_path: Path) -> None:
+    def send(requests: Iterable[Request]) -> Iterator[list[Completion]]:
+        yield from ([Completion(request.id, "why", "stop", 30, 4, late=2)] for request in requests)
+
+    most = 50 + TEMPLATE + 40
+    budget = Budget(BudgetConfig(tokens=10_000))
+    answered = list(budget.let_through(send, [Request(str(i), "x" * 50) for i in range(20)], PRICED))
+    assert budget.tokens == len(answered) * (34 + 2 * most)
+    assert 10_000 - most < budget.tokens <= 10_000 + 2 * most
+
+
 def test_a_long_chat_template_is_seen_and_counted(tmp_path: Path) -> None:
     """The first answer shows that the template adds 500 tokens: 10 bytes of prompt count 510 from then on.
 
@@ -255,6 +266,17 @@ def test_zero_shot_texts_for_examples_count_too(tmp_path: Path, fake: Fake) -> N
     (summary,) = take_turns(turns, store, asked, quiet())
     assert (summary.written, summary.left) == (12, 0)
     assert len({(r.id, str(r.prompt)) for r in fake.asked}) == len(fake.asked) == 24
+
+
+def test_the_plan_tells_of_the_texts_for_examples_before_they_are_paid(
+    tmp_path: Path, fake: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = PromptConfig(examples=2, example_source=ExampleSource.random)
+    stage(tmp_path, 12, prompt=few, budget=BudgetConfig(tokens=0))
+    out = capsys.readouterr().out
+    assert not fake.asked
+    assert "at most 3,072 completion tokens for the rationales of 12 in-context examples" in out
+    assert "at most 3,072 completion tokens to come, beside its 2 in-context examples" in out
 
 
 def prompt_tokens(line: str) -> int:

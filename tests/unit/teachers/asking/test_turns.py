@@ -60,6 +60,7 @@ from tinyllm.teachers.asking.plan import Turn, items_of, plan_turns
 from tinyllm.teachers.asking.turns import take_turns
 from tinyllm.teachers.engines.protocol import Completion, Published, Request
 from tinyllm.teachers.ledger import read_ledger
+from tinyllm.teachers.prompt_key import digest_of_file
 from tinyllm.teachers.store import RationaleStore
 from tinyllm.teachers.stored import stored, training_texts
 
@@ -277,6 +278,57 @@ def test_a_changed_question_under_its_old_id_is_refused(tmp_path: Path, fake: Fa
         training_texts(again, load_questions(data)["train"])
     rationales.main(replace(again, data=replace(data, name="other")), tmp_path)
     assert len(fake.asked) == 2 * asked
+
+
+def test_a_changed_question_is_no_example_with_its_old_text(tmp_path: Path, fake: Fake) -> None:
+    fake.text = "Warmth makes the things of this world do so."
+    few = PromptConfig(examples=2, example_source=ExampleSource.random)
+    stage(tmp_path, 12, prompt=few, rationales=RationalesConfig(splits=["test"]))
+    file, asked = tmp_path / "mine.jsonl", len(fake.asked)
+    file.write_text(file.read_text().replace("Whyt", "Howt"))
+    data = DataConfig(name="mine", source=Source.jsonl, root=str(file))
+    again = config(tmp_path, data=data, prompt=few, rationales=RationalesConfig(splits=["valid"]))
+    with pytest.raises(UserError, match=r"mine/train: 12 of the questions .* have other words"):
+        rationales.main(RationalesStageConfig(**vars(again)), tmp_path)
+    assert len(fake.asked) == asked
+
+
+def test_limits_let_no_held_out_question_become_an_example(tmp_path: Path, fake: Fake) -> None:
+    fake.text = "Warmth makes the things of this world do so."
+    file = tmp_path / "mine.jsonl"
+    rows = [("train", q) for q in questions("t", 6)] + [("test", q) for q in questions("x", 4)]
+    rows += [("train", replace(q, id=f"copy of {q.id}")) for _, q in rows if q.id in ("x2", "x3")]
+    rows += [("valid", questions("v", 1)[0])]
+    file.write_text(
+        "".join(
+            json.dumps({"id": q.id, "question": q.question, "choices": q.choices, "answer": q.answer, "split": split})
+            + "\n"
+            for split, q in rows
+        )
+    )
+    data = DataConfig(name="mine", source=Source.jsonl, root=str(file), limit_test=1)
+    few = config(tmp_path, data=data, prompt=PromptConfig(examples=2, example_source=ExampleSource.random))
+    rationales.main(RationalesStageConfig(**vars(few)), tmp_path)
+    explained = {request.id for request in fake.asked if str(request.prompt).count("Question:") == 1}
+    assert explained == {f"t{i}" for i in range(6)}
+    assert len(fake.asked) == 6 + 8
+
+
+def test_a_file_of_texts_is_read_once_for_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once a record: that takes minutes for some ten thousand."""
+    file, read = tmp_path / "texts.jsonl", Counter[str]()
+    asked = {Split.train: questions("t", 300)}
+    lines = [{"id": q.id, "text": f"Warmth makes {q.id} do so."} for q in asked[Split.train]]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def count(path: Path) -> str:
+        read[path.name] += 1
+        return digest_of_file(path)
+
+    monkeypatch.setattr("tinyllm.teachers.prompt_key.digest_of_file", count)
+    teacher = TeacherConfig(name="own", engine=Engine.file, model=str(file), prefix="own: ")
+    (summary,) = run(config(tmp_path, teachers={"own": teacher}), asked, quiet())
+    assert summary.written == 300 and read["texts.jsonl"] < 20
 
 
 def test_teachers_that_no_run_reads_are_not_asked(tmp_path: Path, fake: Fake) -> None:
