@@ -73,8 +73,9 @@ def sweeps(name: str, scale: str) -> list[tuple[str, list[str]]]:
 def narrowed(plan: Sequence[tuple[str, list[str]]], given: Sequence[str]) -> list[tuple[str, list[str]]]:
     """The sweeps with the call's overrides in place of their own: `data=obqa` keeps one dataset of several.
 
-    `method=` and `ablation=` choose among the sweeps: those without such cells are left out, and no teacher is asked
-    where none of the methods learns from one.
+    `method=` and `ablation=` choose among the sweeps of cells: those without such cells are left out. What teachers are
+    asked stays whole, as cells read texts that stand under another name (those of `ablation=no_t5` under `none`); no
+    teacher is asked where none of the methods learns from one.
 
     Raises:
         UserError: no cell is left.
@@ -92,14 +93,14 @@ def narrowed(plan: Sequence[tuple[str, list[str]]], given: Sequence[str]) -> lis
         out = False
         kept = [o for o in overrides if o.partition("=")[0].lstrip("+") not in keys]
         for key, names in wanted.items():
-            if key in own:
+            if stage == "rationales":
+                out |= key == "method" and not any(map(asks_teachers, names))
+            elif key in own:
                 found = [name for name in own[key].split(",") if name in names]
                 kept = [f"{key}={','.join(found)}" if o.startswith(f"{key}=") else o for o in kept]
                 out |= not found
             elif stage == "train":
                 out |= composed_cell(stage, jobs(stage, overrides)[0])[key].name not in names
-            elif stage == "rationales" and key == "method":
-                out |= not any(map(asks_teachers, names))
         if not out:
             left.append((stage, [*kept, *others]))
     if not any(stage in ("evaluate", "train") for stage, _ in left):

@@ -33,7 +33,15 @@ from tinyllm.config import (
     WhichTeachers,
 )
 from tinyllm.errors import UserError
-from tinyllm.methods import BY_VALIDATION, check_stream, chosen_teachers, single_teacher, teaches, uses_single_teacher
+from tinyllm.methods import (
+    BY_VALIDATION,
+    alpha_of,
+    check_stream,
+    chosen_teachers,
+    single_teacher,
+    teaches,
+    uses_single_teacher,
+)
 
 _TEXTS = ("choices", "question", "context", "rationales", "data.columns.fixed_choices", "data.columns.labels")
 """Keys whose texts may look like numbers."""
@@ -176,6 +184,10 @@ def _check_ablation(config: ExperimentConfig) -> None:
     if strongest not in (None, BY_VALIDATION, *names):
         raise UserError(
             f"ablation.strongest={strongest}: expected {BY_VALIDATION} or one of {', '.join(names) or 'none'}"
+        )
+    if strongest in drop or (strongest in names and alpha_of(config.alpha, strongest) == 0):
+        raise UserError(
+            f"ablation.strongest={strongest}: expected a teacher that is kept, with a weight above 0: name another"
         )
 
 

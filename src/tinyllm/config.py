@@ -211,7 +211,7 @@ class Weighting(StrEnum):
     uniform = "uniform"
     """All alike."""
     correct = "correct"
-    """The teacher solves the question itself: 1, else `weighting.floor`."""
+    """The teacher solves the question itself: 1, else `weighting.floor`, beside the question's other texts."""
     consensus = "consensus"
     """The text says what the other teachers' texts say."""
     confidence = "confidence"
@@ -553,9 +553,9 @@ class WeightingConfig:
     name: Weighting = Weighting.uniform
     """How much each teacher's text counts."""
     drop_conflicts: bool = False
-    """Leave out all texts on a question if one of them concludes with a wrong option."""
+    """Leave out all texts on a question if one concludes with a wrong option, or names one and not the right one."""
     floor: Share = 0.0
-    """`correct` only: importance of a text whose teacher doesn't solve the question, 0 to 1."""
+    """`correct` only: what a text counts whose teacher doesn't solve the question, beside 1 of one that does."""
     temperature: Positive = 1.0
     """Of `consensus`, `confidence` and `surprisal`, above 0: the lower, the more the best text of a question counts."""
     embeddings: Text | None = None

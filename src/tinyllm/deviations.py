@@ -26,6 +26,11 @@ STATED = {
     "weighting.name",  # equation 2
 }  # fmt: skip
 """Keys whose value the paper gives; `*` stands for a teacher. Of all others `experiment=paper` has a value of ours."""
+_DISTILLATION_ONLY = (
+    "optimizer.lr", "trainer.batch_size", "trainer.max_epochs", "trainer.max_steps", "student.max_source_length",
+)  # fmt: skip
+"""Of `STATED`, what section 4.1 says of TinyLLM and the distillation baselines, not of `_FINE_TUNING`."""
+_FINE_TUNING = ("full_ft", "lora", "pinto")
 _STREAMS_OF_OURS = ("pinto", "standard_kd")
 """Baselines of whose streams and weights the paper says nothing; those of the others are equations 2 to 4."""
 NO_DEVIATION = {
@@ -194,8 +199,12 @@ def _unread(key: str, config: ExperimentConfig) -> bool:
 
 
 def _paper_text(key: str, value: Any, config: ExperimentConfig) -> str:
-    stated = key.startswith("method.streams") and config.method.name not in _STREAMS_OF_OURS
-    return _text(value) if stated or _pattern(key) in STATED else f"not stated, preset {_text(value)}"
+    stated = _pattern(key) in STATED
+    if key.startswith("method.streams"):
+        stated = config.method.name not in _STREAMS_OF_OURS
+    if key in _DISTILLATION_ONLY:
+        stated = config.method.name not in _FINE_TUNING
+    return _text(value) if stated else f"not stated, preset {_text(value)}"
 
 
 def _one_of(values: Iterable[object]) -> str:

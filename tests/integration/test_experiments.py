@@ -219,6 +219,15 @@ def test_a_method_of_the_call_chooses_among_the_sweeps() -> None:
     assert "rationales" not in {stage for stage, _ in left}
     for given in (["seed=0"], ["method=full_ft,one_teacher", "seed=0"]):
         assert [o for stage, o in experiments.narrowed(plan, given) if stage == "rationales"] == [["seed=0"]]
+    plan = experiments.sweeps("table1", "minilab")
+    texts = [o for stage, o in plan if stage == "rationales"]
+    for method in ("standard_kd", "tinyllm,standard_kd", "step_by_step"):  # it reads the texts of step_by_step
+        left = experiments.narrowed(plan, [f"method={method}"])
+        assert [o for stage, o in left if stage == "rationales"] == texts
+    plan = experiments.sweeps("table2_ablation", "minilab")
+    left = experiments.narrowed(plan, ["ablation=no_llama,no_t5"])
+    assert [o for stage, o in left if stage == "rationales"] == [o for stage, o in plan if stage == "rationales"]
+    plan = experiments.sweeps("minilab", "minilab")
     (shuffled,) = [o for stage, o in experiments.narrowed(plan, ["ablation=shuffled_rationales"]) if stage == "train"]
     assert "ablation=shuffled_rationales" in shuffled
     with pytest.raises(UserError, match="method=pinto: the experiment has no such cells"):

@@ -148,6 +148,8 @@ MISTAKES = [
     (["train", "alpha.terse=0", "method=one_teacher"], ["one_teacher reads terse", "alpha.terse is 0"]),
     (["train", "ablation=no_t5", "teachers=smollm2"], ["ablation.drop", "smollm2", "flan_t5_xl"]),
     (["train", "ablation.strongest=nobody"], ["ablation.strongest=nobody", "valid", "terse, wordy"]),
+    (["train", "ablation.strongest=terse", "ablation.drop=[terse]"], ["ablation.strongest=terse", "is kept"]),
+    (["train", "ablation.strongest=terse", "alpha.terse=0"], ["ablation.strongest=terse", "weight above 0"]),
     (["train", "optimizer.lr=0"], ["optimizer.lr", "above 0", "found 0"]),
     (["train", "optimizer.lr=nan"], ["optimizer.lr", "found nan"]),
     (["train", "optimizer.weight_decay=-1"], ["optimizer.weight_decay", "0 or more"]),

@@ -66,6 +66,14 @@ def test_where_the_paper_is_silent_the_presets_value_is_named_as_such() -> None:
     assert found["trainer.gradient_clip"] == ["not stated, preset null", "1"]
 
 
+@pytest.mark.parametrize(("method", "stated"), [("tinyllm", True), ("standard_kd", True), ("full_ft", False)])
+def test_the_papers_settings_of_distillation_are_not_stated_for_fine_tuning(method: str, stated: bool) -> None:
+    """Section 4.1: "for all distillation baselines and TinyLLM"."""
+    found = of(*PAPER, f"method={method}", "optimizer.lr=1e-4", "trainer.max_epochs=3")
+    said = "" if stated else "not stated, preset "
+    assert found == {"optimizer.lr": [f"{said}5e-05", "0.0001"], "trainer.max_epochs": [f"{said}1", "3"]}
+
+
 @pytest.mark.parametrize("weight", ALPHA_GRID)
 def test_a_weight_of_the_grid_is_the_papers(weight: float) -> None:
     assert of(*PAPER, f"alpha.llama2_7b_chat={weight}") == {}

@@ -30,7 +30,7 @@ from tinyllm.config import (
     WeightingConfig,
     WhichTeachers,
 )
-from tinyllm.methods import prompt_kinds, weighs_texts
+from tinyllm.methods import kinds_to_ask, prompt_kinds, weighs_texts
 from tinyllm.records import PromptKind
 from tinyllm.runs import NOT_RESULT_INSIDE
 from tinyllm.teachers.stored import is_recorded
@@ -98,8 +98,10 @@ def _reads_no_prompt(config: ExperimentConfig, teacher: TeacherConfig) -> bool:
 
 
 def _is_published(config: ExperimentConfig, teacher: TeacherConfig) -> bool:
-    """Whether every text that is read of this teacher is one that the paper's authors published."""
-    kinds = prompt_kinds(config.method, config.prompt)
+    """Whether all that is read of this teacher are texts that the paper's authors published."""
+    kinds = kinds_to_ask(config)
+    if weighs_texts(config) and config.weighting.name is Weighting.confidence:
+        return False  # it reads them itself
     return bool(kinds) and all(is_recorded(config, teacher, kind) for kind in kinds)
 
 
@@ -124,8 +126,8 @@ TEACHER_RULES = (
 )
 _PROMPT = _of("prompt", PromptConfig, but=("teacher_forcing",))
 RUN_RULES = (
-    OfRun((*_of("prompt", PromptConfig), *_of("rationales", RationalesConfig)), "the method reads no teacher's text",
-          lambda c: not _takes_texts(c)),
+    OfRun((*_of("prompt", PromptConfig), *_of("rationales", RationalesConfig), "ablation.drop", "ablation.strongest"),
+          "the method reads no teacher's text", lambda c: not _takes_texts(c)),
     OfRun(_PROMPT, "the teachers read no prompt", lambda c: _every_teacher(c, _reads_no_prompt)),
     OfRun(_PROMPT, "the teachers' texts are the published ones", lambda c: _every_teacher(c, _is_published)),
     OfRun(("prompt.teacher_forcing",), "the method's teachers are never told the answer", _forces_nobody),

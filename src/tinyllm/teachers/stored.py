@@ -15,8 +15,10 @@ from tinyllm.errors import UserError
 from tinyllm.methods import (
     BY_VALIDATION,
     Stream,
+    alpha_of,
     build_streams,
     chosen_teachers,
+    prompt_kinds,
     rationale_kind,
     single_teacher,
     teaches,
@@ -187,9 +189,10 @@ def expectations(
 
 
 def conflicts(config: ExperimentConfig, questions: Sequence[Question]) -> set[str]:
-    """Ids of the training questions on which a teacher's text concludes on another option than the right one.
+    """Ids of the training questions on which a teacher's text contradicts the answer.
 
-    So does, for the audit, a text that names wrong options and not the right one.
+    It concludes on another option, or names wrong options and not the right one: a text without a conclusion says what
+    it stands for only so. Some that are cut, or rule options out, are among these.
 
     Raises:
         UserError: when records are missing from the store.
@@ -319,14 +322,15 @@ def resolve_strongest_teacher(config: C, valid: Sequence[Question]) -> C:
     Its teacher set is then the first and the second text of the strongest teacher.
 
     Args:
-        config: returned as it is where `ablation.strongest` is null.
+        config: returned as it is where `ablation.strongest` is null, or the method learns from no teacher.
         valid: the validation questions.
 
     Raises:
         UserError: for a teacher outside of the set, or when answers that show the strongest are missing from the store.
     """
     name = config.ablation.strongest
-    if name is None:
+    learns = prompt_kinds(config.method, config.prompt) or teaches(config.method, Target.teacher_options)
+    if name is None or not learns:
         return config
     return two_samples_of(config, best_on_validation(config, valid) if name == BY_VALIDATION else name)
 
@@ -334,13 +338,15 @@ def resolve_strongest_teacher(config: C, valid: Sequence[Question]) -> C:
 def best_on_validation(config: ExperimentConfig, valid: Sequence[Question]) -> str:
     """Name of the teacher with the most right answers to the validation questions, asked without the answer.
 
-    Of equals, the first of the set.
+    Of equals, the first of the set. Teachers that are dropped or have a weight of 0 are not in question.
 
     Raises:
         UserError: when answers are missing from the store, with the command that asks for them.
     """
     right: dict[str, int] = {}
     for name, teacher in config.teachers.items():
+        if name in config.ablation.drop or alpha_of(config.alpha, name) == 0:
+            continue
         answers = stored(config, teacher, PromptKind.solve, Split.valid)
         missing = sum(question.id not in answers for question in valid)
         if missing:
@@ -352,6 +358,8 @@ def best_on_validation(config: ExperimentConfig, valid: Sequence[Question]) -> s
             )
         check_unchanged(config, valid, answers, Split.valid)
         right[name] = sum(is_right(answers[q.id].answer, q.answer) for q in valid)
+    if not right:
+        raise UserError("ablation.strongest=valid: expected a teacher that is kept, with a weight above 0, found none")
     best = max(right, key=right.__getitem__)
     counts = ", ".join(f"{name} {count} of {len(valid)}" for name, count in right.items())
     log.info("strongest teacher on validation: %s (%s)", best, counts)

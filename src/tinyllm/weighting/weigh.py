@@ -50,9 +50,20 @@ def weigh(
         log.info("weighting: the texts of %d questions are dropped: a teacher contradicts the answer", len(dropped))
         given = {m: {i: 0.0 if i in dropped else w for i, w in own.items()} for m, own in given.items()}
     weighed = [replace(s, importance=given[s.name]) if s.name in given else s for s in streams]
-    if config.weighting.name is Weighting.consensus and max(_totals(_with_one(texts)).values(), default=0) < 3:
-        log.warning("weighting=consensus: no question has three texts; two are as alike as each other, so all weigh 1")
+    _warn_where_uniform(config, max(_totals(_with_one(texts)).values(), default=0))
     return weighed
+
+
+def _warn_where_uniform(config: ExperimentConfig, most: float) -> None:
+    """Say where a weighting that compares a question's texts has nothing to compare; `most` are on one question."""
+    own = config.weighting
+    alone = own.name in (Weighting.uniform, Weighting.learned) or (own.name is Weighting.correct and own.floor == 0)
+    if own.name is Weighting.consensus and most < 3:
+        log.warning("weighting=consensus: no question has three texts; two are as alike as each other, so all weigh 1")
+    elif not alone and most < 2:
+        log.warning(
+            "weighting=%s: no question has two texts that could be compared, so all weigh 1, as with uniform", own.name
+        )
 
 
 def left(streams: Sequence[Stream]) -> list[Stream]:

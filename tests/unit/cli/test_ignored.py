@@ -20,6 +20,7 @@ from tinyllm.config import EvaluateConfig, ExperimentConfig
 
 PACKAGE = Path(tinyllm.__file__).parent
 PAPER = ("teachers=paper", "data=obqa", "student=flan_t5_small")
+PUBLISHED = (*PAPER, "data.source=release", "data.root=x")
 
 
 def of(*overrides: str, stage: str = "train") -> set[str]:
@@ -31,7 +32,7 @@ def of(*overrides: str, stage: str = "train") -> set[str]:
     [
         (), PAPER, ("teachers=open_models",), ("method=full_ft",), ("method=inference",), ("teachers=smollm2",),
         (*PAPER, "experiment=paper"), ("logger=wandb",), ("trainer=fsdp",), ("experiment=minilab",),
-        (*PAPER, "data.source=release", "data.root=x"), ("data=jsonl", "data.root=mine.jsonl"), ("ablation=no_t5",),
+        PUBLISHED, ("data=jsonl", "data.root=mine.jsonl"), ("ablation=no_t5",),
     ],
 )  # fmt: skip
 def test_what_the_files_set_is_nobodys_wish(shipped: tuple[str, ...]) -> None:
@@ -45,9 +46,9 @@ def test_what_the_files_set_is_nobodys_wish(shipped: tuple[str, ...]) -> None:
         (("ablation=no_in_context",), {"prompt.examples"}),  # minilab's teachers see no examples anyway
         (("teachers.terse.max_new_tokens=9",), {"teachers.terse.max_new_tokens"}),
         ((*PAPER, "prompt.examples=4"), set()),
-        ((*PAPER, "data.source=release", "data.root=x", "prompt.examples=4"), {"prompt.examples"}),
-        ((*PAPER, "data.source=release", "data.root=x", "prompt.teacher_forcing=false", "prompt.examples=4"), set()),
-        ((*PAPER, "data.source=release", "data.root=x", "data.hub_revision=abc"), {"data.hub_revision"}),
+        ((*PUBLISHED, "prompt.examples=4"), {"prompt.examples"}),
+        ((*PUBLISHED, "prompt.teacher_forcing=false", "prompt.examples=4"), set()),
+        ((*PUBLISHED, "data.hub_revision=abc"), {"data.hub_revision"}),
         ((*PAPER, "data.hub_revision=abc", "rationales.recorded=false"), {"rationales.recorded"}),
         (("data=jsonl", "data.root=mine.jsonl", "data.hub_id=a/b"), {"data.hub_id"}),
         ((*PAPER, "teachers.flan_t5_xl.concurrency=3"), {"teachers.flan_t5_xl.concurrency"}),
@@ -57,6 +58,18 @@ def test_what_the_files_set_is_nobodys_wish(shipped: tuple[str, ...]) -> None:
         (("teachers=smollm2", "teachers.smollm2.seed=3", "teachers.smollm2.temperature=1"), set()),
         (("teachers=smollm2", "prompt.examples=0", "prompt.example_source=random"), {"prompt.example_source"}),
         (("method=full_ft", "rationales.shuffle=true"), {"rationales.shuffle"}),
+        (("method=full_ft", "ablation=no_t5"), {"ablation.drop"}),
+        (("method=inference", "ablation=no_diverse_teachers"), {"ablation.strongest"}),
+        # A weighting reads more of a teacher than its published texts.
+        ((*PUBLISHED, "weighting=correct", "prompt.examples=4"), set()),
+        (
+            (*PUBLISHED, "weighting=confidence", "teachers.flan_t5_xl.dtype=float32"),
+            set(),
+        ),
+        (
+            (*PUBLISHED, "teachers.flan_t5_xl.dtype=float32"),
+            {"teachers.flan_t5_xl.dtype"},
+        ),
         (("method=tinyllm", "method.teacher=terse"), {"method.teacher"}),
         (("method=step_by_step", "method.teacher=terse"), set()),
         (("method=step_by_step", "prompt.teacher_forcing=false"), {"prompt.teacher_forcing"}),

@@ -107,6 +107,23 @@ def test_both_samples_are_decoded_as_the_whole_method_is(config: ExperimentConfi
         run(second)
 
 
+def test_a_teacher_that_is_left_out_is_not_the_strongest(config: ExperimentConfig) -> None:
+    answer_freely(config)
+    for left_out in (
+        replace(config, ablation=AblationConfig(strongest="valid", drop=["terse"])),
+        replace(config, alpha={**config.alpha, "terse": 0.0}),
+    ):
+        assert list(resolve_strongest_teacher(left_out, generate(0)["valid"]).teachers) == ["wordy", "wordy_2"]
+    nobody = replace(config, alpha={"terse": 0.0, "wordy": 0.0})
+    with pytest.raises(UserError, match=r"ablation\.strongest=valid: expected a teacher .* found none"):
+        resolve_strongest_teacher(nobody, generate(0)["valid"])
+
+
+def test_a_method_without_teachers_needs_no_strongest(config: ExperimentConfig) -> None:
+    plain = replace(config, method=MethodConfig(name="full_ft", streams={"answer": StreamConfig()}))
+    assert resolve_strongest_teacher(plain, []) is plain
+
+
 def test_other_ablations_change_nothing(config: ExperimentConfig) -> None:
     plain = replace(config, ablation=AblationConfig())
     assert resolve_strongest_teacher(plain, []) is plain

@@ -399,6 +399,26 @@ def test_a_random_router_takes_each_as_often_and_needs_no_record(tmp_path: Path)
     assert all(sorted(own[i] for own in weighed.values() if i in own)[-1] == 3 for i in ("q1", "q2"))
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "says"),
+    [
+        ("random_router", {}, True), ("router", {}, True), ("correct", {"floor": 0.5}, True),
+        ("correct", {}, False), ("uniform", {"drop_conflicts": True}, False),
+    ],
+)  # fmt: skip
+def test_texts_without_another_to_compare_with_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, settings: dict[str, Any], says: bool
+) -> None:
+    here = config(tmp_path, name, **settings)
+    keep(here)
+    streams = streams_of(here)
+    weigh(here, QUESTIONS, streams, student_in(tmp_path))
+    assert "no question has two texts" not in caplog.text
+    one_each = [replace(s, targets={i: t for i, t in s.targets.items() if i == f"q{n}"}) for n, s in enumerate(streams)]
+    weigh(here, QUESTIONS, [streams[0], *one_each[1:]], student_in(tmp_path))
+    assert ("no question has two texts" in caplog.text) == says
+
+
 def test_texts_on_questions_with_a_conflict_can_be_dropped(tmp_path: Path) -> None:
     here = config(tmp_path, drop_conflicts=True)
     keep(here)
