@@ -290,6 +290,12 @@ def check_stream(method: MethodConfig, stream: str, spec: StreamConfig) -> None:
     if spec.target is Target.rationale and (method.source_rationale or spec.loss is StreamLoss.listwise):
         found = f"{key}.loss=listwise" if spec.loss is StreamLoss.listwise else "method.source_rationale=true"
         raise UserError(f"{key}.target=rationale: expected a target that is one of the options with {found}")
+    if spec.target is Target.rationale and spec.prefix != StreamConfig().prefix:
+        raise UserError(f"{key}.prefix: a rationale stream uses its teacher's: set teachers.<name>.prefix")
+    if spec.target is not Target.teacher_options and spec.temperature != 1:
+        raise UserError(f"{key}.temperature={spec.temperature:g}: expected target teacher_options, found {spec.target}")
+    if spec.target is not Target.rationale and spec.prompt is not PromptKind.forced:
+        raise UserError(f"{key}.prompt={spec.prompt}: expected target rationale, found {spec.target}")
     if spec.smoothing > 0 and spec.loss is not StreamLoss.listwise:
         raise UserError(f"{key}.smoothing={spec.smoothing}: expected {key}.loss=listwise, found loss={spec.loss}")
     if (spec.mask > 0 or spec.replace > 0) and not method.source_rationale:

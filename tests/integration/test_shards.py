@@ -179,6 +179,25 @@ def test_a_sharded_run_is_killed_resumed_and_ends_as_one_process_does(
     assert not [path.name for path in (run / "checkpoints").iterdir() if path.name.startswith(".")]
 
 
+def test_an_optimizer_in_the_machines_memory_trains_as_one_on_the_card(
+    folder: Path, one_process: Callable[[str, list[str]], Path]
+) -> None:
+    pytest.importorskip("deepspeed", reason="needs DeepSpeed: sh .ci/install deepspeed")
+    run = folder / "offload"
+    one = ["trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true"]
+    offload = ["trainer=deepspeed_zero2", "trainer.strategy_options.offload_optimizer=true"]
+    ended(start(folder, "tinyllm", "train", *LONG, *offload, *one, f"hydra.run.dir={run.name}"))
+    same_curves(one_process("one", LONG), run, rel=1e-5)
+
+
+def test_deepspeed_without_a_card_is_refused_in_one_line(folder: Path) -> None:
+    pytest.importorskip("deepspeed", reason="needs DeepSpeed: sh .ci/install deepspeed")
+    settings = [*SMALL, "method=full_ft", "trainer=deepspeed_zero2", "trainer.accelerator=cpu", "trainer.devices=1"]
+    process = popen(folder, "train", *settings, "hydra.run.dir=no-card")
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 2 and "trainer.strategy=deepspeed needs a GPU" in out and "Traceback" not in out
+
+
 @pytest.mark.parametrize("trainer", ["zero3", *nightly("fsdp", "zero2")])
 def test_adapters_of_a_decoder_train_in_shards(
     folder: Path, one_process: Callable[[str, list[str]], Path], trainer: str, device: list[str]

@@ -82,6 +82,8 @@ def test_from_questions_to_a_result_and_back(stage: Stage, tmp_path: Path) -> No
     assert tokenizer.decode(tokenizer("(b) spoon").input_ids, skip_special_tokens=True) == "(b) spoon"
     card = (exported / "README.md").read_text()
     assert f"{result['accuracy']:.4f}" in card
+    assert "chosen by validation accuracy (" in card and "the test split was read once" in card
+    assert model.generation_config.max_new_tokens == runs.read_config(run).student.max_target_length
     assert "| terse | terse | Apache-2.0 |" in card and "| wordy | wordy | Apache-2.0 |" in card
     code, _, err = stage("export", "run=run", "output=exported")
     assert code == 2 and "output=" in err
@@ -250,8 +252,14 @@ def test_two_evaluations_of_a_run_both_stay(stage: Stage, tmp_path: Path) -> Non
     assert stage("evaluate", "run=run")[0] == 0
     code, _, err = stage("evaluate", "run=run", "data.limit_test=8", "seed=7")
     assert code == 0 and "seed=7 has no effect: the run has its own" in err
-    counts = {json.loads(file.read_text())["n"] for file in tmp_path.glob("run/evaluation-*/result.json")}
-    assert counts == {24, 8}
+    assert stage("evaluate", "run=run", "trainer.precision=bf16-mixed")[0] == 0
+    found = [json.loads(file.read_text()) for file in tmp_path.glob("run/evaluation-*/result.json")]
+    assert sorted((one["n"], one["precision"]) for one in found) == [
+        (8, "32-true"),
+        (24, "32-true"),
+        (24, "bf16-mixed"),
+    ]
+    assert len({one["config_hash"] for one in found}) == 3
 
 
 @pytest.mark.gpu

@@ -52,6 +52,7 @@ def main(config: EvaluateConfig, _: Path) -> None:
     if trained is not None:
         student = Student.load(trained, precision=precision, cache=Path(config.cache).expanduser())
         chosen = runs.with_evaluation_of(trained, config, HydraConfig.get().overrides.task)
+        chosen = replace(chosen, trainer=replace(chosen.trainer, precision=asked.trainer.precision))
         for problem in broken_rules(chosen.data, "data."):  # the run may be another's, and its names become folders
             raise UserError(f"{trained / runs.CONFIG}: {problem}")
     questions = load_questions(chosen.data)
@@ -75,7 +76,8 @@ def main(config: EvaluateConfig, _: Path) -> None:
         student = Student.create(chosen, questions[Split.train], [answers], precision=precision)
     student.to(config.trainer.accelerator)
     evaluation = evaluate(student, questions[split], config.evaluation, rationales)
-    result = make_result(chosen, evaluation, questions[Split.train], student, digest)
+    weights = runs.result_of(trained).weights if trained is not None else None
+    result = make_result(reader, evaluation, questions[Split.train], student, digest, weights=weights)
     if trained is not None:
         result = replace(result, trained_by=runs.hash_of(own))
     folder = trained / f"evaluation-{chosen.data.name}-{split}" if trained else Path("runs/evaluate") / digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -63,6 +64,10 @@ def main(config: ExportConfig, _: Path) -> None:
             shutil.copytree(run / runs.ADAPTER, draft / "adapter", ignore=shutil.ignore_patterns("README.md"))
         (draft / "README.md").write_text(text, encoding="utf-8")
         os.replace(draft, whole)
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.EXDEV):
+            raise
+        raise UserError(f"output={output}: something is mounted there: name a folder inside it") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     kind = "AutoModelForSeq2SeqLM" if model.is_encoder_decoder else "AutoModelForCausalLM"

@@ -246,9 +246,8 @@ def literal(stage: str, arguments: list[str]) -> list[str]:
     for argument in arguments:
         key, _, text = argument.partition("=")
         if key in _LITERAL and text.strip() and not re.fullmatch(r"'[^']*'|\"[^\"]*\"", text.strip()):
-            # Before a quotation mark backslashes are doubled; "${" would be an interpolation.
-            quoted = re.sub(r"(\\*)(\"|$)", lambda m: m[1] * 2 + ("\\" if m[2] else "") + m[2], text)
-            quoted = quoted.replace("${", "\\${")
+            # Before a quotation mark, and before what would be an interpolation, backslashes are doubled.
+            quoted = re.sub(r"(\\*)(\"|\$\{|$)", lambda m: m[1] * 2 + ("\\" if m[2] else "") + m[2], text)
             argument = f'{key}="{quoted}"'
         found.append(argument)
     return found

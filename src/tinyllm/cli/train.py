@@ -88,7 +88,7 @@ def _run(config: ExperimentConfig, folder: Path) -> None:
         )
         if trained is not None and not trained.main_process:
             return
-        student.save(folder / runs.STUDENT)
+        student.save(folder / runs.STUDENT, config.student.max_target_length)
         student.to(config.trainer.accelerator)
         evaluation = evaluate(student, questions[split], config.evaluation, rationales[split])
         result = make_result(

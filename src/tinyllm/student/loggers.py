@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from tinyllm import runs
 from tinyllm.config import LoggerConfig, LoggerName
+from tinyllm.errors import UserError
 from tinyllm.records import Prediction, Result
 
 
@@ -67,9 +68,14 @@ def make_loggers(settings: LoggerConfig, folder: Path, config: Mapping[str, Any]
         settings: where metrics go.
         folder: of the run.
         config: the resolved configuration, recorded with the run.
+
+    Raises:
+        UserError: Weights & Biases does not let a run begin, such as without a login.
     """
     if settings.name is LoggerName.csv:
         return []
+    from wandb.errors import Error
+
     logger = ResumedWandbLogger(
         folder / "wandb" / "run.json",
         project=settings.project,
@@ -79,6 +85,13 @@ def make_loggers(settings: LoggerConfig, folder: Path, config: Mapping[str, Any]
         mode=settings.mode,
         config=dict(config),
     )
+    try:
+        logger.experiment  # noqa: B018  # begins the run: better now than after the first step
+    except Error as error:
+        raise UserError(
+            f"logger=wandb: {' '.join(str(error).split())}: log in with 'wandb login', check logger.project and "
+            "logger.entity, or set logger.mode=offline or logger=csv"
+        ) from error
     return [logger]
 
 

@@ -142,6 +142,7 @@ class StudentModule(LightningModule):
             for name, term in zip(self.weights, mean[1:], strict=True):
                 self.log(f"train/loss/{name}", term)
             self.log("train/loss", mean[0], prog_bar=True)
+            self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])  # which this step takes
             self._last_loss = mean[0]
         return loss
 
@@ -163,6 +164,8 @@ class StudentModule(LightningModule):
 
     def on_validation_start(self) -> None:
         self._check_loss()
+        for metric in (self.valid_accuracy, self.valid_ranked, self.valid_exact):
+            metric.set_dtype(torch.float32)  # bf16-true has changed it, and bf16 counts to 256
         release_memory()  # of the steps: answers want other sizes
         if self.whole is not None:
             gather(self.model, self.whole.model)
@@ -188,7 +191,6 @@ class StudentModule(LightningModule):
             self._seconds = self._examples = 0.0
         if batch_idx % RELEASE_EVERY == 0:
             release_memory()
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def validation_step(self, batch: QuestionBatch, batch_idx: int) -> None:
         """The accuracies of `config.Metric`, as shares of 1."""

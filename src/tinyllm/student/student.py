@@ -135,8 +135,14 @@ class Student:
         own: Any = self.model.generation_config.eos_token_id if self.model.generation_config is not None else None
         return sorted({self.form.end, *([own] if isinstance(own, int) else own or [])})
 
-    def save(self, folder: Path) -> None:
-        """Write a plain Hugging Face model folder: safetensors, config and tokenizer."""
+    def save(self, folder: Path, max_new_tokens: int | None = None) -> None:
+        """Write a plain Hugging Face model folder: safetensors, config and tokenizer.
+
+        Args:
+            folder: is made.
+            max_new_tokens: the most that other programs generate with it, where they say nothing; None leaves it to
+                transformers, which stops at 20.
+        """
         # transformers 5 says that every T5 is tied; transformers 4 and other readers would then drop FLAN-T5's head.
         tied = self.model.get_output_embeddings().weight is self.model.get_input_embeddings().weight
         self.model.config.tie_word_embeddings = tied
@@ -144,7 +150,9 @@ class Student:
         own: Any = self.model.generation_config
         ids = {name: getattr(own, name, None) for name in ("bos_token_id", "pad_token_id", "decoder_start_token_id")}
         ends = self.ends
-        self.model.generation_config = GenerationConfig(eos_token_id=ends if len(ends) > 1 else ends[0], **ids)
+        self.model.generation_config = GenerationConfig(
+            eos_token_id=ends if len(ends) > 1 else ends[0], max_new_tokens=max_new_tokens, **ids
+        )
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 

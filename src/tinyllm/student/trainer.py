@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.strategies import Strategy as LightningStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.nn.parallel import DistributedDataParallel
 
 from tinyllm import processes
 from tinyllm.config import Accelerator, Strategy, TrainerConfig
@@ -54,16 +56,21 @@ def make_strategy(trainer: TrainerConfig) -> LightningStrategy | str:
     """The Lightning strategy of a trainer's settings; `processes` has started its processes.
 
     Raises:
-        UserError: for a strategy that is not installed.
+        UserError: for a strategy that is not installed, or an option that it has not.
     """
     options: dict[str, Any] = dict(trainer.strategy_options)
     if trainer.strategy is Strategy.ddp:
+        known = {*signature(DDPStrategy).parameters, *signature(DistributedDataParallel).parameters}
+        if unknown := sorted(options.keys() - known):
+            raise UserError(f"trainer.strategy_options.{unknown[0]}: neither Lightning nor PyTorch has it for ddp")
         return DDPStrategy(**options)
     if trainer.strategy is Strategy.fsdp:
         shards = trainer.num_nodes * processes.count(trainer)
         sizes = {"data_parallel_size": shards, "tensor_parallel_size": 1, "save_distributed_checkpoint": False}
         return ModelParallelStrategy(**sizes, **options)  # type: ignore[arg-type]
     if trainer.strategy is Strategy.deepspeed:
+        if options.get("stage", 2) not in range(4):
+            raise UserError(f"trainer.strategy_options.stage={options['stage']}: expected 0, 1, 2 or 3")
         try:
             strategy = Zero(**options)
         except (ImportError, ModuleNotFoundError) as error:
@@ -74,6 +81,8 @@ def make_strategy(trainer: TrainerConfig) -> LightningStrategy | str:
         # Lightning would look for the batch size of a batch sampler, which planned steps don't have.
         assert isinstance(strategy.config, dict)
         strategy.config.setdefault("train_micro_batch_size_per_gpu", 1)
+        # It would refuse our AdamW where it offloads, for one of its own that takes a compiler.
+        strategy.config.setdefault("zero_force_ds_cpu_optimizer", False)
         return strategy
     return "auto"
 

@@ -174,6 +174,12 @@ def fit(
         trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     except SIGTERMException as end:
         raise processes.PREEMPTION.end() from end
+    except RuntimeError as error:
+        if "only supported on CUDA GPUs" in str(error):
+            raise UserError(
+                f"trainer.strategy={trainer_config.strategy}: it needs a GPU: choose trainer=ddp"
+            ) from error
+        raise
     except SystemExit as end:  # Lightning's, for a second Ctrl-C
         raise (processes.PREEMPTION.end() if processes.PREEMPTION.interrupted else end) from end
     finally:
@@ -185,9 +191,11 @@ def fit(
     best = trainer.checkpoint_callback
     assert isinstance(best, ModelCheckpoint)
     if best.best_model_path:
-        state = read(folder / runs.BEST)["state_dict"]
+        checkpoint = read(folder / runs.BEST)
+        state = checkpoint["state_dict"]
         weights = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
         module.model.load_state_dict(weights)
+        log.info("the weights of step %d are kept: no later ones were better on validation", checkpoint["global_step"])
     # Processes of their own bring back the path alone, and a run with nothing left to do has logged nothing:
     # what training came to stands in the last checkpoint, which is written at the last step.
     after = read(last)

@@ -81,6 +81,10 @@ def test_what_the_files_set_is_nobodys_wish(shipped: tuple[str, ...]) -> None:
         (("trainer.shuffle=false", "trainer.group_by_length=false"), {"trainer.group_by_length"}),
         (("evaluation.max_rationale_tokens=3",), {"evaluation.max_rationale_tokens"}),
         (("student.revision=main",), {"student.revision"}),
+        (("student.architecture.num_layers=7",), set()),
+        ((*PAPER, "student.architecture.num_layers=7"), {"student.architecture"}),
+        ((*PAPER, "student.architecture.num_layers=7", "student.pretrained=null"), set()),
+        (("method=full_ft", "evaluation.rationales=true"), {"evaluation.rationales"}),
     ],
 )
 def test_a_key_that_nothing_reads_is_named(call: tuple[str, ...], named: set[str]) -> None:

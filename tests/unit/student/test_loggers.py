@@ -8,6 +8,7 @@ import pytest
 import wandb
 
 from tinyllm.config import LoggerConfig, LoggerName
+from tinyllm.errors import UserError
 from tinyllm.student.loggers import closed_on_failure, make_loggers
 
 
@@ -23,3 +24,15 @@ def test_a_job_after_a_failed_one_has_a_run_of_its_own(tmp_path: Path) -> None:
         second[0].log_metrics({"train/loss": 1.0}, step=0)
         assert wandb.run is not None and wandb.run.id == second[0].version != first[0].version
     wandb.run.finish()
+
+
+def test_what_wandb_refuses_is_one_line_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = LoggerConfig(name=LoggerName.wandb, mode="offline", project="a/b")
+    with pytest.raises(UserError, match=r"^logger=wandb: .*a/b.*logger\.project"):
+        make_loggers(refused, tmp_path / "first", {})
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    with pytest.raises(UserError, match=r"^logger=wandb: .*wandb login"):
+        make_loggers(LoggerConfig(name=LoggerName.wandb, mode="online"), tmp_path / "second", {})

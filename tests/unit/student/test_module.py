@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import HalfPrecision
 from tests.conftest import small_t5
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,7 +21,7 @@ from tinyllm.records import Question
 from tinyllm.student.module import StudentModule
 from tinyllm.student.student import Student
 from tinyllm.student.tokenizer import train_tokenizer
-from tinyllm.student.training import fit
+from tinyllm.student.training import Fit, fit
 
 QUESTIONS = [
     Question("q1", "What keeps soup warm?", ("a flask", "a wide sieve", "ice"), "a flask"),
@@ -69,29 +70,59 @@ def by_hand(model: T5ForConditionalGeneration, step: list[Question], stream: Str
     return float(sum(losses.mean() for (losses,) in texts) / len(step))
 
 
+def logged(
+    module: StudentModule, student: Student, folder: Path, reduction: Reduction, accumulate: int
+) -> tuple[Fit, list[dict[str, str]]]:
+    """Train two steps, of four questions and of one; the rows of the steps in `metrics.csv`."""
+    data = QuestionDataModule(
+        {"train": QUESTIONS, "valid": QUESTIONS}, STREAMS, TOKENIZER, lay_out=student.lay_out,
+        max_source_length=200, max_target_length=50, reduction=reduction, batch_size=4,
+        accumulate_grad_batches=accumulate, shuffle=False, group_by_length=False, seed=0,
+        answer_prefix="predict: ", evaluation_batch_size=3, cache=folder,
+    )  # fmt: skip
+    settings = TrainerConfig(
+        precision="32-true", batch_size=4, accumulate_grad_batches=accumulate, log_every=1, valid_every=1.0
+    )
+    fitted = fit(module, data, settings, folder / "run", [])
+    with (folder / "run" / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert [row["step"] for row in rows] == ["0", "1"]
+    return fitted, rows
+
+
+WEIGHTS = {stream.name: stream.weight for stream in STREAMS}
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("reduction", list(Reduction))
 def test_what_is_logged_is_what_the_loss_of_a_step_sums(tmp_path: Path, reduction: Reduction, accumulate: int) -> None:
     """The second step has one question: half of it is empty, and no text of owl is in it."""
     plain, student = small_t5(vocab=320), Student(small_t5(vocab=320), TOKENIZER, "predict: ", cache=tmp_path)
-    data = QuestionDataModule(
-        {"train": QUESTIONS, "valid": QUESTIONS}, STREAMS, TOKENIZER, lay_out=student.lay_out,
-        max_source_length=200, max_target_length=50, reduction=reduction, batch_size=4,
-        accumulate_grad_batches=accumulate, shuffle=False, group_by_length=False, seed=0,
-        answer_prefix="predict: ", evaluation_batch_size=3, cache=tmp_path,
-    )  # fmt: skip
-    module = StudentModule(student, {stream.name: stream.weight for stream in STREAMS}, lr=0.0)
-    settings = TrainerConfig(
-        precision="32-true", batch_size=4, accumulate_grad_batches=accumulate, log_every=1, valid_every=1.0
-    )
-    fitted = fit(module, data, settings, tmp_path / "run", [])
-    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
-    assert [row["step"] for row in rows] == ["0", "1"]
+    fitted, rows = logged(StudentModule(student, WEIGHTS, lr=0.0), student, tmp_path, reduction, accumulate)
     for row, step in zip(rows, (QUESTIONS[:4], QUESTIONS[4:]), strict=True):
         expected = {stream.name: by_hand(plain, step, stream, reduction) for stream in STREAMS}
-        logged = {stream.name: float(row[f"train/loss/{stream.name}"]) for stream in STREAMS}
-        assert logged == pytest.approx(expected, rel=1e-5)
-        total = sum(stream.weight * logged[stream.name] for stream in STREAMS)
+        terms = {stream.name: float(row[f"train/loss/{stream.name}"]) for stream in STREAMS}
+        assert terms == pytest.approx(expected, rel=1e-5)
+        total = sum(stream.weight * terms[stream.name] for stream in STREAMS)
         assert float(row["train/loss"]) == pytest.approx(total, rel=1e-6)
     assert fitted.train_loss == pytest.approx(expected, rel=1e-5) and expected["owl"] == 0
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_rate_in_a_row_is_the_one_that_its_step_took(tmp_path: Path, accumulate: int) -> None:
+    """Of a warm-up of one step the first has 0: it leaves the weights alone."""
+    student = Student(small_t5(vocab=320), TOKENIZER, "predict: ", cache=tmp_path)
+    module = StudentModule(student, WEIGHTS, lr=1e-3, warmup_steps=1)
+    _, rows = logged(module, student, tmp_path, Reduction.example, accumulate)
+    assert [float(row["lr"]) for row in rows] == pytest.approx([0.0, 1e-3], rel=1e-6)
+
+
+def test_validation_counts_in_fp32_whatever_the_weights_are(tmp_path: Path) -> None:
+    """In bf16, 256 + 1 is 256."""
+    student = Student(small_t5(vocab=320), TOKENIZER, "predict: ", cache=tmp_path)
+    module = StudentModule(student, WEIGHTS, lr=0.0)
+    module = HalfPrecision("bf16-true").convert_module(module)
+    module.on_validation_start()
+    for index in range(1000):
+        module.valid_accuracy.update(float(index % 4 == 0))
+    assert float(module.valid_accuracy.compute()) == 0.25

@@ -90,6 +90,8 @@ def make(folder: Path, steps_per_epoch: int = 10, **settings: object):
             {"strategy": Strategy.ddp, "strategy_options": {"start_method": "x"}},
             r"^trainer: .*start method",
         ),
+        ({"strategy": Strategy.ddp, "strategy_options": {"foo": 1}}, r"^trainer\.strategy_options\.foo"),
+        ({"strategy": Strategy.deepspeed, "strategy_options": {"stage": 7}}, r"^trainer\.strategy_options\.stage=7"),
     ],
 )
 def test_settings_that_can_not_work_are_one_line(tmp_path: Path, settings: dict[str, object], message: str) -> None:
