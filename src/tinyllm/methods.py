@@ -290,6 +290,8 @@ def check_stream(method: MethodConfig, stream: str, spec: StreamConfig) -> None:
     if spec.target is Target.rationale and (method.source_rationale or spec.loss is StreamLoss.listwise):
         found = f"{key}.loss=listwise" if spec.loss is StreamLoss.listwise else "method.source_rationale=true"
         raise UserError(f"{key}.target=rationale: expected a target that is one of the options with {found}")
+    if spec.target is Target.rationale and spec.teachers is WhichTeachers.none:
+        raise UserError(f"{key}.teachers: expected one or all for target rationale, found none")
     if spec.target is Target.rationale and spec.prefix != StreamConfig().prefix:
         raise UserError(f"{key}.prefix: a rationale stream uses its teacher's: set teachers.<name>.prefix")
     if spec.target is not Target.teacher_options and spec.temperature != 1:

@@ -23,6 +23,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 import tinyllm
 from tinyllm import processes, runs, shown
@@ -43,7 +44,7 @@ STAGES = {
     "export": "write a run's student as a Hugging Face model folder",
 }
 _PATHS = (FileExistsError, NotADirectoryError, PermissionError)
-MISTAKES = (UserError, HydraException, OmegaConfBaseException, *_PATHS)
+MISTAKES = (UserError, HydraException, OmegaConfBaseException, YAMLError, *_PATHS)
 """Exceptions that stand for a user's mistake: `one_line` says which."""
 _DISK_FAULTS = re.compile(
     "|".join(re.escape(os.strerror(n)) for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG))
@@ -103,7 +104,11 @@ def one_line(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         reason = text.removeprefix(f"Error parsing override '{error.override}'").partition(" See https:")[0].strip()
         reason = re.sub(r"^\w+Exception: ", "", reason)
-        return f"{error.override}: expected key=value, found {reason}: quote a value that has special characters"
+        quoted = f"'{error.override.partition('=')[0]}=\"...\"'"
+        return (
+            f"{error.override}: expected key=value, found {reason}: put a value that has special characters in "
+            f"quotation marks, inside of the shell's: {quoted}"
+        )
     return text
 
 
@@ -125,6 +130,8 @@ def _plainly(message: str) -> str:
 
 def _expected(found: str, allowed: list[str]) -> str:
     close = difflib.get_close_matches(found, allowed, n=1)
+    if not allowed:
+        return "there are none here"
     return f"expected one of {', '.join(allowed)}" + (f" (did you mean {close[0]}?)" if close else "")
 
 
@@ -208,7 +215,8 @@ def _usage() -> str:
     lines += [f"  {name:<12}{text}" for name, text in STAGES.items()]
     lines += ["", "-m runs a sweep over comma-separated values; --cfg job prints the configuration and runs nothing."]
     lines += ["First try:"]
-    lines += ["  tinyllm rationales && tinyllm train -m experiment=minilab method=full_ft,tinyllm && tinyllm report"]
+    lines += ["  tinyllm rationales && tinyllm train -m experiment=minilab method=full_ft,tinyllm"]
+    lines += ["  tinyllm report metric=accuracy_ranked"]
     lines += ["'tinyllm <stage> --help' shows a stage's groups and keys; 'tinyllm --version' prints the version."]
     return "\n".join(lines)
 
@@ -304,11 +312,13 @@ def main() -> None:
         if error.errno != errno.ENAMETOOLONG:
             raise
         _end(f"{str(error.filename)[:80]}...: {error.strerror}: set hydra.run.dir, or this path's own key, to another")
-    except AttributeError as error:  # OmegaConf's own, for a value inside of a null
+    except (AttributeError, AssertionError) as error:  # OmegaConf's own, for a value inside of a null
         found = re.search(r"^\s*full_key: (\S+)", str(error), re.MULTILINE)
-        if found is None:
+        nested = [key for key in (one.partition("=")[0] for one in arguments[1:]) if key.count(".") > 1]
+        if not found and not (nested and "root: NoneType" in str(error)):
             raise
-        _end(f"{found[1]}: it is null and can't be filled by an override; choose an option of its group that has it")
+        named = found[1] if found else " or ".join(nested)
+        _end(f"{named}: it is null and can't be filled by an override; choose an option of its group that has it")
     except ValueError as error:  # Hydra's own, for a number in the place of an option
         if not str(error).startswith("Config group override"):
             raise

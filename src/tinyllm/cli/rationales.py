@@ -92,9 +92,12 @@ def main(config: RationalesStageConfig, _: Path) -> None:
         raise UserError(f"generation failed for {', '.join(failed)}: run the same command again to ask them again")
     left = [f"{s.left} {s.split} texts of {s.teacher}" for s in summaries if s.left]
     if left:
+        again = "run the same command again to continue with a fresh budget"
+        if budget.tokens == 0:
+            again = "one text could take more than all of it: raise the budget, or lower teachers.<name>.max_new_tokens"
         raise UserError(
             f"stopped at {budget}, as the next text could exceed it: {', '.join(left)} are still missing; all others "
-            "are in the store; run the same command again to continue with a fresh budget"
+            f"are in the store; {again}"
         )
 
 

@@ -24,6 +24,7 @@ from tinyllm.reporting.identity import (
     NO_RUN,
     Identity,
     composed_alpha,
+    differing_settings,
     identity_of,
     single_teacher_of,
     variants_of,
@@ -71,8 +72,8 @@ class Collected(NamedTuple):
     all of earlier versions were, is a run of `one_teacher`.
 
     A student that was evaluated apart from its run has the variant `training run unknown`, unless that run is among the
-    folders: it then has its validation accuracy or, if it was trained on other data, the variant `trained on
-    <dataset>`.
+    folders: it then has its validation accuracy or, if it was trained on another dataset, the variant `trained on
+    <dataset>`, and if it was evaluated with other settings, the keys by which these differ.
 
     What has no influence on a run is not part of its setting: evaluation options, the optimizer of an untrained model,
     the teachers of a method that has none."""
@@ -133,9 +134,9 @@ def _once(rows: list[tuple[dict[str, Any], Identity]]) -> tuple[list[tuple[dict[
     A run that trained goes before a later evaluation of it. A student that was trained on another dataset, or nobody
     knows on which, is no seed of the students that were trained on this one.
     """
-    training = [row for row, _ in rows if not row["evaluated_only"]]
-    trained = {(row["setting"], row["seed"], row["data_seed"]): row for row in training}
-    by_hash = {row["config_hash"]: row for row in training}
+    training = [pair for pair in rows if not pair[0]["evaluated_only"]]
+    trained = {(row["setting"], row["seed"], row["data_seed"]): (row, own) for row, own in training}
+    by_hash = {row["config_hash"]: (row, own) for row, own in training}
     first: dict[tuple[object, ...], str] = {}
     kept: list[tuple[dict[str, Any], Identity]] = []
     repeated: list[str] = []
@@ -143,11 +144,15 @@ def _once(rows: list[tuple[dict[str, Any], Identity]]) -> tuple[list[tuple[dict[
         key = (row["setting"], row["seed"], row["data_seed"])
         if row["evaluated_only"]:
             # Results of earlier versions don't name their run: one of the same setting and seeds stands for it.
-            run = by_hash.get(row["trained_by"]) if row["trained_by"] else trained.get(key)
+            run, of_run = (by_hash.get(row["trained_by"]) if row["trained_by"] else trained.get(key)) or (None, None)
             if run is not None and run["setting"] == row["setting"]:
                 row["valid_accuracy"] = run["valid_accuracy"]
             else:
-                origin = NO_RUN if run is None else f"trained on {run['dataset']}"
+                origin = NO_RUN
+                if run is not None and of_run is not None:
+                    elsewhere = run["dataset"] != row["dataset"]
+                    differing = differing_settings(identity.values, of_run.values)
+                    origin = f"trained on {run['dataset']}" if elsewhere else differing
                 for name in ("setting", "family", "without_teachers", "untaught"):
                     row[name] += f"-{origin}"
                 identity = replace(identity, setting=row["setting"], family=row["family"], values={NO_RUN: origin})

@@ -155,6 +155,7 @@ def variants_of(frame: pd.DataFrame, identities: Sequence[Identity]) -> list[str
     trained three times as long stays the exception however many seeds it has. Then one that neither weighs its texts
     nor leaves teachers out, and of these the one that differs least from the defaults. A method that was trained with
     other shared settings alone is a variant, too: beside the others it would pass for one that differs in its method.
+    So is every student of a run on other data, whatever stands beside it.
     """
     variants = [""] * len(frame)
     shared: Counter[tuple[object, ...]] = Counter()
@@ -163,16 +164,19 @@ def variants_of(frame: pd.DataFrame, identities: Sequence[Identity]) -> list[str
     common = _common_settings(frame, identities)
     for _, group in frame.groupby(["dataset", "student", "method", "ablation", "split"], sort=False, dropna=False):
         places = list(group.index)
-        sizes = Counter(identities[i].family for i in places)
         row = frame.loc[places[0]]
         unusual = _differences_from_defaults([identities[i] for i in places])
         usual = common.get((row["dataset"], row["student"], row["split"]))
+        for i in places:
+            variants[i] = identities[i].values.get(NO_RUN, NO_RUN).removesuffix(NO_RUN)
+        places = [i for i in places if not variants[i]]
         trained = [i for i in places if _is_trained(frame.loc[i], identities[i])]
         if usual and trained and usual.shared_settings not in {identities[i].shared_settings for i in trained}:
             for i in trained:
                 own = _shared_values(identities[i])
-                variants[i] = _differing_settings(own, _shared_values(usual))
-        if len(sizes) == 1:
+                variants[i] = differing_settings(own, _shared_values(usual))
+        sizes = Counter(identities[i].family for i in places)
+        if len(sizes) < 2:
             continue
         reference = min(
             places,
@@ -190,7 +194,7 @@ def variants_of(frame: pd.DataFrame, identities: Sequence[Identity]) -> list[str
         for i in places:
             if identities[i].family == identities[reference].family:
                 continue
-            differing = _differing_settings(identities[i].values, identities[reference].values)
+            differing = differing_settings(identities[i].values, identities[reference].values)
             variants[i] = ", ".join(dict.fromkeys(filter(None, [*variants[i].split(", "), *differing.split(", ")])))
             if variants[i] == NO_CONFIG and len(unknown) > 1:
                 # Nobody knows whether these are seeds of one setting: they are neither averaged nor chosen among.
@@ -235,7 +239,7 @@ def _shared_values(identity: Identity) -> dict[str, str]:
     return {key: value for key, value in identity.values.items() if key.startswith(groups)}
 
 
-def _differing_settings(own: Mapping[str, str], reference: Mapping[str, str]) -> str:
+def differing_settings(own: Mapping[str, str], reference: Mapping[str, str]) -> str:
     """The keys that differ; a teacher or stream that only one of the two has is given by its name."""
     if NO_RUN in own:
         return own[NO_RUN]

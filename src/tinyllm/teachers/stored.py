@@ -235,7 +235,7 @@ def _stored(
             )
         store = RationaleStore(Path(config.store).expanduser())
         others = store.prompt_keys(config.data.name, split, teacher.stored_name)
-        there = "; there are texts of it that were asked for with other options" if others else ""
+        there = "; there are texts of it that were asked for with other options" if others and not found else ""
         option = "" if split is Split.train else f"rationales.splits=[{split}] and "
         raise UserError(
             f"{len(missing)} of {len(questions)} {config.data.name}/{split} questions have no rationale of teacher "

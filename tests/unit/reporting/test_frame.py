@@ -255,6 +255,21 @@ def test_a_student_evaluated_on_other_data_is_no_run_on_that_data(make_run: Make
     assert frame["variant"].to_dict() == {0: "", 3: "training run unknown"}
 
 
+def test_a_student_of_another_dataset_is_never_the_plain_one(make_run: MakeRun, tmp_path: Path) -> None:
+    """Where no other of its method stands beside it, it would be compared with students of this dataset."""
+    make_run("full_ft", dataset="obqa", result={"config_hash": "o"})
+    make_run("full_ft", dataset="arc", result={"train_examples": 0, "valid_accuracy": None, "trained_by": "o"})
+    make_run("tinyllm", dataset="arc", result={"config_hash": "t"})
+    few = {"train_examples": 0, "valid_accuracy": None, "config_hash": "f", "trained_by": "t"}
+    make_run("tinyllm", dataset="arc", result=few, config=lambda c: replace(c, data=replace(c.data, limit_test=5)))
+    frame = collect([tmp_path / "runs"]).frame
+    found = sorted(zip(frame["dataset"], frame["method"], frame["variant"], strict=True))
+    assert found == [
+        ("arc", "full_ft", "trained on obqa"), ("arc", "tinyllm", ""), ("arc", "tinyllm", "data.limit_test=5"),
+        ("obqa", "full_ft", ""),
+    ]  # fmt: skip
+
+
 def test_a_student_of_another_dataset_says_so_and_is_no_duplicate(make_run: MakeRun, tmp_path: Path) -> None:
     """`evaluate run=<of obqa> data=arc`: its settings are those of a run that was trained on arc."""
     make_run("full_ft", dataset="arc", result={"config_hash": "a"}, valid=0.4)

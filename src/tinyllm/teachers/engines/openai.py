@@ -255,7 +255,8 @@ class OpenAIEngine:
                     "choose another server"
                 ) from None
             if status in (408, 409, 429) or status >= 500:
-                raise _Again(f"HTTP {status}: {message}"[:300], _retry_after(error)) from None
+                busy = "lower teachers.<name>.concurrency" if status == 429 else "see what its log says"
+                raise _Again(f"HTTP {status}: {message}"[:300], _retry_after(error), remedy=busy) from None
             if status in (400, 422):
                 if self._learns(told, error.param, parameters, own=request.sampling is None):
                     return await self._try(client, request)
