@@ -168,10 +168,14 @@ def audit_teacher(
 
 
 def audit_table(audits: Iterable[Audit]) -> Table:
-    """Findings by teacher: the raw texts, in brackets what cleaning leaves of them."""
-    table = Table("teacher", "split", "asked", "texts", *Finding, title="Audit of the rationales: raw (after cleaning)")
+    """Findings by teacher: the raw texts, in brackets what cleaning leaves of them; what no text has is named below."""
+    audits = list(audits)
+    there = [f for f in Finding if any(one.raw[f] or one.cleaned[f] for one in audits)]
+    table = Table("teacher", "split", "asked", "texts", *there, title="Audit of the rationales: raw (after cleaning)")
+    if absent := [str(f) for f in Finding if f not in there]:
+        table.caption = f"in no text: {', '.join(absent)}"
     for one in audits:
-        counts = [f"{one.raw[f]} ({one.cleaned[f]})" for f in Finding]
+        counts = [f"{one.raw[f]} ({one.cleaned[f]})" for f in there]
         table.add_row(one.teacher, one.split, one.kind, str(one.texts), *counts)
     return table
 

@@ -127,6 +127,9 @@ def test_table_and_file(tmp_path: Path) -> None:
     console.print(audit_table([forced, free]))
     text = console.export_text()
     assert all(str(finding) in text for finding in Finding)
+    assert "in no text: empty, cut" in text, "an empty column would only take room"
+    cut = audit_teacher("t", "train", {"q1": rationale("q1", GOOD, finish="length")}, [Q], kind=PromptKind.forced)
+    assert [column.header for column in audit_table([forced, cut]).columns][4:] == ["cut"]
     write_audit(tmp_path / "new" / "audit.json", "d", [forced, free])
     content = json.loads((tmp_path / "new" / "audit.json").read_text())
     assert content["dataset"] == "d"
