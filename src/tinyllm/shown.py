@@ -8,6 +8,9 @@ import re
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters (but tab and newline), line separators, reversals of the writing direction, half characters."""
 
+ITEM = "\n- "
+"""Begins each item of a list in the message of an error, such as the bad rows of a file."""
+
 
 def visible(text: str) -> str:
     r"""The text with `UNPRINTABLE` characters written out: an escape sequence shows as `\x1b[2J` and does nothing."""
@@ -17,6 +20,11 @@ def visible(text: str) -> str:
 def one_line(text: str) -> str:
     """`visible`, with its lines joined by spaces."""
     return " ".join(visible(text).split())
+
+
+def error_text(text: str) -> str:
+    """`one_line` of an error's message; items of a list that it ends with have a line each."""
+    return ITEM.join(one_line(part) for part in text.split(ITEM))
 
 
 def spreadsheet(text: str) -> str:

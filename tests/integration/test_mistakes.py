@@ -378,3 +378,17 @@ def test_every_stage_has_help_and_shows_its_config(stage: Stage, name: str) -> N
 def test_no_arguments_shows_the_stages(stage: Stage) -> None:
     code, out, _ = stage()
     assert code == 0 and all(name in out for name in STAGES)
+
+
+def test_bad_rows_of_a_file_have_a_line_each(stage: Stage, tmp_path: Path) -> None:
+    row = {"id": "q", "question": "Why?", "choices": ["a", "b"], "answer": "a"}
+    rows = [{**row, "answer": "two\nlines"}, {**row, "id": "r", "splt": "train"}]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    code, _, err = stage("train", "data=jsonl", "data.root=mine.jsonl", "method=full_ft")
+    assert code == 2
+    assert err.splitlines()[-3:] == [
+        "error: mine.jsonl: 2 problems; fix these rows:",
+        "- mine.jsonl: line 1: field 'answer': expected the text of an option or a letter from a to b, "
+        "found 'two\\nlines', options ['a', 'b']",
+        "- mine.jsonl: line 2: field 'splt': there is no such field; did you mean 'split'?",
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,8 @@ def test_from_questions_to_a_result_and_back(stage: Stage, tmp_path: Path) -> No
     assert code == 0, err
     code, _, err = stage("train", *SMALL, "hydra.run.dir=run", "evaluation.rationales=true")
     assert code == 0, err
+    assert err.count("differs from the paper: data.name=minilab, student.name=tiny and ") == 1
+    assert err.count("differs from the paper") == 1, "a run of no row of the paper's tables has one line for all"
     run = tmp_path / "run"
     assert {file.name for file in run.iterdir()} >= {
         "config.yaml", "metrics.csv", "checkpoints", "predictions.jsonl", "result.json",
@@ -40,6 +43,8 @@ def test_from_questions_to_a_result_and_back(stage: Stage, tmp_path: Path) -> No
     result = json.loads((run / "result.json").read_text())
     assert set(result) >= RESULT_KEYS
     assert (result["n"], result["train_examples"], result["steps"]) == (24, 40, 10)
+    others = re.search(r"student.name=tiny and (\d+) other settings", err)
+    assert others and int(others[1]) == len(result["deviations"]) - 2 > 5
     assert result["teachers"] == ["terse", "wordy"] and result["alpha"] == {"terse": 3.0, "wordy": 3.0}
     predictions = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     assert len({row["id"] for row in predictions}) == 24

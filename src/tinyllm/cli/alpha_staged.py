@@ -135,6 +135,9 @@ class Search:
         seeds = f"{len(self.seeds)} seed{'s' if len(self.seeds) > 1 else ''}"
         if not known:
             return f"alpha=staged: {where}nothing chosen: none of {len(scores)} cells finished with {seeds}"
+        if len(known) > 1 and len(set(known.values())) == 1:
+            value = f"{next(iter(known.values())):.4f}"
+            return f"alpha=staged: {where}nothing chosen: all {len(known)} cells have validation accuracy {value}"
         best = max(known, key=lambda cell: known[cell])
         chosen = " ".join(f"{key}={value}" for key, value in weights(self.teachers, [[one] for one in best]).items())
         whole = second_stage(len(self.teachers), self.score)

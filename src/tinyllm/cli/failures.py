@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tinyllm.shown import one_line
+from tinyllm.shown import error_text
 
 _FILE = "TINYLLM_SWEEP_FAILURES"
 """Environment variable that names the file: every launcher's jobs inherit it."""
@@ -23,7 +23,7 @@ class Failure:
 
     overrides: str
     message: str
-    """One line."""
+    """One line, or a list that follows it."""
     exit_code: int
 
 
@@ -33,7 +33,7 @@ def record(failure: Failure) -> None:
     A job to which no launcher has passed the environment prints its line and ends with its exit code.
     """
     if _FILE not in os.environ:
-        print(f"error: {one_line(failure.message)}", file=sys.stderr)
+        print(f"error: {error_text(failure.message)}", file=sys.stderr)
         sys.exit(failure.exit_code)
     path = Path(os.environ[_FILE])
     path.parent.mkdir(parents=True, exist_ok=True)

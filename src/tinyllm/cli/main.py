@@ -136,7 +136,7 @@ def _expected(found: str, allowed: list[str]) -> str:
 
 
 def _end(message: str, code: int = 2) -> NoReturn:
-    print(f"error: {shown.one_line(message)}", file=sys.stderr)
+    print(f"error: {shown.error_text(message)}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -337,7 +337,7 @@ def main() -> None:
         sys.exit(130)
     for failure in failures:
         job = f"[{failure.overrides}] " if len(failures) > 1 else ""
-        print(f"error: {shown.one_line(job + failure.message)}", file=sys.stderr)
+        print(f"error: {shown.error_text(job + failure.message)}", file=sys.stderr)
     for search in searches:
         print(search)
     if failures:

@@ -22,6 +22,7 @@ def main(config: ReportConfig, _: Path) -> None:
     study = Study(on_test(collected.frame), config.metric, config.resamples, config.seed)
     report = make_report(config.title, collected, study)
     path = write_report(report, Path(config.output).expanduser())
-    log.info("%d runs, %d skipped", len(collected.frame), len(collected.skipped))
+    count = len(collected.frame)
+    log.info("%d run%s, %d skipped", count, "" if count == 1 else "s", len(collected.skipped))
     print_tables(report.tables, report.in_short)
     print(path)

@@ -74,8 +74,7 @@ def _run(config: ExperimentConfig, folder: Path) -> None:
     log.info("run folder: %s", folder)
     log.info("%s: %s", config.data.name, ", ".join(f"{len(part)} {name}" for name, part in questions.items()))
     log_ignored(composed)
-    for key, (paper, own) in deviations(config).items():
-        log.info("differs from the paper: %s=%s (paper: %s)", key, own, paper)
+    _log_deviations(deviations(config))
     seed_everything(config.seed, verbose=False)
     student = Student.create(config, questions[Split.train], streams, rationales[Split.train], precision=precision)
     weighed = weigh(config, questions[Split.train], streams, student)
@@ -109,3 +108,13 @@ def _run(config: ExperimentConfig, folder: Path) -> None:
             mute = f"{result.unparsed} of {result.n} written answers name no option"
             log.info("%s: compare students by ranking ('tinyllm report metric=accuracy_ranked')%s", mute, also)
         log.info("%s (%.0f s in total)", runs.summary(result, folder), time.perf_counter() - started)
+
+
+def _log_deviations(found: dict[str, list[str]]) -> None:
+    """A line each, but one for all where no row of the paper's tables is meant."""
+    if names := [f"{key}={found[key][1]}" for key in ("data.name", "student.name") if key in found]:
+        also = f" and {len(found) - len(names)} other settings" if len(found) > len(names) else ""
+        log.info("differs from the paper: %s%s ('deviations' in %s)", ", ".join(names), also, runs.RESULT)
+        return
+    for key, (paper, own) in found.items():
+        log.info("differs from the paper: %s=%s (paper: %s)", key, own, paper)

@@ -84,7 +84,7 @@ def _further_problems(row: object, *, file_split: Split | None) -> list[str]:
     for name in row:
         near = difflib.get_close_matches(name.lower(), OPTIONAL, n=1, cutoff=0.8)
         if name not in OPTIONAL and near:
-            problems.append(f"field {name!r}: expected {near[0]!r}, found this spelling: rename it")
+            problems.append(f"field {name!r}: there is no such field; did you mean {near[0]!r}?")
     split = row.get("split")
     if split is not None and split not in ((file_split,) if file_split else SPLITS):
         expected = f"'{file_split}' or no split in this file" if file_split else f"one of {', '.join(SPLITS)}"

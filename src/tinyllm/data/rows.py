@@ -10,6 +10,7 @@ from typing import TypeGuard
 
 from tinyllm.errors import UserError
 from tinyllm.records import Question
+from tinyllm.shown import ITEM
 
 REQUIRED = ("id", "question", "choices", "answer")
 MAX_PROBLEMS = 20
@@ -152,7 +153,9 @@ def raise_problems(problems: list[str], where: str) -> None:
         listed = problems[:MAX_PROBLEMS]
         if len(problems) > MAX_PROBLEMS:
             listed.append(f"... and {len(problems) - MAX_PROBLEMS} more")
-        raise UserError(f"{where}: {len(problems)} problems, expected none: fix these rows\n" + "\n".join(listed))
+        raise UserError(
+            "".join([f"{where}: {len(problems)} problems; fix these rows:", *(f"{ITEM}{one}" for one in listed)])
+        )
 
 
 def read_text(file: Path) -> str:

@@ -77,7 +77,7 @@ class Claim:
     def named(self, teachers: list[str]) -> str:
         """The sentence with the names of the teachers; roles without one keep their number."""
         names = {role: role.replace("_", " ") for role in ROLES} | dict(zip(ROLES, teachers, strict=False))
-        return self.sentence.format_map(names)
+        return self.sentence.format_map(names).replace("teacher teacher", "teacher")
 
     def in_paper(self, student: str, datasets: list[str]) -> float | None:
         """The paper's difference, averaged over datasets, as a share of 1; None where a table lacks a part of it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -19,8 +19,11 @@ from tinyllm.shown import visible
 _WIDTH = 100
 """Characters of a line where the output is no terminal: what a file or a log gets does not depend on a window."""
 _UNLIMITED = 10_000
+_MOST_FIRST = (("interval", "paper"), ("interval",), ())
+"""Parts of a cell beside its value, as far as they fit."""
 _LABEL_WIDTHS = (32, 24)
 """Of the first column: the narrower one where a table doesn't fit otherwise."""
+_CONTINUED = " (continued)"
 _STYLES = {"holds": "green", "contradicted": "red", "not-shown": "yellow", "not-run": "dim"}
 """By `Cell.mark`."""
 _LEGEND = {
@@ -39,11 +42,8 @@ def print_tables(tables: Sequence[Table], in_short: str = "") -> None:
     """
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     used: set[str] = set()
-    for table in (part for whole in tables if whole.in_terminal for part in _for_terminal(whole)):
-        for parts, width in product((("interval", "paper"), ("interval",), ()), _LABEL_WIDTHS):
-            grid = _grid(table, parts, width)
-            if console.measure(grid, options=console.options.update(max_width=_UNLIMITED)).maximum <= console.width:
-                break
+    whole = [part for table in tables if table.in_terminal for part in _for_terminal(table)]
+    for table, parts, grid in (fitting for part in whole for fitting in _fitting(part, console)):
         console.print(Text(visible(table.title), style="bold"))
         console.print(grid)
         console.print()
@@ -55,6 +55,25 @@ def print_tables(tables: Sequence[Table], in_short: str = "") -> None:
         console.print(Text(" ".join(["Percent", *legend])))
     if in_short:
         console.print(Text(f"\n{visible(in_short)}\n", style="bold"))
+
+
+def _fitting(
+    table: Table, console: Console, choices: Sequence[Sequence[str]] = _MOST_FIRST
+) -> Iterator[tuple[Table, Sequence[str], Grid]]:
+    """The table with the first of the choices that fits the width; where none does, its columns in several tables."""
+    for parts, label_width in product(choices, _LABEL_WIDTHS):
+        grid = _grid(table, parts, label_width)
+        width = console.measure(grid, options=console.options.update(max_width=_UNLIMITED)).maximum
+        if width <= console.width:
+            break
+    if width <= console.width or len(table.columns) < 3:
+        yield table, parts, grid
+        return
+    middle = (len(table.columns) + 1) // 2
+    continued = f"{table.title.removesuffix(_CONTINUED)}{_CONTINUED}"
+    for first, last, title in ((1, middle, table.title), (middle, len(table.columns), continued)):
+        columns, rows = (table.columns[0], *table.columns[first:last]), [(r[0], *r[first:last]) for r in table.rows]
+        yield from _fitting(replace(table, title=title, columns=columns, rows=tuple(rows)), console, [()])
 
 
 def _for_terminal(table: Table) -> list[Table]:

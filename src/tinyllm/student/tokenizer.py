@@ -53,7 +53,7 @@ def train_tokenizer(texts: Iterable[str], max_size: int) -> PreTrainedTokenizerF
     characters = sorted({character for word in words for character in word})
     entries = [PAD, END, UNKNOWN, *characters, *(_CONTINUED + character for character in characters)]
     if len(entries) > max_size:
-        raise ValueError(f"expected a vocabulary of {len(entries)} or more for these texts, found max_size={max_size}")
+        raise ValueError(f"expected at least {len(entries)} entries, which these texts need, found {max_size}")
     known = set(entries)
     frequent = (word for word, _ in sorted(words.items(), key=lambda item: (-item[1], item[0])) if word not in known)
     for word in frequent:

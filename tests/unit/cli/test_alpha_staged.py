@@ -165,6 +165,11 @@ def test_without_a_cell_of_one_teacher_the_first_stage_is_all() -> None:
     assert chosen(str(nothing)) == [] and str(nothing).startswith("alpha=staged")
 
 
+def test_equal_cells_choose_nothing() -> None:
+    (search,) = run_staged("train", CALL, Training(lambda cell, job: 0.25))
+    assert chosen(str(search)) == [] and "all 7 cells have validation accuracy 0.2500" in str(search)
+
+
 def test_what_is_known_of_a_search_before_it_ran() -> None:
     assert len(known_jobs("train", [*CALL, "seed=0,1"])) == 8
     train = Training(lambda cell, job: hill(1, 1)(cell))

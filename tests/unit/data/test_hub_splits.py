@@ -108,7 +108,7 @@ def test_problems_are_gathered_with_split_row_and_field(tmp_path: Path) -> None:
     message = str(caught.value).splitlines()
     assert "data.columns" in message[0] and len(message) == 3
     for line, number, field in zip(message[1:], (1, 3), ("answer", "question"), strict=True):
-        assert line.startswith(f"mine: train, row {number} ") and f"field '{field}'" in line
+        assert line.startswith(f"- mine: train, row {number} ") and f"field '{field}'" in line
 
 
 def test_what_can_not_be_read_names_the_place(tmp_path: Path) -> None:

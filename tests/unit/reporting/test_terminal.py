@@ -55,6 +55,17 @@ def test_what_does_not_fit_a_hundred_characters_is_left_out(
     assert ("(49.40)" in text, "the paper" in text) == (paper, paper)
 
 
+def test_columns_that_do_not_fit_are_continued_below(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinyllm.reporting.terminal._WIDTH", 50)
+    text = printed(capsys, table(7))
+    heads = [line.split() for line in text.splitlines() if line.startswith("Method")]
+    assert heads == [["Method", *DATASETS[:3]], ["Method", *DATASETS[3:5]], ["Method", DATASETS[5], "Total"]]
+    assert text.count("Table 1 (continued)\n") == 2 and text.count("PINTO") == 3 and "…" not in text
+    assert max(map(len, text.splitlines())) <= 50
+
+
 def test_a_file_gets_the_same_whatever_the_window(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
