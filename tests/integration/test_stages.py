@@ -62,6 +62,9 @@ def test_from_questions_to_a_result_and_back(stage: Stage, tmp_path: Path) -> No
     code, _, err = stage("train", *SMALL, "hydra.run.dir=run", "evaluation.rationales=true")
     assert code == 0 and "finished already" in err
     assert before == {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.is_file()}
+    assert "store" not in err
+    code, _, err = stage("train", *SMALL, "hydra.run.dir=run", "evaluation.rationales=true", "store=other")
+    assert code == 0 and "it learned the texts of store=store; for those of other choose another" in err
     code, _, err = stage("train", *SMALL, "hydra.run.dir=run", "seed=1", "data.seed=0")
     assert code == 2 and "hydra.run.dir" in err
 

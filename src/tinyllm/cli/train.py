@@ -15,7 +15,8 @@ from tinyllm.config import ExperimentConfig, Metric
 from tinyllm.data.questions import check_splits, load_questions
 from tinyllm.deviations import deviations
 from tinyllm.evaluation.evaluate import evaluate, make_result
-from tinyllm.records import Split
+from tinyllm.methods import prompt_kinds
+from tinyllm.records import Result, Split
 from tinyllm.student.loggers import closed_on_failure, log_result, make_loggers
 from tinyllm.student.student import Student
 from tinyllm.student.trainer import resolve_precision
@@ -30,7 +31,7 @@ def main(config: ExperimentConfig, folder: Path) -> None:
     """Train and evaluate, in processes of its own where there are several devices and nobody else has started them."""
     if (result := runs.finished(folder, runs.hash_of(config))) is not None:
         runs.check_files(config, folder)
-        log.info("finished already: %s", runs.summary(result, folder))
+        _log_finished(config, folder, result)
         return
     processes.check(config.trainer)
     if not config.method.train and processes.rank() > 0:
@@ -52,7 +53,7 @@ def run(config: ExperimentConfig, folder: Path) -> None:
                 processes.is_single(config.trainer)
                 and (result := runs.finished(folder, runs.hash_of(config))) is not None
             ):
-                log.info("finished already: %s", runs.summary(result, folder))
+                _log_finished(config, folder, result)
                 return
         _run(config, folder)
 
@@ -108,6 +109,16 @@ def _run(config: ExperimentConfig, folder: Path) -> None:
             mute = f"{result.unparsed} of {result.n} written answers name no option"
             log.info("%s: compare students by ranking ('tinyllm report metric=accuracy_ranked')%s", mute, also)
         log.info("%s (%.0f s in total)", runs.summary(result, folder), time.perf_counter() - started)
+
+
+def _log_finished(config: ExperimentConfig, folder: Path, result: Result) -> None:
+    log.info("finished already: %s", runs.summary(result, folder))
+    if (folder / runs.CONFIG).is_file() and prompt_kinds(config.method, config.prompt):
+        store = runs.read_config(folder).store
+        if Path(store).expanduser() != Path(config.store).expanduser():
+            log.warning(
+                "it learned the texts of store=%s; for those of %s choose another hydra.run.dir", store, config.store
+            )
 
 
 def _log_deviations(found: dict[str, list[str]]) -> None:
