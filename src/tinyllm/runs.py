@@ -341,11 +341,15 @@ def finished(folder: Path, digest: str) -> Result | None:
 def check_output(folder: Path, digest: str) -> None:
     """That an evaluation with this `config_hash` may be written to a folder that the user names.
 
+    One that ended while it was being written, as on a full disk, may be written again.
+
     Raises:
         UserError: a training run is in it, or an evaluation of other settings.
     """
-    other = (folder / RESULT).is_file() and result_of(folder).config_hash != digest
-    if other or (folder / CHECKPOINTS).exists() or ((folder / CONFIG).is_file() and not (folder / RESULT).is_file()):
+    finished = (folder / RESULT).is_file()
+    other = finished and result_of(folder).config_hash != digest
+    begun = not finished and (folder / CONFIG).is_file() and hash_of(read_config(folder)) != digest
+    if other or begun or any((folder / name).exists() for name in (CHECKPOINTS, METRICS)):
         found = "the evaluation of other settings" if other else "a training run"
         raise UserError(f"output={folder}: expected a folder without results, found {found}: choose another")
 

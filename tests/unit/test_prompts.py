@@ -55,7 +55,7 @@ QUESTIONS = {
 }
 EXAMPLES = [
     Example(
-        Question("e1", "What do bees make?", ("honey", "milk", "wool", "ink"), "honey"), "Bees turn nectar into honey."
+        Question("e1", "What do bees make?", ("milk", "wool", "honey", "ink"), "honey"), "Bees turn nectar into honey."
     ),
     Example(Question("e2", "Is ice cold?", YES_NO, "yes"), "Ice is frozen water, and that is cold."),
 ]

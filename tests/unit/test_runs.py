@@ -339,6 +339,10 @@ def test_an_evaluation_takes_no_folder_of_another_or_of_a_run(tmp_path: Path) ->
     runs.write_config(config(), tmp_path / "unfinished")
     with pytest.raises(UserError, match="a training run"):
         runs.check_output(tmp_path / "unfinished", "abc")
+    runs.check_output(tmp_path / "unfinished", runs.hash_of(config()))  # its own, on a disk that was full
+    (tmp_path / "unfinished" / runs.METRICS).touch()
+    with pytest.raises(UserError, match="a training run"):
+        runs.check_output(tmp_path / "unfinished", runs.hash_of(config()))
 
 
 SEPARATORS = "\n \r \r\n \t \x0b \x0c \x1c \x1d \x1e \x85 \xa0 \u2028 \u2029 \ufeff"

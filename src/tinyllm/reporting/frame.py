@@ -55,7 +55,8 @@ class Collected(NamedTuple):
     - `teacher_set`: the run's teachers in their order, dropped ones too, joined with "+";
     - `texts`: where its teachers' texts came from (`texts.RunTexts`);
     - `apart_from_texts`: the same for families that differ in their teachers, prompts and ablations at most;
-    - `epochs`, and `passes`: epochs times streams, the forward passes that each training question had; NaN if unknown;
+    - `epochs`, and `passes`: epochs times streams, the forward passes that a question has which every stream has
+      a text on; NaN if unknown;
     - `taught`: the teachers whose texts are taught, as JSON: name -> [hash of how it is asked, α];
     - `without_teachers`: the same for runs that differ in their seeds and their teachers, with α, alone;
     - `untaught`: the same for runs that differ in their seeds and in all that concerns method and teachers, alone;

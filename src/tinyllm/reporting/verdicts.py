@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -182,10 +183,19 @@ def _test(study: Study, whole: Whole, claim: Claim, student: str, dataset: str) 
         remarks.append(f"texts: {origins}")
     if len(claim.second) > 1 or second["variant"].iloc[0]:
         remarks.append(f"against {name}")
+    if claim.second[0].budget is Budget.compute and (times := _tokens(second, first)):
+        remarks.append(times)
     pair = study.pair(for_every_seed(study, first, second), for_every_seed(study, second, first))
     if pair is None:
         return Tested(dataset, None, number, remark="no seed and question with predictions of both")
     return Tested(dataset, pair, number, *_measured(study, [pair]), remark=", ".join(remarks))
+
+
+def _tokens(runs: pd.DataFrame, others: pd.DataFrame) -> str:
+    """How many times the others' tokens the runs read in training; "" where unknown, or the same within 2%."""
+    mine, theirs = (float(side["train_tokens"].mean()) if "train_tokens" in side else 0.0 for side in (runs, others))
+    times = mine / theirs if theirs > 0 else math.nan
+    return f"which reads {times:.2f} times the tokens" if abs(times - 1) > 0.02 else ""
 
 
 def _origins(first: pd.DataFrame, second: pd.DataFrame) -> str:
