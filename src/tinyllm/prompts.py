@@ -87,19 +87,14 @@ def student_source(question: Question, prefix: str, rationale: str = "") -> tupl
     return prefix, context, f"{question.question}\n{options(question.choices)}", tail
 
 
-def student_prompt(question: Question, rationale: str = "") -> tuple[str, str, str]:
-    """What a student without an encoder reads first, in parts to be concatenated: context, question, rationale.
+def student_prompt(question: Question) -> tuple[str, str]:
+    """What a student without an encoder reads first, in parts to be concatenated: context, and question with options.
 
     Each part ends with a newline, at which a byte-level tokenizer splits, or is empty; so the tokens of the parts are
-    the tokens of the whole. `instruction` comes next.
-
-    Args:
-        question: the question, which stands with its options.
-        rationale: a teacher's text that the student reads with the question (PINTO); empty for none.
+    the tokens of the whole. A rationale (PINTO) comes next, or `instruction`.
     """
     context = f"{question.context.strip()}\n" if question.context.strip() else ""
-    tail = f"{RATIONALE_LABEL.strip()} {rationale.strip()}\n" if rationale.strip() else ""
-    return context, f"{question.question.strip()}\n{options(question.choices)}".rstrip() + "\n", tail
+    return context, f"{question.question.strip()}\n{options(question.choices)}".rstrip() + "\n"
 
 
 def instruction(prefix: str) -> str:

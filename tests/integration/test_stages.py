@@ -127,7 +127,8 @@ def test_weight_zero_and_ablation_cost_nothing(stage: Stage, tmp_path: Path) -> 
     assert code == 0, err
     code, _, err = stage("train", *SMALL, "method=one_teacher", "method.teacher=wordy", "hydra.run.dir=single")
     assert code == 0, err
-    assert json.loads((tmp_path / "single" / "result.json").read_text())["teachers"] == ["wordy"]
+    single = json.loads((tmp_path / "single" / "result.json").read_text())
+    assert (single["teachers"], single["alpha"]) == (["wordy"], {"wordy": 3.0})
 
 
 @pytest.mark.slow

@@ -9,18 +9,19 @@ from itertools import pairwise
 import pytest
 import torch
 
-from tinyllm.config import MethodConfig, StreamConfig, StreamLoss, Target, TeacherConfig, WhichTeachers
+from tinyllm.config import MethodConfig, PromptConfig, StreamConfig, StreamLoss, Target, TeacherConfig, WhichTeachers
 from tinyllm.data.steps import Pair, TargetText
 from tinyllm.errors import UserError
 from tinyllm.methods import (
     answer_prefix,
     build_streams,
     chosen_teachers,
+    prompt_kind,
     single_target,
     single_teacher,
     uses_single_teacher,
 )
-from tinyllm.records import Question
+from tinyllm.records import PromptKind, Question
 from tinyllm.teachers.stored import shuffle_rationales
 
 QUESTIONS = [
@@ -279,6 +280,12 @@ def test_which_methods_read_a_single_teacher() -> None:
     assert answer_prefix(mixed(Target.every_option)) == "predict: "
     with pytest.raises(UserError, match="method=odd"):
         answer_prefix(MethodConfig(name="odd", streams={"flat": StreamConfig(Target.every_option)}))
+
+
+def test_without_teacher_forcing_forced_texts_alone_are_others() -> None:
+    free = PromptConfig(teacher_forcing=False)
+    asked = {kind: prompt_kind(StreamConfig(Target.rationale, prompt=kind), free) for kind in PromptKind}
+    assert asked == {kind: kind for kind in PromptKind} | {PromptKind.forced: PromptKind.unforced}
 
 
 @pytest.mark.parametrize("count", [2, 3, 17, 200])

@@ -325,6 +325,13 @@ def test_a_root_names_the_questions_of_ones_own_alone() -> None:
     assert changed(hub, moved) != changed(hub)
 
 
+def test_a_teachers_own_accuracy_is_one_result_with_and_without_teacher_forcing() -> None:
+    call = EvaluateConfig(**vars(config()))
+    teacher = call.teachers["owl"]
+    free = replace(call, prompt=replace(call.prompt, teacher_forcing=False))
+    assert runs.teacher_folder(call, teacher) == runs.teacher_folder(free, teacher)
+
+
 def test_an_evaluation_takes_no_folder_of_another_or_of_a_run(tmp_path: Path) -> None:
     runs.check_output(tmp_path / "new", "abc")
     evaluated = tmp_path / "evaluated"

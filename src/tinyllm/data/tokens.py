@@ -184,10 +184,10 @@ class SourceTokens:
     ) -> None:
         self.form = form or Form(end_of(tokenizer))
         behind = self.form.behind
-        parts = [student_prompt(q) if behind else student_source(q, "")[1:] for q in questions]
+        parts = [student_prompt(q) if behind else student_source(q, "")[1:3] for q in questions]
         self._index = {question.id: i for i, question in enumerate(questions)}
-        self._contexts = tokenize([context for context, _, _ in parts], tokenizer, cache)
-        self._rests = tokenize([rest for _, rest, _ in parts], tokenizer, cache)
+        self._contexts = tokenize([context for context, _ in parts], tokenizer, cache)
+        self._rests = tokenize([rest for _, rest in parts], tokenizer, cache)
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._prefixes: dict[str, list[int]] = {}

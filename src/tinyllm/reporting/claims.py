@@ -33,7 +33,7 @@ class Budget(StrEnum):
     own = "own"
     """As the method is."""
     compute = "compute"
-    """With as many forward passes as TinyLLM would have with a text of every teacher on every question: never with fewer."""
+    """With as many forward passes as TinyLLM with a text of every teacher on every question: never with fewer."""
     steps = "steps"
     """With as many optimizer steps as on all training questions."""
 

@@ -58,7 +58,7 @@ def training_columns(config: ExperimentConfig | None, result: Result) -> dict[st
         "epochs": epochs,
         "passes": epochs * _streams(config, result),
         "taught": _taught(config, result),
-        "without_teachers": _without_teachers(config),
+        "without_teachers": _hash_but(config),
         "untaught": _untaught(config),
     }
 
@@ -79,10 +79,6 @@ def _taught(config: ExperimentConfig, result: Result) -> str:
 
 def _digest(teacher: TeacherConfig) -> str:
     return config_hash({"teachers": {"": asdict(teacher)}})
-
-
-def _without_teachers(config: ExperimentConfig) -> str:
-    return _hash_but(config)
 
 
 def _untaught(config: ExperimentConfig) -> str:

@@ -71,11 +71,6 @@ class FlatBatch(Batch):
         """Source and target tokens."""
         return self.source_N.numel() + self.decoder_M.numel()
 
-    @property
-    def padded_positions(self) -> int:
-        """Source and target positions that attention computes, padding included."""
-        return sum(group.rows * group.length for group in (*self.source_groups, *self.target_groups))
-
 
 def _groups(lengths: Sequence[int]) -> list[list[int]]:
     """Runs of the (ascending) lengths that are alike, as lists of indices."""

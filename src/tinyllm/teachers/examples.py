@@ -111,17 +111,10 @@ def nearest_orders(allowed: Sequence[Question], questions: Sequence[Question], n
     """For each of `questions` (by id) the `n` allowed ones nearest to it, nearest first, and not its near-duplicates.
 
     Nearness is the cosine of TF-IDF vectors of question and options (the paper's future work, section 5).
-
-    Raises:
-        UserError: scikit-learn isn't installed.
     """
-    try:
-        from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped,unused-ignore]
-        from sklearn.neighbors import NearestNeighbors  # type: ignore[import-untyped,unused-ignore]
-    except ImportError as error:
-        raise UserError(
-            "prompt.example_source=nearest needs scikit-learn: pip install scikit-learn, or use random or generated"
-        ) from error
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.neighbors import NearestNeighbors
+
     if not allowed or not questions:
         return {question.id: [] for question in questions}
     vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")  # "3 + 2" has words, too

@@ -105,7 +105,7 @@ class RationaleStore:
         """Claims on the questions of one part, given up when the block (or the process) ends."""
         part = self._part(dataset, split, teacher, prompt_key)
         part.mkdir(parents=True, exist_ok=True)
-        claims = Claims(self, part, f"{self._writer_name()}-{secrets.token_hex(2)}", sample)
+        claims = Claims(part, f"{self._writer_name()}-{secrets.token_hex(2)}", sample)
         try:
             yield claims
         finally:
@@ -137,8 +137,7 @@ class Claims:
     locked belongs to a dead process and counts for nothing.
     """
 
-    def __init__(self, store: RationaleStore, part: Path, writer: str, sample: int) -> None:
-        self._store = store
+    def __init__(self, part: Path, writer: str, sample: int) -> None:
         self._part = part
         self._sample = sample
         self._own = part / f"{writer}.claims"

@@ -186,9 +186,11 @@ def test_an_option_that_the_tokenizer_changes_can_still_be_named(
         monkeypatch.setattr(asked, "_generate", lambda *_, text=text: [text])
         ((prediction,),) = asked.predict([question], asked.sources([question]), batch_size=1)
         assert prediction.predicted == choice and prediction.generated == text
-    monkeypatch.setattr(asked, "_generate", lambda *_: ["2 cups"])
-    ((prediction,),) = asked.predict([question], asked.sources([question]), batch_size=1)
-    assert prediction.predicted is None
+    alike = Question("a", "How much?", ("25 m\u00b2", "25 m\u2082", "1 cup"), "1 cup")
+    for asks, text in ((question, "2 cups"), (alike, "25 m2")):
+        monkeypatch.setattr(asked, "_generate", lambda *_, text=text: [text])
+        ((prediction,),) = asked.predict([asks], asked.sources([asks]), batch_size=1)
+        assert prediction.predicted is None, "no option, or two that are written alike"
 
 
 def test_a_saved_student_generates_as_it_was_evaluated(tmp_path: Path) -> None:

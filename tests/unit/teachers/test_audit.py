@@ -106,6 +106,13 @@ def test_what_may_be_trained_on_is_never_empty() -> None:
     assert for_training(texts, [Q, q2], reject=["debris"], clean=False) == {}
 
 
+@pytest.mark.parametrize("kind", [PromptKind.unforced, PromptKind.solve, PromptKind.per_option])
+def test_what_a_teacher_concludes_without_the_answer_is_not_trained_on(kind: PromptKind) -> None:
+    texts = {"q1": rationale("q1", f"{GOOD} So the answer is (b) rope.")}
+    assert for_training(texts, [Q], kind=kind) == {"q1": GOOD}
+    assert for_training(texts, [Q]) == {"q1": texts["q1"].text}
+
+
 def test_a_text_that_was_cut_behind_its_end_is_whole_when_it_is_cleaned() -> None:
     """Where the teacher goes on to another question, up to the limit of tokens."""
     on, short = f"{GOOD}\n\nQuestion: What is hot?\nAnswer Ch", "Warmth is temperature, and a thermometer mea"

@@ -69,6 +69,8 @@ def test_the_strongest_is_found_on_validation(config: ExperimentConfig) -> None:
     first, second = changed.teachers.values()
     assert (first.sample, second.sample) == (0, 1)
     assert (second.stored_as, second.prefix) == ("terse", "terse again: ")
+    later = replace(config, teachers={"terse": replace(first, sample=3)})
+    assert [one.sample for one in two_samples_of(later, "terse").teachers.values()] == [3, 4]
     assert first == config.teachers["terse"], "its first texts are those that the store has already"
     assert list(config.teachers) == ["wordy", "terse"], "the run's own configuration stays"
 

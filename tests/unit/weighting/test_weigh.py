@@ -55,7 +55,7 @@ from tinyllm.teachers.engines.protocol import ScoreRequest
 from tinyllm.teachers.engines.transformers import TransformersEngine
 from tinyllm.teachers.prompt_key import prompt_key
 from tinyllm.teachers.store import RationaleStore
-from tinyllm.teachers.stored import conflicts
+from tinyllm.teachers.stored import conflicts, expectations
 from tinyllm.weighting.routing import fold_of, random_route, route, solving_chances
 from tinyllm.weighting.similarity import agreement
 from tinyllm.weighting.surprisal import rank_surprisal_ratios
@@ -290,6 +290,10 @@ def test_surprisal_prefers_a_low_rank_surprisal_ratio(tmp_path: Path, monkeypatc
     )
     monkeypatch.setattr(Student, "lay_out", lambda *_: pytest.fail("computed twice"))
     assert rank_surprisal_ratios(student, QUESTIONS, streams[1:], 50, 3, Accelerator.cpu) == ratios
+    student.precision, precision = "bf16-mixed", student.precision
+    with pytest.raises(pytest.fail.Exception, match="computed twice"):
+        rank_surprisal_ratios(student, QUESTIONS, streams[1:], 50, 3, Accelerator.cpu)
+    student.precision = precision
     with torch.no_grad():
         next(student.model.parameters()).add_(0.1)
     with pytest.raises(pytest.fail.Exception, match="computed twice"):
@@ -499,6 +503,9 @@ def test_confidence_reads_what_the_rationales_stage_has_scored(tmp_path: Path, m
     )
     monkeypatch.setattr(TransformersEngine, "score", lambda *_, **__: pytest.fail("asked twice"))
     ask()
+    again = replace(here, teachers={m: replace(teacher, sample=1) for m, teacher in here.teachers.items()})
+    with pytest.raises(UserError, match=r"3 of 3 minilab/train .*\bowl\b.*rationales weighting=confidence"):
+        expectations(again, QUESTIONS, {"owl": ["q1", "q2", "q3"]})
 
 
 def test_a_decoder_scores_what_continues_its_source(tmp_path: Path) -> None:

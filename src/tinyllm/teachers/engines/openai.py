@@ -172,10 +172,8 @@ class OpenAIEngine:
         )
 
     def _client(self) -> AsyncOpenAI:
-        try:
-            from openai import AsyncOpenAI
-        except ImportError as error:
-            raise UserError("teachers behind a server need the client library: pip install openai") from error
+        from openai import AsyncOpenAI
+
         # They log each request's address at INFO.
         for library in ("httpx", "httpx2", "openai"):
             logging.getLogger(library).setLevel(logging.WARNING)

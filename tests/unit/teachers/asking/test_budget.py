@@ -84,12 +84,15 @@ def test_no_more_is_spent_and_no_less_than_one_more_request_could_take(
     assert (line.prompt_tokens, line.completion_tokens) == tuple(map(sum, zip(*server.paid, strict=True)))
 
 
-def test_a_server_that_counts_no_tokens_is_held_to_the_most_that_it_may_take(tmp_path: Path) -> None:
+@pytest.mark.parametrize("character", ["x", "\u20ac"])
+def test_a_server_that_counts_no_tokens_is_held_to_the_most_that_it_may_take(character: str) -> None:
+    """A token for each byte of UTF-8: a euro sign has three."""
+
     def send(requests: Iterable[Request]) -> Iterator[list[Completion]]:
         yield from ([Completion(request.id, "why", "stop")] for request in requests)
 
-    asked = [Request(str(i), "x" * 50) for i in range(20)]
-    each = 50 + TEMPLATE + 40
+    asked = [Request(str(i), character * 50) for i in range(20)]
+    each = (150 if character == "\u20ac" else 50) + TEMPLATE + 40
     answered = list(Budget(BudgetConfig(tokens=3 * each + 1)).let_through(send, asked, PRICED))
     assert len(answered) == 3
 
