@@ -25,6 +25,7 @@ RESULT_KEYS = {
 def test_from_questions_to_a_result_and_back(stage: Stage, tmp_path: Path) -> None:
     code, _, err = stage("rationales")
     assert code == 0, err
+    assert not (tmp_path / "store" / "ledger.csv").exists(), "scripted teachers cost nothing"
     code, _, err = stage("train", *SMALL, "hydra.run.dir=run", "evaluation.rationales=true")
     assert code == 0, err
     assert err.count("differs from the paper: data.name=minilab, student.name=tiny and ") == 1

@@ -408,6 +408,16 @@ def test_the_authors_template_takes_their_examples(tmp_path: Path, fake: Fake) -
     assert str(fake.asked[0].prompt).startswith("Question:\nWhyt0")
 
 
+def test_what_another_process_asks_for_is_left_to_it_and_is_no_budgets_end(tmp_path: Path, fake: Fake) -> None:
+    here, asked = config(tmp_path), {Split.train: questions("t", 6)}
+    (turn,) = plan_turns(here, asked)
+    with RationaleStore(Path(here.store)).claims(*turn.part) as claims:
+        assert claims.take(["t1", "t4"]) == ["t1", "t4"]
+        (summary,) = run(here, asked, quiet())
+    assert (summary.claimed_elsewhere, summary.written, summary.left) == (2, 4, 0)
+    assert {request.id for request in fake.asked} == {"t0", "t2", "t3", "t5"}
+
+
 def test_the_ledger_keeps_tokens_and_money(tmp_path: Path, fake: Fake) -> None:
     priced = TeacherConfig(
         name="fake", engine=Engine.openai, model="m", prefix="f: ", price_prompt=1e6, price_completion=2e6
