@@ -327,3 +327,6 @@ if __name__ == "__main__":
     except MISTAKES as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # of `--list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
