@@ -89,20 +89,17 @@ def _key(prediction: Prediction) -> tuple[Any, ...]:
 
 
 def cases(study: Study) -> list[Case]:
-    """Every test question that a student answered, joined over the chosen runs by dataset, seed and question id.
+    """Every test question that a student answered, joined over `Study.runs` by dataset, seed and question id.
 
-    Of every student, the runs with the largest fraction of the training questions are taken. A teacher's answer comes
+    Of every student, these are the runs with the largest fraction of the training questions. A teacher's answer comes
     from its run with the same seed, else from any run in which it was asked the same question with the same id; it is
     always the one that it generated, whatever the metric.
 
     Returns:
         Sorted by dataset, student, seed and id.
     """
-    frame = study.chosen
-    largest = frame.groupby(["dataset", "student", "method", "ablation"])["train_fraction"].transform("max")
-    frame = frame[(frame["train_fraction"] == largest) | largest.isna()]
     rows = sorted(
-        cast(list[dict[str, Any]], frame.to_dict("records")),
+        cast(list[dict[str, Any]], study.runs.to_dict("records")),
         key=lambda row: (order(row), str(row["setting"]), row["seed"]),
     )
     teachers: dict[str, list[_Run]] = defaultdict(list)

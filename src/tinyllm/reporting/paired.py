@@ -113,6 +113,17 @@ class Together:
     seeds: tuple[tuple[int, int], ...]
     groups: tuple[Groups, ...] | None
 
+    def pair(self, first: Any, second: Any) -> Pair:
+        """Two of the settings, by their keys."""
+        return Pair(
+            tuple(seed[first] for seed in self.right),
+            tuple(seed[second] for seed in self.right),
+            same_questions=self.same_questions,
+            questions=self.questions,
+            seeds=self.seeds,
+            groups=self.groups,
+        )
+
 
 class Answers:
     """Which questions each run answered rightly, worked out once a run."""
@@ -133,32 +144,11 @@ class Answers:
         Returns:
             None where no seed has predictions of both on a common question.
         """
-        a, b = _by_seed(first), _by_seed(second)
-        rows: list[tuple[tuple[str, ...], Right, Right]] = []
-        names: list[list[str]] = []
-        found: list[tuple[int, int]] = []
-        for seeds in sorted(a.keys() & b.keys()):
-            one, other = self._of(a[seeds]), self._of(b[seeds])
-            common = _same_questions(a[seeds], one, b[seeds], other)
-            ids = tuple(id for id in common if not subset or one[id].subset == subset)
-            if ids:
-                rows.append((ids, _aligned(one, ids), _aligned(other, ids)))
-                names.append([one[id].group or other[id].group for id in ids])
-                found.append(seeds)
-        if not rows:
-            return None
-        asked = [ids for ids, _, _ in rows]
-        return Pair(
-            tuple(right for _, right, _ in rows),
-            tuple(right for _, _, right in rows),
-            same_questions=len(set(asked)) == 1,
-            questions=len(set().union(*asked)),
-            seeds=tuple(found),
-            groups=_groups(names),
-        )
+        found = self.together({"first": first, "second": second}, subset)
+        return None if found is None else found.pair("first", "second")
 
-    def together(self, settings: Mapping[Any, pd.DataFrame]) -> Together | None:
-        """Join the runs of several settings by seed and question id; None where they share none."""
+    def together(self, settings: Mapping[Any, pd.DataFrame], subset: str = "") -> Together | None:
+        """As `pair`, of several settings; a question that has changed under its id in any of the runs is left out."""
         folders = {key: _by_seed(runs) for key, runs in settings.items()}
         asked: list[tuple[str, ...]] = []
         right: list[dict[Any, Right]] = []
@@ -166,11 +156,13 @@ class Answers:
         found: list[tuple[int, int]] = []
         for seeds in sorted(set.intersection(*(set(own) for own in folders.values()))):
             scored = {key: self._of(own[seeds]) for key, own in folders.items()}
-            ids = tuple(sorted(set.intersection(*(set(one) for one in scored.values()))))
+            runs = list(scored.values())
+            common = _same_questions([own[seeds] for own in folders.values()], runs)
+            ids = tuple(id for id in common if not subset or runs[0][id].subset == subset)
             if ids:
                 asked.append(ids)
                 right.append({key: _aligned(one, ids) for key, one in scored.items()})
-                names.append([next(iter(scored.values()))[id].group for id in ids])
+                names.append([next((run[id].group for run in runs if run[id].group), "") for id in ids])
                 found.append(seeds)
         if not asked:
             return None
@@ -192,16 +184,14 @@ class Answers:
         }
 
 
-def _same_questions(
-    folder: str, one: Mapping[str, _Scored], other_folder: str, other: Mapping[str, _Scored]
-) -> list[str]:
-    """Ids that both have, in order; without questions that have changed under their id between the two runs."""
-    common = sorted(one.keys() & other.keys())
-    same = [id for id in common if one[id].asked == other[id].asked]
+def _same_questions(folders: Sequence[str], runs: Sequence[Mapping[str, _Scored]]) -> list[str]:
+    """Ids that all runs have, in order; without questions that have changed under their id between two of them."""
+    common = sorted(set.intersection(*(set(run) for run in runs)))
+    same = [id for id in common if len({run[id].asked for run in runs}) == 1]
     if len(same) < len(common):
         log.warning(
-            "%s and %s: %d of %d questions of the same id differ in question, options or answer, and are not compared",
-            folder, other_folder, len(common) - len(same), len(common),
+            "%s: %d of %d questions of the same id differ in question, options or answer, and are not compared",
+            " and ".join(folders), len(common) - len(same), len(common),
         )  # fmt: skip
     return same
 

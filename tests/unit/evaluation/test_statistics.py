@@ -276,6 +276,35 @@ def test_relative_gain_is_of_the_means() -> None:
     assert relative_gain(means, (0.6, 0.0)) is None
 
 
+def test_a_gain_may_be_more_than_twofold() -> None:
+    """60 of 100 against 20 of 100, by seeds 55 and 65 against 20: 3 minus 1, with 12.7062 x 0.25 on either side."""
+    a, b = pair(15, 45, 5, 35)
+    means = bootstrap_means([a], [b], resamples=20_000)
+    gain = relative_gain(means, (0.6, 0.2))
+    assert gain is not None and gain.mean == pytest.approx(2.0)
+    drawn = np.random.default_rng(0).integers(100, size=(20_000, 100))
+    ratios = a[drawn].mean(axis=1) / b[drawn].mean(axis=1) - 1
+    assert gain.high == pytest.approx(np.quantile(ratios, 0.975), abs=0.1) and gain.high > 3
+    seeds = relative_gain(means, (0.6, 0.2), [[(0.55, 0.2), (0.65, 0.2)]])
+    assert seeds is not None and (seeds.low, seeds.high) == (-1.0, pytest.approx(2 + 12.7062 * 0.25, abs=1e-3))
+
+
+def test_mixtures_of_systems_are_drawn_as_single_answers_are() -> None:
+    """Shares of 0, a half and 1, of seeds with questions of their own and without groups."""
+    rng = np.random.default_rng(2)
+    a = [rng.integers(3, size=n) / 2 for n in (70, 90)]
+    b = [np.maximum(part - rng.integers(2, size=len(part)) / 2, 0) for part in a]
+    means = bootstrap_means(a, b, resamples=20_000)
+    assert means.mean(axis=0) == pytest.approx(observed_means(a, b), abs=0.003)
+    naive = naive_bootstrap(a, b, False, 4_000, 3)
+    assert (means[:, 0] - means[:, 1]).std() == pytest.approx(naive.std(), rel=0.06)
+    # Against single answers.
+    some = [part > 0 for part in b]
+    naive = naive_bootstrap(a, [part.astype(float) for part in some], False, 4_000, 3)
+    means = bootstrap_means(a, some, resamples=20_000)
+    assert (means[:, 0] - means[:, 1]).std() == pytest.approx(naive.std(), rel=0.06)
+
+
 def test_holm_by_hand() -> None:
     """The example of R's p.adjust: 0.01 x 4, 0.02 x 3, then never below an earlier one."""
     assert holm([0.01, 0.02, 0.03, 0.04]) == pytest.approx([0.04, 0.06, 0.06, 0.06])

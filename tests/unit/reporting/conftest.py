@@ -44,9 +44,9 @@ def _streams(method: str) -> dict[str, StreamConfig]:
 def make_run(tmp_path: Path) -> MakeRun:
     """Write a finished run folder below `tmp_path / "runs"` and return it.
 
-    `right` (a share, or a bool a question) says which of the `n` questions are answered rightly, by both metrics;
-    `result`, `config` replace fields of the records; `rationales` are the student's own, for every question. With
-    `pairs`, every two questions are a group.
+    `right` (a share, or a bool a question) says which of the `n` questions are answered rightly, by all metrics, unless
+    `ranked` says it of the ranking; `result`, `config` and `change` replace fields of the records; `rationales` are the
+    student's own, for every question. With `pairs`, every two questions are a group.
     """
 
     def make(
@@ -54,6 +54,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         *,
         seed: int = 0,
         right: float | Sequence[bool] = 0.5,
+        ranked: Sequence[bool] | None = None,
         n: int = 40,
         dataset: str = "minilab",
         student: str = "tiny",
@@ -65,15 +66,16 @@ def make_run(tmp_path: Path) -> MakeRun:
         config: Callable[[ExperimentConfig], ExperimentConfig] = lambda c: c,
         rationales: dict[str, str] | None = None,
         pairs: bool = False,
+        change: Callable[[Prediction], Prediction] = lambda p: p,
     ) -> Path:
         alpha = {"terse": 1.0, "wordy": 1.0} if alpha is None and method == "tinyllm" else (alpha or {})
         rng = random.Random(f"{method}{seed}{alpha}{teacher}{fraction}{right}")
         flags = [rng.random() < right for _ in range(n)] if isinstance(right, float | int) else list(right)
+        choices = ("oak", "ivy", "elm", "fir")
         predictions = []
-        for i, flag in enumerate(flags):
-            choices = ("oak", "ivy", "elm", "fir")
-            chosen = choices[0] if flag else choices[1 + i % 3]
-            scores = tuple(-0.5 if c == chosen else -1.5 for c in choices)
+        for i, (flag, by_rank) in enumerate(zip(flags, flags if ranked is None else ranked, strict=True)):
+            chosen, first = (choices[0] if one else choices[1 + i % 3] for one in (flag, by_rank))
+            scores = tuple(-0.5 if c == first else -1.5 for c in choices)
             predictions.append(
                 Prediction(
                     f"q{i}",
@@ -82,13 +84,14 @@ def make_run(tmp_path: Path) -> MakeRun:
                     "oak",
                     chosen,
                     chosen,
-                    chosen,
+                    first,
                     scores,
                     "hidden" if i % 4 == 0 else "visible",
                     rationales or {},
                     f"pair {i // 2}" if pairs else "",
                 )
             )
+        predictions = [change(one) for one in predictions]
         made = config(
             ExperimentConfig(
                 seed=seed,

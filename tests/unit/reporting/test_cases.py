@@ -43,7 +43,8 @@ def run(
     row = {
         "dataset": "trees", "student": student, "method": method, "ablation": "none", "variant": "", "seed": seed,
         "teachers": teachers, "method_teacher": teachers if method == "step_by_step" else "", "alpha": "",
-        "learning_rate": "",        "train_fraction": 1.0, "valid_accuracy": 0.5,
+        "learning_rate": "", "train_fraction": 1.0, "valid_accuracy": 0.5,
+        "untrained": method in ("teacher", "inference"),
     } | columns  # fmt: skip
     where = folder / "-".join(map(str, row.values()))
     runs.write_predictions(predictions, where)
@@ -191,6 +192,16 @@ def test_of_growing_training_sets_the_largest_is_shown(tmp_path: Path) -> None:
     rows = [run(tmp_path, "tinyllm", [said("q", c)], train_fraction=f) for f, c in ((0.5, "ivy"), (1.0, "oak"))]
     (case,) = cases(Study(pd.DataFrame(rows)))
     assert [a.chosen for a in case.answers] == ["oak"]
+
+
+def test_methods_that_learned_from_fewer_questions_stand_in_no_case(tmp_path: Path) -> None:
+    """Nothing in a case says how many; students that nothing trains, and teachers, stay."""
+    rows = [
+        run(tmp_path, method, [said("q", "oak")], train_fraction=share)
+        for method, share in (("tinyllm", 1.0), ("step_by_step", 0.125), ("inference", 0.125), ("teacher", 0.125))
+    ]
+    (case,) = cases(Study(pd.DataFrame(rows)))
+    assert [a.method for a in case.answers] == ["teacher", "inference", "tinyllm"]
 
 
 def test_a_run_without_predictions_is_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

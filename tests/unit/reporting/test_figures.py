@@ -218,6 +218,14 @@ def test_cost_leaves_out_runs_without_a_token_count() -> None:
     assert axis.get_xscale() == "log"
 
 
+def test_cost_is_drawn_against_the_metric() -> None:
+    rows = [run("tinyllm", 0.5, train_tokens=90_000), run("full_ft", 0.4, train_tokens=30_000)]
+    (axis,) = drawn(rows, Metric.accuracy_ranked)["cost_accuracy"].figure.axes
+    assert {label: [p[1] for p in ps] for label, ps in bars(axis).items()} == {
+        "TinyLLM": [pytest.approx(60)], "Full fine-tuning": [pytest.approx(50)],
+    }  # fmt: skip
+
+
 def test_old_runs_without_the_column_have_no_cost_figure() -> None:
     frame = pd.DataFrame(TRAIN_SIZE).drop(columns="train_tokens")
     assert "cost_accuracy" not in {figure.name for figure in all_figures(Study(frame))}

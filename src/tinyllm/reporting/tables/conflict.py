@@ -18,16 +18,7 @@ from tinyllm.runs import TEACHER
 
 def conflict(study: Study) -> list[Table]:
     """A table for every set of two teachers or more that all answered the test questions themselves."""
-    frame = study.frame
-    asked = frame[(frame["method"] == TEACHER) & (frame["taught"] != "")]
-    answers: dict[tuple[str, str, str], dict[str, str | None]] = {}
-    for row in asked.to_dict("records"):
-        teacher, taught = row["student"], json.loads(row["taught"])
-        if teacher not in taught:
-            continue
-        digest = taught[teacher][0]
-        known = answers.setdefault((row["dataset"], teacher, digest), {})
-        known |= {p.id: p.predicted for p in study.predictions.of(row["folder"])}
+    frame, answers = study.frame, _answers(study)
     students = frame[(frame["method"] != TEACHER) & ~frame["untrained"].astype(bool)]
     found: list[Table] = []
     for (dataset, student), group in students.groupby(["dataset", "student"], sort=False):
@@ -45,6 +36,26 @@ def conflict(study: Study) -> list[Table]:
             if lines:
                 names = " + ".join(json.loads(text))
                 found.append(_table(study, f"{dataset} · {student} · {names}", lines, differs, len(found) + 1))
+    return found
+
+
+def _answers(study: Study) -> dict[tuple[str, str, str], dict[str, str | None]]:
+    """(dataset, teacher, hash of how it is asked) -> id of each question -> the option that it names.
+
+    Where one was asked in several ways, as with more in-context examples, the way that stands in table 1 counts, else
+    the first by name. Of an id that several seeds share, the lowest seed's answer.
+    """
+    asked = study.runs[(study.runs["method"] == TEACHER) & (study.runs["taught"] != "")]
+    found: dict[tuple[str, str, str], dict[str, str | None]] = {}
+    way: dict[tuple[str, str, str], str] = {}
+    for row in asked.sort_values(["variant", "setting", "seed", "data_seed"]).to_dict("records"):
+        teacher, taught = row["student"], json.loads(row["taught"])
+        if teacher not in taught:
+            continue
+        key = (row["dataset"], teacher, taught[teacher][0])
+        if way.setdefault(key, row["setting"]) == row["setting"]:
+            own = {p.id: p.predicted for p in study.predictions.of(row["folder"])}
+            found[key] = own | found.get(key, {})
     return found
 
 

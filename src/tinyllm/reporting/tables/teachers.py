@@ -96,16 +96,7 @@ def _shared(parts: Sequence[pd.DataFrame]) -> set[tuple[int, int]]:
 def _whole(study: Study, lattice: Lattice) -> Pair | None:
     """The whole set against full fine-tuning, on what all sets share: as the Shapley values."""
     together = study.together(lattice.runs) if lattice.complete else None
-    if together is None:
-        return None
-    return Pair(
-        tuple(seed[lattice.whole] for seed in together.right),
-        tuple(seed[frozenset()] for seed in together.right),
-        together.same_questions,
-        together.questions,
-        together.seeds,
-        together.groups,
-    )
+    return None if together is None else together.pair(lattice.whole, frozenset())
 
 
 def _cell(found: Difference | None) -> Cell:

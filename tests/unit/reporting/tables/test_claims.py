@@ -213,7 +213,7 @@ def test_equal_compute_is_as_many_forward_passes(make_run: MakeRun, tmp_path: Pa
     make_run("full_ft", right=first(10))
     make_run("full_ft", right=first(12), config=epochs(2))
     assert verdict(judged(made(tmp_path))["above_full_ft_equal_compute"]) == "not run"
-    make_run("full_ft", right=first(39), config=epochs(3))
+    make_run("full_ft", right=first(39), config=epochs(3), result={"train_tokens": 6150})  # TinyLLM: 5000
     other = epochs(3)
     make_run(
         "full_ft", right=first(1), config=lambda c: replace(other(c), optimizer=replace(c.optimizer, weight_decay=1.0))
@@ -221,6 +221,7 @@ def test_equal_compute_is_as_many_forward_passes(make_run: MakeRun, tmp_path: Pa
     line = judged(made(tmp_path))["above_full_ft_equal_compute"]
     assert verdict(line) == "contradicted" and line["ours"].value == pytest.approx(-9 / 40)
     assert "max_epochs=3" in str(line["remarks"].text) and "control" in str(line["claim"].text)
+    assert "which reads 1.23 times the tokens" in str(line["remarks"].text)
 
 
 def test_weights(make_run: MakeRun, tmp_path: Path) -> None:

@@ -138,6 +138,25 @@ def test_a_total_is_the_mean_of_whole_rows(make_run: MakeRun, tmp_path: Path) ->
     assert gain.value == pytest.approx(0.25) and gain.low is not None and gain.low < 0.25 < (gain.high or 0)
 
 
+def test_a_total_by_ranking_knows_nothing_of_generation(make_run: MakeRun, tmp_path: Path) -> None:
+    """Totals by ranking are 0.5 and 0.525 as above, then equal: as wide as Wilson's of 20 of 40 over the root of 6."""
+    for method, more in (("tinyllm", 1), ("full_ft", 0)):
+        for index, dataset in enumerate(DATASETS):
+            for seed in (0, 1):
+                ranked = first(20 + (seed + (5 if index == 0 else -1)) * more)
+                make_run(
+                    method, dataset=dataset, student="flan_t5_base", seed=seed, right=first(3 * seed), ranked=ranked
+                )
+    (table,) = table1(made(tmp_path, Metric.accuracy_ranked))
+    total = cell(table, "TinyLLM", "Total")
+    assert (total.value, total.low, total.high) == pytest.approx((0.5125, 0.5125 - 0.15883, 0.5125 + 0.15883), abs=1e-4)
+    equal = cell(table, "Full fine-tuning", "Total")
+    low, high = wilson_interval(20, 40)
+    assert (equal.value, equal.low, equal.high) == pytest.approx(
+        (0.5, 0.5 - (0.5 - low) / 6**0.5, 0.5 + (high - 0.5) / 6**0.5)
+    )
+
+
 def test_subsets_are_columns_of_their_own(make_run: MakeRun, tmp_path: Path) -> None:
     parts = {
         name: {

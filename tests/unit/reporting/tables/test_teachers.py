@@ -3,61 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations, permutations
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.unit.reporting.conftest import MakeRun
-from tests.unit.reporting.tables.conftest import cell, first, labels, made
+from tests.unit.reporting.tables.conftest import Change, cell, first, labels, made, of_set, taught, two_teachers
 
-from tinyllm.config import (
-    AblationConfig,
-    Engine,
-    ExperimentConfig,
-    MethodConfig,
-    RationalesConfig,
-    TeacherConfig,
-    Weighting,
-    WeightingConfig,
-)
+from tinyllm.config import AblationConfig, ExperimentConfig, Metric, RationalesConfig, Weighting, WeightingConfig
+from tinyllm.records import Prediction
 from tinyllm.reporting.figures import all_figures
 from tinyllm.reporting.subsets import lattices
 from tinyllm.reporting.tables import all_tables
-from tinyllm.reporting.tables.conflict import conflict
 from tinyllm.reporting.tables.teachers import count_curve, teachers
 from tinyllm.reporting.tables.weights import weights
-from tinyllm.runs import TEACHER
-
-Change = Callable[[ExperimentConfig], ExperimentConfig]
-
-
-def of_set(names: Sequence[str], **more: Any) -> Change:
-    """`teachers=[...]`, all at α = 3."""
-
-    def change(config: ExperimentConfig) -> ExperimentConfig:
-        own = {
-            m: TeacherConfig(
-                name=m, engine=Engine.scripted, model=m, prefix=f"{m}: ", share=0.5 if m == "misleading" else None
-            )
-            for m in names
-        }
-        return replace(config, teachers=own, alpha=dict.fromkeys(names, 3.0), **more)
-
-    return change
-
-
-def taught(names: Sequence[str]) -> dict[str, Any]:
-    return {"alpha": dict.fromkeys(names, 3.0), "config": of_set(names)}
-
-
-def two_teachers(make_run: MakeRun, **more: Any) -> None:
-    make_run("full_ft", right=first(10), **more)
-    make_run(right=first(20), **taught(["terse"]), **more)
-    make_run(right=first(16), **taught(["wordy"]), **more)
-    make_run(right=first(28), **taught(["terse", "wordy"]), **more)
 
 
 def test_two_teachers_by_hand(make_run: MakeRun, tmp_path: Path) -> None:
@@ -214,44 +174,6 @@ def test_weights_by_teacher(make_run: MakeRun, tmp_path: Path) -> None:
     assert drawn[0] == [pytest.approx(1.0), pytest.approx(0.6)]
 
 
-def answers_of(make_run: MakeRun, name: str, right: list[bool], seed: int = 0) -> None:
-    """A teacher that was asked itself: where it is wrong, it names another option than the right one."""
-
-    def alone(config: ExperimentConfig) -> ExperimentConfig:
-        own = of_set([name])(config)
-        return replace(own, alpha={}, method=MethodConfig(name="tinyllm"))
-
-    make_run(
-        TEACHER, student=name, seed=seed, right=right, alpha={}, config=alone, result={"teachers": (), "alpha": {}}
-    )
-
-
-def test_accuracy_with_and_without_conflict(make_run: MakeRun, tmp_path: Path) -> None:
-    """terse is right on the first 30 of 40, wordy on the first 24: they differ on 6; wrong alike on the last 10."""
-    answers_of(make_run, "terse", first(30))
-    answers_of(make_run, "wordy", first(24))
-    make_run("full_ft", right=first(10))
-    make_run(right=first(26), **taught(["terse", "wordy"]))
-    make_run(right=first(40), **taught(["terse"]))
-    (table,) = conflict(made(tmp_path))
-    assert "6 of 40 test questions (15%)" in " ".join(table.notes)
-    rows = {str(row[0].text): row for row in table.rows}
-    assert len(rows) == 2, "one teacher alone has no conflict"
-    (name,) = [key for key in rows if key.startswith("TinyLLM")]
-    assert rows["Full fine-tuning"][1].value == 0 and rows["Full fine-tuning"][2].value == pytest.approx(10 / 34)
-    assert rows[name][1].value == pytest.approx(2 / 6) and rows[name][2].value == pytest.approx(24 / 34)
-    assert rows[name][3].value == pytest.approx(2 / 6 - 24 / 34)
-
-
-def test_teachers_that_agree_nowhere_leave_the_other_column_empty(make_run: MakeRun, tmp_path: Path) -> None:
-    answers_of(make_run, "terse", first(40))
-    answers_of(make_run, "wordy", first(0))
-    make_run(right=first(26), **taught(["terse", "wordy"]))
-    (table,) = conflict(made(tmp_path))
-    assert table.rows[0][1].value == pytest.approx(26 / 40)
-    assert table.rows[0][2].missing and table.rows[0][3].missing
-
-
 def test_figures_of_a_teacher_that_misleads(make_run: MakeRun, tmp_path: Path) -> None:
     names = ["terse", "misleading"]
     for share in (0.0, 1.0):
@@ -328,3 +250,66 @@ def test_a_seed_on_a_gpu_is_a_seed_like_others(make_run: MakeRun, tmp_path: Path
     tables = [one for one in all_tables(made(tmp_path)) if one.name.startswith("teachers_")]
     assert len(tables) == 1
     assert "Shapley value 0,1." in next(note for note in tables[0].notes if "Each column" in note)
+
+
+def test_accuracies_over_the_number_of_teachers_are_of_the_metric(make_run: MakeRun, tmp_path: Path) -> None:
+    """By generation 33 of 40 are right whoever teaches; a run that ranked nothing has no seed in common."""
+    for seed in (0, 1, 2):
+        two_teachers(make_run, ranked=True, seed=seed)
+    nothing = dict.fromkeys(("accuracy_ranked", "accuracy_ranked_low", "accuracy_ranked_high"))
+    make_run(seed=2, right=first(33), ranked=first(0), **taught(["wordy"]), result=nothing)
+    _, counts = teachers(made(tmp_path, Metric.accuracy_ranked))
+    assert [[cell.value for cell in row[2:]] for row in counts.rows] == [
+        [pytest.approx(10 / 40)] * 2, [pytest.approx(20 / 40), pytest.approx(18 / 40)], [pytest.approx(28 / 40)] * 2,
+    ]  # fmt: skip
+    assert "were run on: 0,1." in counts.notes[0]
+
+
+def test_the_last_line_is_of_the_seeds_of_its_column(make_run: MakeRun, tmp_path: Path) -> None:
+    """Full fine-tuning has one seed of two: what each teacher adds is of that seed, too."""
+    two_teachers(make_run)
+    for names, n in ((["terse"], 0), (["wordy"], 0), (["terse", "wordy"], 40)):
+        make_run(seed=1, right=first(n), **taught(names))
+    table, _ = teachers(made(tmp_path))
+    found = [cell(table, label, "leave-one-out").value for label in labels(table)]
+    assert found == [pytest.approx(12 / 40), pytest.approx(8 / 40), pytest.approx(18 / 40)]
+    assert "leave-one-out 0;" in " ".join(table.notes)
+
+
+def test_sets_without_a_common_seed_are_each_on_their_own(make_run: MakeRun, tmp_path: Path) -> None:
+    """terse shares seed 0 with full fine-tuning, wordy seed 2; with each other they share seed 1, which that lacks."""
+    make_run(right=first(28), **taught(["terse", "wordy"]))
+    for names, right in (([], {0: 10, 2: 12}), (["terse"], {0: 20, 1: 0}), (["wordy"], {1: 0, 2: 16})):
+        for seed, n in right.items():
+            make_run(seed=seed, right=first(n), **(taught(names) if names else {"method": "full_ft"}))
+    table = teachers(made(tmp_path))[0]
+    assert cell(table, "terse", "alone").value == pytest.approx(10 / 40)
+    assert cell(table, "wordy", "alone").value == pytest.approx(4 / 40)
+    assert "alone 0,2;" in " ".join(table.notes)
+
+
+def test_a_set_that_is_no_first_one_limits_the_seeds_of_the_count_curve(make_run: MakeRun, tmp_path: Path) -> None:
+    two_teachers(make_run)
+    make_run("full_ft", seed=1, right=first(40))
+    for names in (["terse"], ["terse", "wordy"]):
+        make_run(seed=1, right=first(40), **taught(names))
+    study = made(tmp_path)
+    (lattice,) = lattices(study)
+    assert lattice.teachers == ("terse", "wordy")
+    curve = count_curve(study, lattice)
+    assert [one[0] for one, _ in curve.values() if one] == pytest.approx([10 / 40, 20 / 40, 28 / 40])
+
+
+def test_a_question_that_changed_in_one_run_counts_in_no_set(make_run: MakeRun, tmp_path: Path) -> None:
+    """Without q15, which all but full fine-tuning answered rightly, they have 10, 19, 15 and 27 of 39."""
+
+    def changed(answer: Prediction) -> Prediction:
+        return replace(answer, question="Which tree was it?") if answer.id == "q15" else answer
+
+    two_teachers(make_run)
+    make_run(right=first(28), **taught(["terse", "wordy"]), change=changed)
+    table, _ = teachers(made(tmp_path))
+    assert cell(table, "terse", "Shapley value").value == pytest.approx((9 + 12) / 2 / 39)
+    assert cell(table, "wordy", "Shapley value").value == pytest.approx((5 + 8) / 2 / 39)
+    for column in ("leave-one-out", "Shapley value"):
+        assert cell(table, "all of them", column).value == pytest.approx(17 / 39)
