@@ -241,9 +241,13 @@ def own_notes(study: Study, student: str, grid: Grid) -> list[str]:
     settings = set(runs["setting"])
     notes += [f"Selected: {c}." for c in study.choices_in_tables if c.student == student and c.setting in settings]
     trained = runs.loc[~runs["untrained"].astype(bool), "deviations"]
-    deviations = dict.fromkeys(part for text in trained for part in text.split("; ") if part)
+    deviations: dict[str, str] = {}
+    for part in (part for text in trained for part in text.split("; ") if part):
+        setting = part.split(" (paper: ")[0]
+        if "(paper: not stated" not in part or setting not in deviations:  # it may be stated for another method alone
+            deviations[setting] = part
     if deviations:
-        notes.append(f"Settings that differ from the paper's: {'; '.join(deviations)}.")
+        notes.append(f"Settings that differ from the paper's: {'; '.join(deviations.values())}.")
     return notes
 
 

@@ -276,9 +276,15 @@ def test_untrained_students_of_several_seeds_count_where_they_differ(make_run: M
 def test_deviations_are_listed_once(make_run: MakeRun, tmp_path: Path) -> None:
     for seed in range(2):
         make_run("tinyllm", seed=seed, config=longer)
+        make_run(
+            "full_ft",
+            seed=seed,
+            config=longer,
+            result={"deviations": {"trainer.max_epochs": ["not stated, preset 1", "3"]}},
+        )
     (table,) = table1(made(tmp_path))
     (note,) = [note for note in table.notes if "the paper's" in note]
-    assert note.count("trainer.max_epochs=3 (paper: 1)") == 1
+    assert note.count("trainer.max_epochs=3 (paper: 1)") == note.count("trainer.max_epochs=3") == 1
 
 
 def test_the_minimum_detectable_effect_is_printed(make_run: MakeRun, tmp_path: Path) -> None:
