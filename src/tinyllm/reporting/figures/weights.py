@@ -60,7 +60,7 @@ def misleading(study: Study) -> list[Figure]:
     sets = [
         (f"{dataset} · {student} · α {alpha}{fraction_text(cast(float, fraction))}", runs)
         for (dataset, student, _, alpha, fraction), runs in frame.groupby(
-            ["dataset", "student", "teacher_set", "alpha", "train_fraction"], sort=False
+            ["dataset", "student", "teacher_set", "composed_alpha", "train_fraction"], sort=False
         )
         if runs["wrong_share"].nunique() > 1
     ]

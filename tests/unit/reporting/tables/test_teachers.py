@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from itertools import combinations, permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.reporting.conftest import MakeRun
@@ -185,7 +186,9 @@ def test_figures_of_a_teacher_that_misleads(make_run: MakeRun, tmp_path: Path) -
                 return own
 
             given = {"misleading": {"mean": [2 - 2 * share], "spread": [0.0], "zeros": [share]}}
-            result = {"weights": given if name == "router" else {}}
+            result: dict[str, Any] = {"weights": given if name == "router" else {}}
+            if name == "router" and share == 1:  # no text of it is left, so it has no stream
+                result |= {"teachers": ("terse",), "alpha": {"terse": 3.0}, "weights": {"terse": given["misleading"]}}
             make_run(right=first(round(20 + 10 * share)), alpha=dict.fromkeys(names, 3.0), config=change, result=result)
 
     def longer(config: ExperimentConfig) -> ExperimentConfig:
