@@ -115,7 +115,7 @@ def _log_finished(config: ExperimentConfig, folder: Path, result: Result) -> Non
     log.info("finished already: %s", runs.summary(result, folder))
     if (folder / runs.CONFIG).is_file() and prompt_kinds(config.method, config.prompt):
         store = runs.read_config(folder).store
-        if Path(store).expanduser() != Path(config.store).expanduser():
+        if Path(store).expanduser().resolve() != Path(config.store).expanduser().resolve():
             log.warning(
                 "it learned the texts of store=%s; for those of %s choose another hydra.run.dir", store, config.store
             )
