@@ -37,6 +37,7 @@ def run(method: str, accuracy: float, seed: int = 0, **columns: Any) -> dict[str
         "train_fraction": 1.0, "valid_accuracy": 0.5, "train_tokens": 1000, "parameters": 10, "folder": "nowhere",
         "taught": "", "untaught": "", "without_teachers": "", "teacher_set": "",
         "weighting": "", "weights": "", "wrong_share": math.nan, "dropped": "", "redrawn": True, "data_seed": seed,
+        "composed_alpha": "",
     }  # fmt: skip
     row |= columns
     own = ("seed", "data_seed", "valid_accuracy", "folder")
