@@ -91,8 +91,8 @@ def test_a_server_that_counts_no_tokens_is_held_to_the_most_that_it_may_take(cha
     def send(requests: Iterable[Request]) -> Iterator[list[Completion]]:
         yield from ([Completion(request.id, "why", "stop")] for request in requests)
 
-    asked = [Request(str(i), character * 50) for i in range(20)]
-    each = (150 if character == "\u20ac" else 50) + TEMPLATE + 40
+    asked = [Request(str(i), character * 500) for i in range(20)]
+    each = (1500 if character == "\u20ac" else 500) + TEMPLATE + 40
     answered = list(Budget(BudgetConfig(tokens=3 * each + 1)).let_through(send, asked, PRICED))
     assert len(answered) == 3
 
