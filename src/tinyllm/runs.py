@@ -346,9 +346,9 @@ def check_output(folder: Path, digest: str) -> None:
     Raises:
         UserError: a training run is in it, or an evaluation of other settings.
     """
-    finished = (folder / RESULT).is_file()
-    other = finished and result_of(folder).config_hash != digest
-    begun = not finished and (folder / CONFIG).is_file() and hash_of(read_config(folder)) != digest
+    whole = (folder / RESULT).is_file()
+    other = whole and result_of(folder).config_hash != digest
+    begun = not whole and (folder / CONFIG).is_file() and hash_of(read_config(folder)) != digest
     if other or begun or any((folder / name).exists() for name in (CHECKPOINTS, METRICS)):
         found = "the evaluation of other settings" if other else "a training run"
         raise UserError(f"output={folder}: expected a folder without results, found {found}: choose another")

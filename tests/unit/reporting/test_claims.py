@@ -79,7 +79,7 @@ def test_what_no_table_holds_is_given_in_words() -> None:
 def test_sentences_name_the_teachers_of_a_set() -> None:
     assert "above its teacher terse" in CLAIMS["above_teacher_1"].named(["terse", "wordy"])
     assert "wordy" in CLAIMS["above_teacher_2"].named(["terse", "wordy"])
-    assert "teacher 2" in CLAIMS["above_teacher_2"].named(["terse"])
+    assert CLAIMS["above_teacher_2"].named(["terse"]) == "TinyLLM is above its teacher 2"
 
 
 GOOD = "id: mine, sentence: A is above B, where: here"
